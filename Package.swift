@@ -1,0 +1,78 @@
+// swift-tools-version: 6.1
+// SPDX-License-Identifier: Apache-2.0
+import PackageDescription
+
+// Every module speaks the same dialect: imports are internal unless said otherwise, existentials are
+// written `any`, and members need the import that brings them. Spans returned from our own types need
+// the Lifetimes feature.
+let dialect: [SwiftSetting] = [
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+  .enableExperimentalFeature("Lifetimes"),
+]
+
+let package = Package(
+  name: "sluice",
+  products: [.executable(name: "sluice", targets: ["sluice"])],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+  ],
+  targets: [
+    // Pure: no Glibc, no Foundation, no C. Tests/StructuresTests/ImportRuleTests.swift holds us to it.
+    .target(name: "Structures", swiftSettings: dialect),
+    .target(name: "SMTP", dependencies: ["Structures"], swiftSettings: dialect),
+    .target(name: "Flow", dependencies: ["Structures"], swiftSettings: dialect),
+    .target(name: "Suspicion", dependencies: ["Structures", "Flow"], swiftSettings: dialect),
+    .target(name: "Reputation", dependencies: ["Structures"], swiftSettings: dialect),
+    .target(
+      name: "Shield",
+      dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Reputation"],
+      swiftSettings: dialect),
+    .target(
+      name: "Simulator", dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Shield"],
+      swiftSettings: dialect),
+
+    // The driver: everything that touches the kernel.
+    .systemLibrary(
+      name: "CLiburing", path: "Sources/CLiburing", pkgConfig: "liburing",
+      providers: [.apt(["liburing-dev"])]),
+    .target(name: "CUring", dependencies: ["CLiburing"]),
+    .target(
+      name: "Uring", dependencies: ["Structures", "CLiburing", "CUring"], swiftSettings: dialect),
+    .target(
+      name: "Daemon",
+      dependencies: [
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Uring",
+        .product(name: "Logging", package: "swift-log"),
+        .product(name: "Yams", package: "Yams"),
+      ], swiftSettings: dialect),
+    .executableTarget(
+      name: "sluice",
+      dependencies: [
+        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "Logging", package: "swift-log"),
+      ], swiftSettings: dialect),
+
+    .testTarget(
+      name: "StructuresTests", dependencies: ["Structures"], swiftSettings: dialect),
+    .testTarget(name: "SMTPTests", dependencies: ["SMTP", "Structures"], swiftSettings: dialect),
+    .testTarget(
+      name: "FlowTests", dependencies: ["Flow", "Structures"], swiftSettings: dialect),
+    .testTarget(
+      name: "ShieldTests",
+      dependencies: [
+        "Shield", "Simulator", "SMTP", "Flow", "Suspicion", "Reputation", "Structures",
+      ], swiftSettings: dialect),
+    .testTarget(
+      name: "UringTests", dependencies: ["Uring", "CUring", "Structures"],
+      swiftSettings: dialect),
+    .testTarget(
+      name: "DaemonTests",
+      dependencies: ["Daemon", "Flow", "Suspicion", "Shield", "Structures"],
+      swiftSettings: dialect),
+  ]
+)
