@@ -84,3 +84,102 @@ package struct IndexAllocator: ~Copyable {
 
   package func isTaken(_ index: Int) -> Bool { words[index / 64] >> UInt64(index % 64) & 1 == 1 }
 }
+
+/// A run of bytes in an `Arena`.
+@frozen
+package struct Region: BitwiseCopyable, Sendable, Equatable {
+  package var offset: Int
+  package var count: Int
+
+  @inlinable
+  package init(offset: Int, count: Int) {
+    self.offset = offset
+    self.count = count
+  }
+
+  /// The first `count` bytes of this region.
+  @inlinable package func prefix(_ count: Int) -> Region { Region(offset: offset, count: count) }
+  /// The part from `start` on.
+  @inlinable
+  package func from(_ start: Int) -> Region { Region(offset: offset + start, count: count - start) }
+}
+
+/// One block of bytes at a fixed address, from which every session's and link's buffers are cut.
+///
+/// The engine keeps its buffers here so that the driver can receive into them and send from them
+/// without a copy: an order names a `Region`, the driver adds `base`. Untouched pages cost nothing, so
+/// the block may be as large as all sessions at once would need. Why it is safe: the block lives as
+/// long as the arena, the arena cannot be copied, and every span is checked against its size.
+package struct Arena: ~Copyable {
+  /// Where the block begins. For the driver alone.
+  package let base: UnsafeMutablePointer<UInt8>
+  package let count: Int
+
+  package init(count: Int) {
+    self.count = max(count, 1)
+    base = .allocate(capacity: self.count)
+  }
+
+  deinit { base.deallocate() }
+
+  @inline(__always)
+  private func check(_ region: Region) {
+    precondition(
+      region.offset >= 0 && region.count >= 0 && region.offset <= count - region.count,
+      "region outside the arena")
+  }
+
+  /// The bytes of a region. They are whatever was last put there.
+  @_lifetime(borrow self)
+  package func span(_ region: Region) -> Span<UInt8> {
+    check(region)
+    let span = Span(
+      _unsafeStart: UnsafePointer(base + region.offset), count: region.count)
+    return _overrideLifetime(span, borrowing: self)
+  }
+
+  @_lifetime(&self)
+  package mutating func mutableSpan(_ region: Region) -> MutableSpan<UInt8> {
+    check(region)
+    let span = MutableSpan(_unsafeStart: base + region.offset, count: region.count)
+    return _overrideLifetime(span, mutating: &self)
+  }
+
+  /// Lets `body` append into a region; returns how many bytes it appended.
+  package mutating func append(
+    into region: Region, _ body: (inout OutputSpan<UInt8>) -> Void
+  ) -> Int {
+    check(region)
+    let buffer = UnsafeMutableBufferPointer(start: base + region.offset, count: region.count)
+    var output = OutputSpan(buffer: buffer, initializedCount: 0)
+    body(&output)
+    return output.finalize(for: buffer)
+  }
+
+  /// Copies bytes into the arena at `offset`.
+  package mutating func write(_ bytes: Span<UInt8>, at offset: Int) {
+    check(Region(offset: offset, count: bytes.count))
+    bytes.withUnsafeBufferPointer { source in
+      guard let start = source.baseAddress else { return }
+      (base + offset).update(from: start, count: source.count)
+    }
+  }
+
+  /// Copies within the arena; the regions may overlap.
+  package mutating func move(_ region: Region, to offset: Int) {
+    check(region)
+    check(Region(offset: offset, count: region.count))
+    (base + offset).update(from: base + region.offset, count: region.count)
+  }
+
+  package subscript(_ offset: Int) -> UInt8 {
+    get {
+      check(Region(offset: offset, count: 1))
+      return base[offset]
+    }
+    set {
+      check(Region(offset: offset, count: 1))
+      base[offset] = newValue
+    }
+  }
+}

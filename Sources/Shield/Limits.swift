@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// Every limit on what the process may hold, in one place. The sum of what they can take is printed at
+/// start; being at a limit is a normal, tested state.
+///
+/// Figures are for the whole process; a worker gets its share.
+package struct Limits: Sendable, Equatable {
+  /// Connections from clients, held and talking. 64 bytes each, and about 4 KB in the kernel.
+  package var connections = 10_000
+  /// Clients that talk (from their first command on) at once. Each has an input buffer, an outbox and
+  /// a record; a client beyond them hears 421 4.3.2.
+  package var sessions = 2_000
+  /// Connections to downstreams at once; one per session that has mail. Beyond them: 451 4.3.2.
+  package var downstreamConnections = 1_000
+  /// Bytes of a session's input buffer, through which message bytes also pass. 4 KiB…1 MiB.
+  package var inputBytes = 16_384
+  /// Token buckets, 16 bytes each.
+  package var buckets = 262_144
+  /// Remembered sources, 16 bytes each.
+  package var sources = 262_144
+  /// Events waiting for the log; more are dropped and counted.
+  package var journal = 4_096
+  /// Provided receive buffers of a worker, 512 bytes each. A power of two.
+  package var receiveBuffers = 1_024
+
+  package init() {}
+
+  /// The share of one of `workers` workers. Rounded up, and never less than a working minimum.
+  package func share(of workers: Int) -> Limits {
+    var mine = self
+    func part(_ value: Int, atLeast floor: Int) -> Int {
+      max((value + workers - 1) / workers, floor)
+    }
+    mine.connections = part(connections, atLeast: 8)
+    mine.sessions = part(sessions, atLeast: 4)
+    mine.downstreamConnections = part(downstreamConnections, atLeast: 4)
+    mine.buckets = part(buckets, atLeast: 64)
+    mine.sources = part(sources, atLeast: 64)
+    mine.journal = part(journal, atLeast: 64)
+    return mine
+  }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+package import Flow
+package import Structures
+
+/// Whether decisions are carried out.
+package enum Mode: UInt8, Sendable {
+  /// Everything is decided and recorded; nobody is delayed, limited or refused by judgement.
+  case observe
+  /// Decisions are carried out.
+  case enforce
+
+  package var name: String { self == .observe ? "observe" : "enforce" }
+}
+
+/// What a bare LF or CR in a line does.
+package enum BareNewline: UInt8, Sendable {
+  /// 521 and the session ends, as Postfix's `smtpd_forbid_bare_newline = reject`.
+  case reject
+  /// A bare LF becomes CRLF before anything looks at the line; a dot that then starts a line is
+  /// stuffed, so that no end of data can come from it. A bare CR is refused all the same.
+  case normalize
+}
+
+/// Which way a listener's mail goes.
+package enum Role: UInt8, Sendable {
+  /// From strangers to our users: no AUTH.
+  case inbound
+  /// From our users to strangers: AUTH is passed to the downstream.
+  case outbound
+}
+
+/// Limits of one SMTP session, each with the reply a peer gets at it.
+package struct SessionLimits: Sendable, Equatable {
+  /// Octets in a command line, CRLF included: 512 (RFC 5321, 4.5.3.1.4) and room for ESMTP parameters.
+  /// Over it: 500 5.5.2.
+  package var commandBytes = 2_048
+  /// Octets in a line of a message without its CRLF; 0 for no limit. RFC 5321 says 998, but honest
+  /// software exceeds it, and cutting lines is how dots get smuggled: so refuse far above it, with 554 5.6.0.
+  package var textLineBytes = 1_048_576
+  /// Octets of a message; 0 for what the downstream says. Over it: 552 5.3.4.
+  package var messageBytes: UInt64 = 0
+  /// Recipients of a message. Over it: 452 4.5.3.
+  package var recipients = 1_000
+  /// Commands in a session. Over it: 421 4.7.0 and the end.
+  package var commands = 5_000
+  /// Commands without mail (NOOP, RSET, VRFY, HELO …) in a row. Over it: signal `command_flood`.
+  package var idleCommands = 50
+  /// Replies of 4xx and 5xx to commands in a session. Over it: 421 4.7.0 and the end.
+  package var errors = 50
+  /// Unknown commands in a session. Over it: 421 4.7.0 and the end.
+  package var unknownCommands = 5
+  /// Refused recipients in a session from which on the signal `bad_recipients` is seen.
+  package var badRecipients = 3
+  /// Errors in a session from which on the signal `errors` is seen.
+  package var errorStreak = 5
+  /// Failed log-ins in a session. At it: 421 4.7.0 and the end.
+  package var authFailures = 5
+
+  package init() {}
+}
+
+/// How long we wait for whom, in microseconds. Client side: RFC 5321, 4.5.3.2 asks a server for 5 min.
+package struct Timeouts: Sendable, Equatable {
+  /// For the next command, whole, from a client.
+  package var command: Int64 = 300_000_000
+  /// The same once slots run out (postscreen and smtpd use 10 s under stress).
+  package var commandUnderStress: Int64 = 10_000_000
+  /// For more of a message from a client.
+  package var body: Int64 = 180_000_000
+  /// For a client to take a reply.
+  package var send: Int64 = 60_000_000
+  /// For a whole session.
+  package var session: Int64 = 7_200_000_000
+  package var connect: Int64 = 30_000_000
+  package var greeting: Int64 = 300_000_000
+  package var reply: Int64 = 300_000_000
+  package var data: Int64 = 120_000_000
+  package var block: Int64 = 180_000_000
+  package var endOfData: Int64 = 600_000_000
+  /// How long a closed session may still be read from, so that its last reply is not lost to a reset.
+  package var drain: Int64 = 2_000_000
+  package init() {}
+}
+
+/// The whole of what decides about peers: one immutable value, swapped as one on reload.
+package struct Policy: Sendable {
+  package var mode: Mode = .observe
+  /// Our name in the banner and the EHLO reply.
+  package var hostname = "localhost"
+  /// Names that are ours: a stranger's HELO with one of them is a lie. Lower case.
+  package var ownNames: [String] = []
+  package var ownAddresses: [Address] = []
+  package var signals: [SignalRule] = Signal.allCases.map(SignalRule.shipped)
+  package var delays = Delays()
+  /// Score from which on a peer is T2.
+  package var suspiciousScore = 0.3
+  package var session = SessionLimits()
+  package var timeouts = Timeouts()
+  package var bareNewline: BareNewline = .reject
+  package var access: AccessTable
+  package var rates: RateTable
+  /// How long an accepted message makes a source known good, in microseconds.
+  package var goodFor: Int64 = 30 * 86_400 * 1_000_000
+  /// How long a proof is remembered, in microseconds.
+  package var badFor: Int64 = 3_600 * 1_000_000
+  /// The soonest return that earns a second chance, in microseconds.
+  package var secondChanceAfter: Int64 = 60_000_000
+  package var secondChance = true
+  /// T3 sessions a source (/32 or /64) may have held at once; more get 421 at once. 1…100.
+  package var badSessionsPerSource = 3
+  /// The longest a T3 session is held in all, in microseconds; then 421.
+  package var badSession: Int64 = 600_000_000
+  /// Share of slots from which on T3 is held 30 s at most.
+  package var shrinkAt = 0.7
+  /// Share of slots from which on T3 gets 421 at once and T2 waits less.
+  package var shedAt = 0.9
+  /// Share of slots kept for T0.
+  package var reservedForKnown = 0.05
+
+  package init(access: AccessTable, rates: RateTable) {
+    self.access = access
+    self.rates = rates
+  }
+
+  package subscript(_ signal: Signal) -> SignalRule {
+    get { signals[Int(signal.rawValue)] }
+    set { signals[Int(signal.rawValue)] = newValue }
+  }
+
+  /// The score of a set of signals: the enforced weights added up, at most 1.
+  package func score(_ seen: SignalSet) -> Double {
+    var sum = 0.0
+    var bits = seen.rawValue
+    while bits != 0 {
+      let rule = signals[bits.trailingZeroBitCount]
+      if rule.action == .enforce { sum += rule.weight }
+      bits &= bits - 1
+    }
+    return min(sum, 1)
+  }
+
+  /// The tier a peer has earned.
+  ///
+  /// - Parameters:
+  ///   - known: mail of it was accepted within `goodFor`.
+  ///   - trusted: the operator vouches for it in a table; then no signal counts.
+  package func tier(_ seen: SignalSet, known: Bool, trusted: Bool) -> Tier {
+    if trusted { return .known }
+    var bits = seen.rawValue
+    while bits != 0 {
+      let rule = signals[bits.trailingZeroBitCount]
+      if rule.action == .enforce && rule.proof { return .bad }
+      bits &= bits - 1
+    }
+    if score(seen) >= suspiciousScore { return .suspicious }
+    return known ? .known : .clean
+  }
+}
