@@ -156,6 +156,39 @@ package struct Arena: ~Copyable {
     return output.finalize(for: buffer)
   }
 
+  /// Lets `body` append what it makes of one region into another; the two must not overlap.
+  ///
+  /// - Returns: how many bytes it appended.
+  package mutating func transform(
+    from source: Region, into target: Region,
+    _ body: (Span<UInt8>, inout OutputSpan<UInt8>) -> Void
+  ) -> Int {
+    checkDisjoint(source, target)
+    let input = Span(_unsafeStart: UnsafePointer(base + source.offset), count: source.count)
+    let buffer = UnsafeMutableBufferPointer(start: base + target.offset, count: target.count)
+    var output = OutputSpan(buffer: buffer, initializedCount: 0)
+    body(input, &output)
+    return output.finalize(for: buffer)
+  }
+
+  /// Lets `body` write into one region what it makes of another; the two must not overlap.
+  package mutating func exchange(
+    from source: Region, into target: Region,
+    _ body: (Span<UInt8>, inout MutableSpan<UInt8>) -> Void
+  ) {
+    checkDisjoint(source, target)
+    let input = Span(_unsafeStart: UnsafePointer(base + source.offset), count: source.count)
+    var output = MutableSpan(_unsafeStart: base + target.offset, count: target.count)
+    body(input, &output)
+  }
+
+  private func checkDisjoint(_ a: Region, _ b: Region) {
+    check(a)
+    check(b)
+    precondition(
+      a.offset + a.count <= b.offset || b.offset + b.count <= a.offset, "regions overlap")
+  }
+
   /// Copies bytes into the arena at `offset`.
   package mutating func write(_ bytes: Span<UInt8>, at offset: Int) {
     check(Region(offset: offset, count: bytes.count))

@@ -86,9 +86,15 @@ package struct Timeouts: Sendable, Equatable {
 package struct Policy: Sendable {
   package var mode: Mode = .observe
   /// Our name in the banner and the EHLO reply.
-  package var hostname = "localhost"
-  /// Names that are ours: a stranger's HELO with one of them is a lie. Lower case.
-  package var ownNames: [String] = []
+  package var hostname = "localhost" { didSet { foldNames() } }
+  /// Names that are ours besides the hostname: a stranger's HELO with one of them is a lie.
+  package var ownNames: [String] = [] { didSet { foldNames() } }
+  /// The hostname's octets, ready for the wire.
+  package private(set) var hostnameBytes = Array("localhost".utf8)
+  /// The octets of the hostname and of every own name.
+  package private(set) var ownNameBytes: [[UInt8]] = [Array("localhost".utf8)]
+  /// The role of each listener, in the order of the configuration.
+  package var roles: [Role] = [.inbound]
   package var ownAddresses: [Address] = []
   package var signals: [SignalRule] = Signal.allCases.map(SignalRule.shipped)
   package var delays = Delays()
@@ -120,6 +126,16 @@ package struct Policy: Sendable {
   package init(access: AccessTable, rates: RateTable) {
     self.access = access
     self.rates = rates
+  }
+
+  private mutating func foldNames() {
+    hostnameBytes = Array(hostname.utf8)
+    ownNameBytes = ([hostname] + ownNames).map { Array($0.utf8) }
+  }
+
+  /// What a listener's mail is; a number beyond the configured ones counts as inbound, the stricter.
+  package func role(ofListener listener: Int) -> Role {
+    listener < roles.count ? roles[listener] : .inbound
   }
 
   package subscript(_ signal: Signal) -> SignalRule {

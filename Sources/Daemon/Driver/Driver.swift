@@ -1,0 +1,550 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The engine's hands: turns completions of one ring into facts and orders into submissions. It decides
+// nothing about mail. Invariant: for every slot, `inFlight` is the number of completions still to come,
+// and a slot is given back to the engine only when it is 0 and the descriptor is closed.
+
+import Glibc
+import SMTP
+package import Shield
+package import Structures
+import Suspicion
+package import Uring
+
+/// What the driver knows of a slot: 16 bytes.
+struct Place: BitwiseCopyable {
+  enum Want: UInt8 {
+    case nothing, listen, fill, watch
+  }
+
+  struct Flags: OptionSet {
+    let rawValue: UInt8
+    /// A poll for input is armed.
+    static let pollingInput = Flags(rawValue: 1)
+    /// A poll for the peer's going away is armed.
+    static let pollingHangup = Flags(rawValue: 2)
+    /// A receive is in flight.
+    static let receiving = Flags(rawValue: 4)
+    /// The last receive left bytes behind: the next one need not poll first.
+    static let hasMore = Flags(rawValue: 8)
+    /// Waits for a provided buffer.
+    static let starved = Flags(rawValue: 16)
+    /// The engine ordered it closed.
+    static let closing = Flags(rawValue: 32)
+    /// The close itself is in flight.
+    static let closeSubmitted = Flags(rawValue: 64)
+  }
+
+  /// Where `fill` puts bytes: an offset into the arena, and how many fit.
+  var offset: UInt32 = 0
+  var count: UInt32 = 0
+  /// The most bytes `listen` takes.
+  var limit: Int32 = 0
+  var inFlight: UInt8 = 0
+  var want = Want.nothing
+  var flags = Flags()
+}
+
+/// What another thread may ask of a worker.
+package enum WorkerOrder: Sendable {
+  case adopt(Policy)
+  case drain
+  case stop
+}
+
+/// What the driver counts besides the ring and the engine.
+package struct DriverCounters: BitwiseCopyable, Sendable, Equatable {
+  package var acceptErrors: UInt64 = 0
+  package var descriptorsExhausted: UInt64 = 0
+  package var vanishedBeforeAccept: UInt64 = 0
+  package var canceled: UInt64 = 0
+  package var stale: UInt64 = 0
+  package var installs: UInt64 = 0
+  package init() {}
+}
+
+package struct Driver: ~Copyable {
+  package var engine: Engine
+  package var ring: Ring
+  package var counters = DriverCounters()
+  private var buffers: BufferRing
+  private var effects = EffectQueue(capacity: 4_096)
+  private var places: Slab<Place>
+  /// Slots that found no provided buffer, in the order in which they found none.
+  private var starved: [UInt32] = []
+  private let listeners: [Int32]
+  private var acceptAgainAt: [Int64]
+  /// Descriptors accepted in this batch, on their way into the ring's table.
+  private var arrivals: [(slot: Slot, descriptor: Int32)] = []
+  private var run: [Int32] = []
+  private let servers: UnsafeMutablePointer<SocketAddress>
+  private let serverCount: Int
+  /// Every byte value once: what a drip is sent from. No held peer owns a buffer.
+  private let octets: UnsafeMutablePointer<UInt8>
+  private let origin: Int64
+
+  /// How long a listener rests after the process ran out of descriptors, in microseconds.
+  private static let rest: Int64 = 100_000
+  private static let hangup = UInt32(0x2000)  // POLLRDHUP, which Swift's Glibc does not show
+  private static let broken: UInt32 = 0x0008 | 0x0010  // POLLERR | POLLHUP
+
+  /// Made on the worker's own thread, because the ring belongs to the thread that made it.
+  ///
+  /// - Parameters:
+  ///   - listeners: plain descriptors of listening sockets; the number in the array is the listener's.
+  ///   - servers: addresses of the downstreams, by number.
+  ///   - origin: the clock reading, in microseconds, that is the engine's instant 0.
+  package init(
+    engine: consuming Engine, listeners: [Int32], servers: [(Address, UInt16)], origin: Int64
+  ) throws(RingError) {
+    let slots = engine.slotCount
+    ring = try Ring(entries: 4_096, completions: 32_768, slots: slots)
+    buffers = try BufferRing(
+      ring, group: 1, count: engine.limits.receiveBuffers, bytesEach: Driver.bufferBytes)
+    places = Slab(capacity: slots, repeating: Place())
+    self.engine = engine
+    self.listeners = listeners
+    self.origin = origin
+    acceptAgainAt = Array(repeating: 0, count: listeners.count)
+    serverCount = servers.count
+    self.servers = .allocate(capacity: max(servers.count, 1))
+    for (number, server) in servers.enumerated() {
+      (self.servers + number).initialize(to: SocketAddress(server.0, port: server.1))
+    }
+    octets = .allocate(capacity: 256)
+    for value in 0..<256 { (octets + value).initialize(to: UInt8(value)) }
+    arrivals.reserveCapacity(64)
+    run.reserveCapacity(64)
+    starved.reserveCapacity(slots)
+    for number in listeners.indices { acceptOn(number) }
+  }
+
+  deinit {
+    servers.deallocate()
+    octets.deallocate()
+  }
+
+  package static let bufferBytes = 512
+
+  private func now() -> Instant { Instant(microseconds: MonotonicClock.now() - origin) }
+
+  /// Arms the wake-up by which other threads reach this worker.
+  package mutating func arm(_ wakeUp: WakeUp) {
+    ring.pollAdd(descriptor: wakeUp.descriptor, mask: 1, token: Token(.wake))
+  }
+
+  /// One turn: what is due, one submission, one wait, what has completed.
+  ///
+  /// - Returns: whether the wake-up fired.
+  package mutating func turn(longest: Int64) throws(RingError) -> Bool {
+    var time = now()
+    while engine.timeReached(time, into: &effects) { carryOut() }
+    carryOut()
+    let due = engine.nextDeadline(now: time).microseconds - time.microseconds
+    try ring.submitAndWait(timeoutMicroseconds: min(max(due, 0), longest))
+    time = now()
+    var woken = false
+    let count = ring.completions()
+    for k in 0..<count {
+      let completion = ring.completion(at: k)
+      if completion.token.operation == .accept {
+        accepted(completion, now: time)
+        continue
+      }
+      if !arrivals.isEmpty { install(now: time) }
+      if completion.token.operation == .wake {
+        woken = true
+      } else {
+        completed(completion, now: time)
+      }
+      carryOut()
+    }
+    if !arrivals.isEmpty { install(now: time) }
+    ring.advance(count)
+    for number in listeners.indices where acceptAgainAt[number] > 0 {
+      if time.microseconds >= acceptAgainAt[number] {
+        acceptAgainAt[number] = 0
+        acceptOn(number)
+      }
+    }
+    return woken
+  }
+
+  package mutating func adopt(_ policy: Policy) { engine.adopt(policy) }
+
+  package mutating func drain() {
+    stopAccepting()
+    engine.drain(now: now(), into: &effects)
+    carryOut()
+  }
+
+  private mutating func stopAccepting() {
+    for number in listeners.indices {
+      acceptAgainAt[number] = .max
+      ring.cancel(Token(.accept, index: UInt32(number)), token: Token(.cancel, index: .max))
+    }
+  }
+
+  // MARK: Accept
+
+  private mutating func acceptOn(_ number: Int) {
+    ring.acceptMultishot(
+      listener: listeners[number], token: Token(.accept, index: UInt32(number)))
+  }
+
+  private mutating func accepted(_ completion: Completion, now: Instant) {
+    let number = Int(completion.token.index)
+    if !completion.hasMore && acceptAgainAt[number] == 0 {
+      let exhausted = completion.result == -EMFILE || completion.result == -ENFILE
+      // Out of descriptors: what waits in the backlog can wait a little longer.
+      if exhausted {
+        counters.descriptorsExhausted += 1
+        acceptAgainAt[number] = now.microseconds + Driver.rest
+      } else {
+        acceptOn(number)
+      }
+    }
+    guard completion.result >= 0 else {
+      counters.acceptErrors += 1
+      return
+    }
+    guard let seen = AcceptedPeer(descriptor: completion.result) else {
+      counters.vanishedBeforeAccept += 1
+      PlainSocket.close(completion.result)
+      return
+    }
+    let peer = Peer(
+      address: seen.syn.source, port: seen.syn.sourcePort, listener: UInt8(clamping: number))
+    switch engine.accepted(peer, now: now, into: &effects) {
+    case .held(let slot):
+      arrivals.append((slot, completion.result))
+      if arrivals.count == 64 || effects.isNearlyFull { install(now: now) }
+    case .refused(let region):
+      SyncSend.refuse(completion.result, with: engine.arena.span(region))
+    case .dropped: PlainSocket.close(completion.result)
+    }
+  }
+
+  /// Moves the accepted descriptors into the ring's table, one call for each run of neighbouring slots,
+  /// and only then carries out what the engine ordered for them.
+  private mutating func install(now: Instant) {
+    arrivals.sort { $0.slot.index < $1.slot.index }
+    var first = 0
+    while first < arrivals.count {
+      var last = first
+      while last + 1 < arrivals.count
+        && arrivals[last + 1].slot.index == arrivals[last].slot.index + 1
+      { last += 1 }
+      run.removeAll(keepingCapacity: true)
+      for k in first...last { run.append(arrivals[k].descriptor) }
+      let start = Int32(arrivals[first].slot.index)
+      put(run, at: start, now: now)
+      first = last + 1
+    }
+    for arrival in arrivals { PlainSocket.close(arrival.descriptor) }
+    arrivals.removeAll(keepingCapacity: true)
+    carryOut()
+  }
+
+  private mutating func put(_ descriptors: [Int32], at start: Int32, now: Instant) {
+    counters.installs += 1
+    let done = descriptors.withUnsafeBufferPointer { list -> Int in
+      guard let base = list.baseAddress else { return 0 }
+      do { return try ring.updateFiles(startingAt: start, base, count: list.count) } catch {
+        return 0
+      }
+    }
+    for k in done..<descriptors.count {
+      let index = UInt32(start) + UInt32(k)
+      engine.failed(
+        Slot(index: index, generation: engine.generation(of: Int(index))), now: now,
+        into: &effects)
+    }
+  }
+
+  // MARK: Orders
+
+  private mutating func carryOut() {
+    var k = 0
+    while k < effects.count {
+      switch effects[k] {
+      case .listen(let slot, let limit):
+        let i = Int(slot.index)
+        places[i].want = .listen
+        places[i].limit = limit
+        seekInput(slot)
+      case .fill(let slot, let region):
+        let i = Int(slot.index)
+        places[i].want = .fill
+        places[i].offset = UInt32(region.offset)
+        places[i].count = UInt32(region.count)
+        seekInput(slot)
+      case .watch(let slot):
+        let i = Int(slot.index)
+        places[i].want = .watch
+        if places[i].flags.isDisjoint(with: [.pollingInput, .pollingHangup, .closing]) {
+          poll(slot, input: false)
+        }
+      case .send(let slot, let region):
+        submitted(slot)
+        ring.send(
+          slot: Int32(slot.index), engine.arena.base + region.offset, count: region.count,
+          token: token(.send, slot))
+      case .drip(let slot, let byte):
+        ring.send(
+          slot: Int32(slot.index), octets + Int(byte), count: 1, flags: Int32(MSG_DONTWAIT.rawValue),
+          skipSuccess: true, token: token(.drip, slot))
+      case .connect(let slot, let server): connect(slot, server)
+      case .finish(let slot):
+        submitted(slot)
+        ring.shutdown(slot: Int32(slot.index), how: Int32(SHUT_WR), token: token(.shutdown, slot))
+      case .close(let slot): close(slot)
+      }
+      k += 1
+    }
+    effects.removeAll()
+  }
+
+  private func token(_ operation: Operation, _ slot: Slot) -> Token {
+    Token(operation, generation: slot.generation, index: slot.index)
+  }
+
+  private mutating func submitted(_ slot: Slot) { places[Int(slot.index)].inFlight += 1 }
+
+  private mutating func poll(_ slot: Slot, input: Bool) {
+    let i = Int(slot.index)
+    places[i].flags.insert(input ? .pollingInput : .pollingHangup)
+    submitted(slot)
+    ring.pollAdd(
+      slot: Int32(slot.index), mask: input ? Ring.readable : Driver.hangup,
+      token: token(input ? .poll : .hangup, slot))
+  }
+
+  /// Polls for input, or receives at once where the last receive left bytes behind.
+  private mutating func seekInput(_ slot: Slot) {
+    let i = Int(slot.index)
+    if !places[i].flags.isDisjoint(with: [.pollingInput, .receiving, .starved, .closing]) { return }
+    if places[i].flags.contains(.hasMore) {
+      receive(slot)
+    } else {
+      poll(slot, input: true)
+    }
+  }
+
+  private mutating func receive(_ slot: Slot) {
+    let i = Int(slot.index)
+    places[i].flags.remove(.hasMore)
+    places[i].flags.insert(.receiving)
+    submitted(slot)
+    // MSG_DONTWAIT: a receive is never left armed in the kernel (830 bytes), a poll is (256).
+    let flags = Int32(MSG_DONTWAIT.rawValue)
+    if places[i].want == .fill {
+      ring.receive(
+        slot: Int32(slot.index), into: engine.arena.base + Int(places[i].offset),
+        count: Int(places[i].count), flags: flags, token: token(.receive, slot))
+    } else {
+      ring.receive(
+        slot: Int32(slot.index), group: buffers.group,
+        bytesMax: min(Int(places[i].limit), Driver.bufferBytes), flags: flags,
+        token: token(.receiveProvided, slot))
+    }
+  }
+
+  /// Opens a socket to a downstream. By plain calls: NODELAY must be set before data goes out, and on a
+  /// direct descriptor kernels before 6.7 cannot set it.
+  private mutating func connect(_ slot: Slot, _ server: Int) {
+    let time = now()
+    let descriptor = socket(
+      servers[server].family, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    guard descriptor >= 0 else {
+      counters.descriptorsExhausted += 1
+      engine.failed(slot, now: time, into: &effects)
+      return
+    }
+    PlainSocket.setOption(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+    run.removeAll(keepingCapacity: true)
+    run.append(descriptor)
+    put(run, at: Int32(slot.index), now: time)
+    PlainSocket.close(descriptor)
+    submitted(slot)
+    ring.connect(slot: Int32(slot.index), to: servers + server, token: token(.connect, slot))
+  }
+
+  private mutating func close(_ slot: Slot) {
+    let i = Int(slot.index)
+    places[i].want = .nothing
+    places[i].flags.insert(.closing)
+    if places[i].inFlight > 0 {
+      submitted(slot)
+      ring.cancelAll(slot: Int32(slot.index), token: token(.cancel, slot))
+    } else {
+      submitClose(slot)
+    }
+  }
+
+  private mutating func submitClose(_ slot: Slot) {
+    let i = Int(slot.index)
+    if places[i].flags.contains(.closeSubmitted) { return }
+    places[i].flags.insert(.closeSubmitted)
+    submitted(slot)
+    ring.closeDirect(slot: Int32(slot.index), token: token(.close, slot))
+  }
+
+  // MARK: Completions
+
+  private mutating func completed(_ completion: Completion, now: Instant) {
+    let token = completion.token
+    let i = Int(token.index)
+    guard i < places.capacity else {
+      // The cancelling of an accept, when draining.
+      return
+    }
+    let slot = Slot(index: token.index, generation: token.generation)
+    if token.operation == .drip {
+      // Only failures of drips complete, and they are not counted as in flight.
+      if engine.generation(of: i) != token.generation {
+        counters.stale += 1
+      } else if !places[i].flags.contains(.closing) {
+        engine.failed(slot, now: now, into: &effects)
+      }
+      return
+    }
+    invariant(
+      engine.generation(of: i) == token.generation,
+      "a completion (\(token.operation)) outlived its slot \(slot)")
+    places[i].inFlight -= 1
+    if completion.result == -ECANCELED { counters.canceled += 1 }
+    switch token.operation {
+    case .poll:
+      places[i].flags.remove(.pollingInput)
+      polled(slot, completion.result, now: now)
+    case .hangup:
+      places[i].flags.remove(.pollingHangup)
+      polledHangup(slot, completion.result, now: now)
+    case .receive:
+      places[i].flags.remove(.receiving)
+      if completion.socketHasMore { places[i].flags.insert(.hasMore) }
+      received(slot, completion, provided: nil, now: now)
+    case .receiveProvided:
+      places[i].flags.remove(.receiving)
+      if completion.socketHasMore { places[i].flags.insert(.hasMore) }
+      let buffer = buffers.claim(completion)
+      received(slot, completion, provided: buffer, now: now)
+      if let buffer {
+        buffers.recycle(buffer)
+        feedStarved()
+      }
+    case .send:
+      if places[i].flags.contains(.closing) { break }
+      if completion.result >= 0 {
+        engine.sent(slot, Int(completion.result), now: now, into: &effects)
+      } else {
+        engine.failed(slot, now: now, into: &effects)
+      }
+    case .connect:
+      if places[i].flags.contains(.closing) { break }
+      if completion.result == 0 {
+        engine.connected(slot, now: now, into: &effects)
+      } else {
+        engine.failed(slot, now: now, into: &effects)
+      }
+    case .close:
+      places[i] = Place()
+      engine.closed(slot, now: now, into: &effects)
+      return
+    default: break
+    }
+    if places[i].flags.contains(.closing) && places[i].inFlight == 0 { submitClose(slot) }
+  }
+
+  private mutating func polled(_ slot: Slot, _ result: Int32, now: Instant) {
+    let i = Int(slot.index)
+    if places[i].flags.contains(.closing) { return }
+    guard result >= 0 else {
+      if result != -ECANCELED { engine.failed(slot, now: now, into: &effects) }
+      return
+    }
+    switch places[i].want {
+    case .listen, .fill:
+      if places[i].flags.isDisjoint(with: [.receiving, .starved]) { receive(slot) }
+    case .watch: tellGone(slot, UInt32(bitPattern: result), now: now)
+    case .nothing: break
+    }
+  }
+
+  private mutating func polledHangup(_ slot: Slot, _ result: Int32, now: Instant) {
+    let i = Int(slot.index)
+    if places[i].flags.contains(.closing) { return }
+    guard result >= 0 else {
+      if result != -ECANCELED { engine.failed(slot, now: now, into: &effects) }
+      return
+    }
+    if UInt32(bitPattern: result) & Driver.broken != 0 {
+      engine.failed(slot, now: now, into: &effects)
+    } else if places[i].want == .watch {
+      tellGone(slot, UInt32(bitPattern: result), now: now)
+    }
+  }
+
+  private mutating func tellGone(_ slot: Slot, _ events: UInt32, now: Instant) {
+    let i = Int(slot.index)
+    if events & Driver.broken != 0 {
+      engine.failed(slot, now: now, into: &effects)
+    } else if events & Driver.hangup != 0 {
+      places[i].want = .nothing
+      engine.ended(slot, now: now, into: &effects)
+    } else if !places[i].flags.contains(.pollingHangup) {
+      // It only said something, which must wait: from here on only its going away is of interest.
+      poll(slot, input: false)
+    }
+  }
+
+  private mutating func received(
+    _ slot: Slot, _ completion: Completion, provided: UInt16?, now: Instant
+  ) {
+    let i = Int(slot.index)
+    if places[i].flags.contains(.closing) { return }
+    let wanted = places[i].want
+    switch completion.result {
+    case 1...:
+      let count = Int(completion.result)
+      if let provided {
+        places[i].want = .nothing
+        let start = buffers.pointer(for: provided).assumingMemoryBound(to: UInt8.self)
+        let bytes = Span(_unsafeStart: UnsafePointer(start), count: count)
+        engine.received(slot, bytes, now: now, into: &effects)
+      } else {
+        places[i].want = .nothing
+        engine.filled(slot, count, now: now, into: &effects)
+      }
+      _ = wanted
+    case 0:
+      places[i].want = .nothing
+      engine.ended(slot, now: now, into: &effects)
+    case -ENOBUFS:
+      ring.counters.noBuffers += 1
+      places[i].flags.insert(.starved)
+      starved.append(slot.index)
+    case -EAGAIN, -EINTR: if places[i].want != .nothing { seekInput(slot) }
+    case -ECANCELED: break
+    default: engine.failed(slot, now: now, into: &effects)
+    }
+  }
+
+  /// Lets the slots that found no buffer try again, first come first served.
+  private mutating func feedStarved() {
+    while !starved.isEmpty && buffers.free > 0 {
+      let index = starved.removeFirst()
+      let i = Int(index)
+      // The tenant may be gone; the flag went with it.
+      guard places[i].flags.contains(.starved) else { continue }
+      places[i].flags.remove(.starved)
+      if places[i].flags.isDisjoint(with: [.closing, .receiving, .pollingInput])
+        && places[i].want != .nothing
+      {
+        receive(Slot(index: index, generation: engine.generation(of: i)))
+        return
+      }
+    }
+  }
+}

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: Apache-2.0
+package import Flow
+package import Reputation
+package import SMTP
+package import Structures
+package import Suspicion
+
+/// A peer as the accept sees it.
+package struct Peer: BitwiseCopyable, Sendable {
+  package var address: Address
+  package var port: UInt16
+  /// Which of the configured listeners it came to.
+  package var listener: UInt8
+
+  package init(address: Address, port: UInt16, listener: UInt8) {
+    self.address = address
+    self.port = port
+    self.listener = listener
+  }
+}
+
+/// What becomes of an accepted connection.
+package enum Admission: Sendable {
+  /// It has this slot; the driver puts its descriptor there.
+  case held(Slot)
+  /// Send these bytes if they go out at once, and close: there is no slot to wait in.
+  case refused(Region)
+  /// Close without a word.
+  case dropped
+}
+
+// Who comes in, and how long it waits for its banner.
+extension Engine {
+  /// A connection was accepted.
+  package mutating func accepted(
+    _ peer: Peer, now: Instant, into effects: inout EffectQueue
+  ) -> Admission {
+    counters.accepted += 1
+    let accessRule = policy.access.lookup(peer.address)
+    let rateRule = policy.rates.lookup(peer.address)
+    var flags = ConnectionFlags()
+    var signals = SignalSet()
+    var denied = false
+    var opinion = PeerClass.unknown
+    if let accessRule {
+      switch policy.access.rule(accessRule).action {
+      case .permit: opinion = .trusted
+      case .reject: denied = true
+      case .dunno: break
+      case .peerClass(let stated): opinion = stated
+      }
+    }
+    if opinion == .unknown, let rateRule { opinion = policy.rates.rule(rateRule).peerClass }
+    switch opinion {
+    case .unknown: break
+    case .trusted: flags.insert(.trusted)
+    case .suspicious where policy[.listedSuspicious].action != .ignore:
+      signals.insert(SignalSet(.listedSuspicious))
+    case .bad where policy[.listedBad].action != .ignore: signals.insert(SignalSet(.listedBad))
+    case .suspicious, .bad: break
+    }
+    let source = peer.address.isIPv4 ? peer.address : peer.address.network(64)
+    let network = peer.address.network(peer.address.isIPv4 ? 24 : 64)
+    let address = reputation.key(.address, source)
+    if reputation.isGood(address, now: now)
+      || reputation.isGood(reputation.key(.network, network), now: now)
+    {
+      flags.insert(.known)
+    }
+    if policy[.history].action != .ignore && reputation.isBad(address, now: now) {
+      signals.insert(SignalSet(.history))
+    }
+    let tier = policy.tier(
+      signals, known: flags.contains(.known), trusted: flags.contains(.trusted))
+
+    // Room. Slots kept for known senders are theirs alone; the rest is refused by name.
+    let reserved = Int(Double(limits.connections) * policy.reservedForKnown)
+    guard !isDraining, clientIndexes.free > (tier == .known ? 0 : reserved),
+      let i = clientIndexes.take()
+    else {
+      counters.shed += 1
+      return isDraining ? .dropped : .refused(text(.busy))
+    }
+    let generation = connections[i].generation
+    connections[i] = Connection()
+    connections[i].generation = generation
+    connections[i].address = peer.address
+    connections[i].port = peer.port
+    connections[i].listener = peer.listener
+    connections[i].accepted = UInt32(clamping: now.microseconds / 10_000)
+    connections[i].accessRule = accessRule.map { $0 + 1 } ?? 0
+    connections[i].rateRule = rateRule.map { $0 + 1 } ?? 0
+    connections[i].flags = flags
+    connections[i].signals = signals
+    connections[i].tier = tier
+    journal.append(entry(.connect, i, now: now))
+
+    if denied && !flags.contains(.trusted) {
+      journal.append(entry(.denylisted, i, now: now))
+      if policy.mode == .enforce {
+        counters.refused += 1
+        refuse(i, .rejected, now: now, into: &effects)
+        return .held(slot(client: i))
+      }
+    }
+    if flags.contains(.trusted) { journal.append(entry(.allowlisted, i, now: now)) }
+
+    var least: Int64 = 0
+    switch connectionExcess(i, now: now) {
+    case .within: break
+    case .slow(let wait): least = wait
+    case .tempfail:
+      refuse(i, .crowded, now: now, into: &effects)
+      return .held(slot(client: i))
+    case .refuse:
+      refuse(i, .rejected, now: now, into: &effects)
+      return .held(slot(client: i))
+    case .drop:
+      close(i, now: now, into: &effects)
+      return .held(slot(client: i))
+    }
+
+    if effectiveTier(i) == .bad {
+      enterTarpit(i, .banner, .banner, now: now, into: &effects)
+      return .held(slot(client: i))
+    }
+    let wait = delay(.banner, i, least: least, now: now)
+    if wait == 0 {
+      sendBanner(i, now: now, into: &effects)
+    } else {
+      if least > 0 { connections[i].flags.insert(.overRate) }
+      connections[i].state = .waiting
+      wheel.set(i, at: now + .microseconds(wait))
+      effects.append(.listen(slot(client: i), limit: 512))
+    }
+    return .held(slot(client: i))
+  }
+
+  /// The connection rate and the concurrency of the peer's rate rule.
+  private mutating func connectionExcess(_ i: Int, now: Instant) -> Excess {
+    guard let rule = rateRule(i), !connections[i].flags.contains(.trusted) else { return .within }
+    let rate = take(.connections, rule.connections, .connections, i, now: now)
+    if let key = concurrencyKey(i) {
+      if let count = open.increment(key) {
+        connections[i].flags.insert(.counted)
+        if count > rule.concurrency {
+          // A fifth of a minute is long enough to thin out a crowd, and below every ceiling.
+          let more = exceeded(.concurrency, rule, i, wait: 12_000_000, now: now)
+          if case .within = rate { return more }
+        }
+      }
+    }
+    return rate
+  }
+
+  // MARK: The banner
+
+  mutating func sendBanner(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    connections[i].state = .banner
+    connections[i].position = 0
+    wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+    effects.append(.send(slot(client: i), text(.banner)))
+  }
+
+  /// Part of a ready text went out.
+  mutating func textSent(
+    _ i: Int, _ count: Int, _ text: PitText, now: Instant, into effects: inout EffectQueue
+  ) {
+    connections[i].position += UInt16(clamping: count)
+    let region = self.text(text)
+    let out = Int(connections[i].position)
+    if out < region.count {
+      effects.append(.send(slot(client: i), region.from(out)))
+    } else if connections[i].state == .refusing {
+      beginDraining(i, now: now, into: &effects)
+    } else {
+      greeted(i, now: now, into: &effects)
+    }
+  }
+
+  /// The banner is out: the client's turn.
+  private mutating func greeted(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    if connections[i].session >= 0 {
+      // It talked before its turn and was let off: what it said is dealt with now.
+      connections[i].state = .talking
+      work(i, now: now, into: &effects)
+      return
+    }
+    if isDraining {
+      refuse(i, .shed, now: now, into: &effects)
+      return
+    }
+    connections[i].state = .idle
+    wheel.set(i, at: now + .microseconds(commandTimeout))
+    effects.append(.listen(slot(client: i), limit: 512))
+  }
+
+  var commandTimeout: Int64 {
+    isUnderStress ? policy.timeouts.commandUnderStress : policy.timeouts.command
+  }
+
+  /// Bytes before the banner: a bot, or a policy that only looks.
+  mutating func pregreeted(
+    _ i: Int, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
+  ) {
+    let verb = Command.leading(bytes)
+    var bad = note(.pregreet, i, now: now)
+    switch verb {
+    case .tlsHello: bad = note(.tlsHello, i, now: now) || bad
+    case .http, .header: bad = note(.nonSMTP, i, now: now) || bad
+    case .binary, .socks: bad = note(.binary, i, now: now) || bad
+    default: break
+    }
+    if bad {
+      // What it said is thrown away; it may say it again when it has read the whole banner.
+      enterTarpit(i, .banner, .banner, now: now, into: &effects)
+      return
+    }
+    guard lease(i) else {
+      refuse(i, .busy, now: now, into: &effects)
+      return
+    }
+    let s = Int(connections[i].session)
+    arena.write(bytes, at: input(s).offset)
+    sessions[s].inputEnd = Int32(bytes.count)
+    sessions[s].bytesIn += UInt64(bytes.count)
+    // The longer wait its new tier has earned counts from its arrival.
+    let passed = now.microseconds - Int64(connections[i].accepted) * 10_000
+    connections[i].delayed = 0
+    let more = delay(.banner, i, now: now) - passed
+    if let due = wheel.deadline(of: i), more > 0 {
+      wheel.set(i, at: max(due, now + .microseconds(more)))
+    }
+    effects.append(.watch(slot(client: i)))
+  }
+
+  /// The first words after the banner: from here on it is a session.
+  mutating func firstWords(
+    _ i: Int, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
+  ) {
+    guard lease(i) else {
+      refuse(i, .busy, now: now, into: &effects)
+      return
+    }
+    let s = Int(connections[i].session)
+    arena.write(bytes, at: input(s).offset)
+    sessions[s].inputEnd = Int32(bytes.count)
+    sessions[s].bytesIn += UInt64(bytes.count)
+    connections[i].state = .talking
+    work(i, now: now, into: &effects)
+  }
+
+  /// Gives a connection a session. Some are kept for known senders.
+  ///
+  /// - Returns: false when there is none left for it.
+  mutating func lease(_ i: Int) -> Bool {
+    let reserved = Int(Double(limits.sessions) * policy.reservedForKnown)
+    guard sessionIndexes.free > (connections[i].tier == .known ? 0 : reserved),
+      let s = sessionIndexes.take()
+    else {
+      counters.shed += 1
+      return false
+    }
+    sessions[s] = Session()
+    sessions[s].owner = Int32(i)
+    sessions[s].lines = LineScanner(
+      mode: policy.bareNewline == .normalize ? .normalize : .strict)
+    connections[i].session = Int32(s)
+    return true
+  }
+
+  // MARK: Leaving
+
+  /// Says one last ready text and ends the connection.
+  mutating func refuse(
+    _ i: Int, _ text: PitText, now: Instant, into effects: inout EffectQueue
+  ) {
+    dropLink(of: i, now: now, into: &effects)
+    writeClosingLine(i, now: now)
+    returnSession(i)
+    if text == .busy || text == .shed { counters.shed += 1 }
+    connections[i].state = .refusing
+    connections[i].text = text
+    connections[i].position = 0
+    wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+    effects.append(.send(slot(client: i), self.text(text)))
+  }
+
+  /// Our last reply is out. Closing now could reset the connection under it if the client is still
+  /// sending, so our side is shut and what comes is thrown away for a moment.
+  mutating func beginDraining(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    if connections[i].flags.contains(.ended) {
+      close(i, now: now, into: &effects)
+      return
+    }
+    connections[i].state = .draining
+    wheel.set(i, at: now + .microseconds(policy.timeouts.drain))
+    effects.append(.finish(slot(client: i)))
+    effects.append(.listen(slot(client: i), limit: 512))
+  }
+
+  /// Ends a client connection at once, whatever it is doing.
+  mutating func close(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    if connections[i].state == .closing || connections[i].state == .free { return }
+    dropLink(of: i, now: now, into: &effects)
+    writeClosingLine(i, now: now)
+    returnSession(i)
+    uncount(i)
+    connections[i].state = .closing
+    wheel.cancel(i)
+    effects.append(.close(slot(client: i)))
+  }
+
+  private mutating func uncount(_ i: Int) {
+    if connections[i].flags.contains(.counted), let key = concurrencyKey(i) { open.decrement(key) }
+    if connections[i].flags.contains(.countedBad) { open.decrement(badKey(connections[i].address)) }
+    connections[i].flags.remove([.counted, .countedBad])
+  }
+
+  /// Gives a session back, or, while an operation may be in flight on its memory, sees to it that it is
+  /// given back when the slots concerned are closed. A late receive must never land in the next
+  /// tenant's buffer, and a late send must never carry the next tenant's bytes.
+  mutating func returnSession(_ i: Int) {
+    let s = Int(connections[i].session)
+    guard s >= 0, sessions[s].owner >= 0 else { return }
+    sessions[s].owner = -1
+    if !sessions[s].flags.isDisjoint(with: [.filling, .sending]) {
+      sessions[s].pins += 1
+    } else {
+      connections[i].session = -1
+    }
+    if sessions[s].flags.contains(.relaying) { sessions[s].pins += 1 }
+    if sessions[s].pins == 0 { sessionIndexes.release(s) }
+  }
+
+  mutating func unpin(_ s: Int) {
+    guard s >= 0 else { return }
+    invariant(sessions[s].pins > 0, "session \(s) was unpinned more often than pinned")
+    sessions[s].pins -= 1
+    if sessions[s].pins == 0 { sessionIndexes.release(s) }
+  }
+
+  /// The one line that says what became of a session.
+  mutating func writeClosingLine(_ i: Int, now: Instant) {
+    if connections[i].flags.contains(.logged) { return }
+    connections[i].flags.insert(.logged)
+    journal.append(entry(.disconnect, i, now: now))
+  }
+
+  /// The client has closed its sending side.
+  mutating func clientEnded(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    connections[i].flags.insert(.ended)
+    switch connections[i].state {
+    case .talking: sessionEnded(i, now: now, into: &effects)
+    case .banner, .refusing: break  // the send decides
+    case .free, .closing: break
+    case .waiting, .idle, .dripping, .pit, .draining: hungUp(i, now: now, into: &effects)
+    }
+  }
+
+  /// The client is gone.
+  mutating func hungUp(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    switch connections[i].state {
+    case .free, .closing: return
+    case .waiting:
+      leftWhileDelayed(.banner, i, now: now)
+      counters.hangups += 1
+      var entry = entry(.hangup, i, now: now)
+      entry.stage = .banner
+      journal.append(entry)
+    case .dripping, .pit, .banner:
+      counters.hangups += 1
+      journal.append(entry(.hangup, i, now: now))
+    case .talking:
+      let s = Int(connections[i].session)
+      if sessions[s].phase == .delaying || sessions[s].phase == .holding {
+        leftWhileDelayed(sessions[s].stage, i, now: now)
+      }
+      if sessions[s].phase != .leaving {
+        counters.hangups += 1
+        var entry = entry(.hangup, i, now: now)
+        entry.stage = sessions[s].stage
+        journal.append(entry)
+      }
+    case .idle, .refusing, .draining: break
+    }
+    close(i, now: now, into: &effects)
+  }
+
+  // MARK: Time
+
+  mutating func clientTimer(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    if isDraining {
+      switch connections[i].state {
+      case .waiting, .idle, .dripping, .pit:
+        refuse(i, .shed, now: now, into: &effects)
+        return
+      case .talking where isBetweenMessages(i):
+        refuse(i, .shed, now: now, into: &effects)
+        return
+      case .free, .banner, .talking, .refusing, .draining, .closing: break
+      }
+    }
+    switch connections[i].state {
+    case .waiting: sendBanner(i, now: now, into: &effects)
+    case .idle:
+      timedOut(i, now: now)
+      refuse(i, .timeout, now: now, into: &effects)
+    case .talking: sessionTimer(i, now: now, into: &effects)
+    case .dripping, .pit: tarpitTimer(i, now: now, into: &effects)
+    case .banner, .refusing:
+      timedOut(i, now: now)
+      close(i, now: now, into: &effects)
+    case .draining: close(i, now: now, into: &effects)
+    case .free, .closing: break
+    }
+  }
+
+  mutating func timedOut(_ i: Int, now: Instant) {
+    counters.timeouts += 1
+    journal.append(entry(.timeout, i, now: now))
+  }
+}

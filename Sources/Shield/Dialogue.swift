@@ -1,0 +1,561 @@
+// SPDX-License-Identifier: Apache-2.0
+package import Flow
+package import SMTP
+package import Structures
+package import Suspicion
+
+// The dialogue with a talking client: one command at a time, in the order of arrival.
+//
+// What the client sent ahead stays in its input buffer, which is the bounded queue of pipelined
+// commands; when it is full we stop reading and TCP slows the client. A command is finished before the
+// next is looked at, so replies cannot pair with the wrong command.
+extension Engine {
+  // MARK: Input
+
+  /// `count` bytes came into the input region of a talking client.
+  mutating func heard(_ i: Int, _ count: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    sessions[s].flags.remove(.filling)
+    sessions[s].bytesIn += UInt64(count)
+    spend(i, count, now: now)
+    switch sessions[s].phase {
+    case .body, .swallow: heardBody(i, count, now: now, into: &effects)
+    case .command, .challenge:
+      sessions[s].inputEnd += Int32(count)
+      work(i, now: now, into: &effects)
+    case .delaying, .opening, .forwarded, .holding, .final:
+      // Read only to find out whether a client that closed its side had said more before.
+      sessions[s].inputEnd += Int32(count)
+      fill(i, now: now, into: &effects)
+    case .leaving: break
+    }
+  }
+
+  /// Asks for more input, where there is room for it.
+  private mutating func fill(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    if !sessions[s].flags.isDisjoint(with: [.filling, .relaying]) { return }
+    let region = input(s)
+    if sessions[s].inputStart == sessions[s].inputEnd {
+      sessions[s].inputStart = 0
+      sessions[s].inputEnd = 0
+    } else if sessions[s].inputStart > 0 && Int(sessions[s].inputEnd) == region.count {
+      let left = Region(
+        offset: region.offset + Int(sessions[s].inputStart),
+        count: Int(sessions[s].inputEnd - sessions[s].inputStart))
+      arena.move(left, to: region.offset)
+      sessions[s].inputEnd = Int32(left.count)
+      sessions[s].inputStart = 0
+    }
+    let room = region.from(Int(sessions[s].inputEnd))
+    if room.count == 0 { return }
+    sessions[s].flags.insert(.filling)
+    effects.append(.fill(slot(client: i), room))
+  }
+
+  /// Deals with the commands in the input buffer until one must wait or none is whole.
+  mutating func work(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    while connections[i].state == .talking {
+      let s = Int(connections[i].session)
+      guard sessions[s].phase == .command || sessions[s].phase == .challenge else { break }
+      // Each command may be answered by a whole reply of the downstream: it must fit.
+      if Layout.outboxBytes - Int(sessions[s].outEnd) < Layout.replyBytes {
+        flush(i, now: now, into: &effects)
+        return
+      }
+      let start = Int(sessions[s].inputStart)
+      let region = Region(
+        offset: input(s).offset + start, count: Int(sessions[s].inputEnd) - start)
+      let step = sessions[s].lines.next(
+        in: arena.span(region), limit: policy.session.commandBytes)
+      switch step {
+      case .line(let length, let consumed):
+        wheel.cancel(i)
+        sessions[s].lineCount = Int32(length)
+        sessions[s].lineConsumed = Int32(consumed)
+        if sessions[s].phase == .challenge {
+          answerChallenge(i, now: now, into: &effects)
+        } else {
+          command(i, now: now, into: &effects)
+        }
+      case .needMore:
+        flush(i, now: now, into: &effects)
+        if sessions[s].flags.contains(.ended) {
+          clientLeft(i, now: now, into: &effects)
+        } else if isDraining && isBetweenMessages(i) {
+          leave(i, .shuttingDown, now: now, into: &effects)
+        } else {
+          // The deadline is for the whole command: bytes that trickle in do not move it.
+          if !wheel.isSet(i) { wheel.set(i, at: now + .microseconds(commandTimeout)) }
+          fill(i, now: now, into: &effects)
+        }
+        return
+      case .tooLong:
+        counters.protocolFaults += 1
+        note(.commandFlood, i, now: now)
+        leave(i, .commandTooLong, now: now, into: &effects)
+      case .bareLF, .bareCR:
+        counters.protocolFaults += 1
+        note(.bareNewline, i, now: now)
+        leave(i, .bareNewline, now: now, into: &effects)
+      case .nul:
+        counters.protocolFaults += 1
+        note(.binary, i, now: now)
+        leave(i, .badSyntaxClosing, now: now, into: &effects)
+      }
+    }
+    if connections[i].state == .talking { flush(i, now: now, into: &effects) }
+  }
+
+  /// The bytes of the line being dealt with.
+  func line(_ s: Int) -> Region {
+    Region(
+      offset: input(s).offset + Int(sessions[s].inputStart), count: Int(sessions[s].lineCount))
+  }
+
+  func argument(_ s: Int) -> Region { line(s).from(Int(sessions[s].argumentStart)) }
+
+  /// Whether the client sent more than the line being dealt with.
+  private func hasMore(_ s: Int) -> Bool {
+    sessions[s].inputStart + sessions[s].lineConsumed < sessions[s].inputEnd
+  }
+
+  // MARK: A command
+
+  private mutating func command(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    let command = Command(arena.span(line(s)))
+    sessions[s].verb = command.verb
+    sessions[s].argumentStart = Int32(command.argument.lowerBound)
+    // Trailing white space is no part of the argument.
+    sessions[s].lineCount = Int32(command.argument.upperBound)
+    sessions[s].commands += 1
+    if sessions[s].commands > UInt32(policy.session.commands) {
+      limitReached(i, .commands, now: now)
+      leave(i, .tooManyCommands, now: now, into: &effects)
+      return
+    }
+    if now.microseconds - Int64(connections[i].accepted) * 10_000 > policy.timeouts.session {
+      limitReached(i, .time, now: now)
+      leave(i, .sessionTooLong, now: now, into: &effects)
+      return
+    }
+    if inspect(i, now: now) {
+      moveToTarpit(i, now: now, into: &effects)
+      return
+    }
+    var least: Int64 = 0
+    switch excess(i, now: now) {
+    case .within: break
+    case .slow(let wait): least = wait
+    case .tempfail:
+      answer(i, sessions[s].verb == .rcpt ? .recipientRate : .messageRate, now: now, into: &effects)
+      return
+    case .refuse:
+      answer(i, .rateRefused, now: now, into: &effects)
+      return
+    case .drop:
+      close(i, now: now, into: &effects)
+      return
+    }
+    let stage = stage(of: sessions[s].verb)
+    var wait = delay(stage, i, least: least, now: now)
+    if stage == .recipientAccepted && wait > 0 {
+      wait = min(wait, max(policy.delays.recipientSum - sessions[s].recipientDelay, least))
+      sessions[s].recipientDelay += wait
+    }
+    if wait > 0 {
+      sessions[s].phase = .delaying
+      sessions[s].stage = stage
+      wheel.set(i, at: now + .microseconds(wait))
+      flush(i, now: now, into: &effects)
+      effects.append(.watch(slot(client: i)))
+      return
+    }
+    execute(i, now: now, into: &effects)
+  }
+
+  private func stage(of verb: Verb) -> Stage {
+    switch verb {
+    case .ehlo, .helo: .helo
+    case .mail: .mail
+    case .rcpt: .recipientAccepted
+    case .data: .data
+    case .starttls: .startTLS
+    default: .other
+    }
+  }
+
+  /// Looks for signals in the command at hand.
+  ///
+  /// - Returns: whether the peer belongs into the tarpit now.
+  private mutating func inspect(_ i: Int, now: Instant) -> Bool {
+    let s = Int(connections[i].session)
+    switch sessions[s].verb {
+    case .ehlo, .helo:
+      // RFC 2920, 3.1: EHLO must be the last command of a group, its answer says what may follow.
+      var bad = hasMore(s) && note(.pipelining, i, now: now)
+      if let signal = heloSignal(i) { bad = note(signal, i, now: now) || bad }
+      return bad
+    case .http, .header: return note(.nonSMTP, i, now: now)
+    case .tlsHello: return note(.tlsHello, i, now: now)
+    case .binary, .socks: return note(.binary, i, now: now)
+    case .unknown, .lhlo, .turn, .atrn, .send: return note(.unknownCommand, i, now: now)
+    case .data where hasMore(s): return note(.pipelining, i, now: now)
+    case .mail, .rcpt, .data, .auth, .bdat: break
+    case .rset, .noop, .vrfy, .expn, .help, .starttls, .xclient, .xforward, .etrn, .burl:
+      sessions[s].idleCommands += 1
+      if sessions[s].idleCommands > UInt32(policy.session.idleCommands) {
+        return note(.commandFlood, i, now: now)
+      }
+    case .quit: return false
+    }
+    // Without EHLO there is no pipelining (RFC 2920, 3).
+    if hasMore(s) && !sessions[s].flags.contains(.extended) {
+      return note(.pipelining, i, now: now)
+    }
+    return false
+  }
+
+  private func heloSignal(_ i: Int) -> Signal? {
+    let s = Int(connections[i].session)
+    let name = arena.span(argument(s))
+    let address = connections[i].address
+    switch HeloForm(name) {
+    case .fullyQualified:
+      return isOwnName(name) ? .heloOwnName : nil
+    case .localhost: return address.isLoopback ? nil : .heloOwnName
+    case .bareWord: return isOwnName(name) ? .heloOwnName : .heloBareWord
+    case .addressLiteral(let literal):
+      guard let literal else { return .heloInvalid }
+      if literal == address { return nil }
+      return policy.ownAddresses.contains(literal) ? .heloOwnAddress : .heloForeignLiteral
+    case .bareAddress(let literal):
+      if policy.ownAddresses.contains(literal) { return .heloOwnAddress }
+      return .heloBareAddress
+    case .invalid: return .heloInvalid
+    }
+  }
+
+  private func isOwnName(_ name: Span<UInt8>) -> Bool {
+    for own in policy.ownNameBytes where equalsIgnoringCase(name, own.span) { return true }
+    return false
+  }
+
+  /// The message and recipient rates of the peer's rule.
+  private mutating func excess(_ i: Int, now: Instant) -> Excess {
+    guard let rule = rateRule(i) else { return .within }
+    switch sessions[Int(connections[i].session)].verb {
+    case .mail: return take(.messages, rule.messages, .messages, i, now: now)
+    case .rcpt: return take(.recipients, rule.recipients, .recipients, i, now: now)
+    default: return .within
+    }
+  }
+
+  /// Carries out the command at hand; its delay is over.
+  mutating func execute(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    sessions[s].phase = .command
+    let role = policy.role(ofListener: Int(connections[i].listener))
+    switch sessions[s].verb {
+    case .ehlo, .helo: hello(i, now: now, into: &effects)
+    case .mail: mail(i, now: now, into: &effects)
+    case .rcpt: recipient(i, now: now, into: &effects)
+    case .data: data(i, now: now, into: &effects)
+    case .rset: reset(i, now: now, into: &effects)
+    case .noop: answer(i, .ok, now: now, into: &effects)
+    case .vrfy: answer(i, .cannotVerify, now: now, into: &effects)
+    case .expn: answer(i, .notImplemented, now: now, into: &effects)
+    case .help: answer(i, .help, now: now, into: &effects)
+    case .quit:
+      tally(s, good: true)
+      sessions[s].inputStart += sessions[s].lineConsumed
+      leave(i, .bye, now: now, into: &effects)
+    case .auth where role == .outbound: authenticate(i, now: now, into: &effects)
+    case .auth, .starttls, .bdat, .xclient, .xforward, .etrn, .atrn, .turn, .burl, .lhlo, .send:
+      answer(i, .notImplemented, now: now, into: &effects)
+    case .http, .header, .tlsHello, .socks:
+      // Another protocol: nothing that follows can be mail.
+      tally(s, good: false)
+      leave(i, .notSMTP, now: now, into: &effects)
+    case .binary, .unknown:
+      sessions[s].unknown += 1
+      if sessions[s].unknown > UInt32(policy.session.unknownCommands) {
+        limitReached(i, .unknownCommands, now: now)
+        leave(i, .tooManyErrors, now: now, into: &effects)
+      } else {
+        answer(i, .unknownCommand, now: now, into: &effects)
+      }
+    }
+  }
+
+  private mutating func hello(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    let name = argument(s)
+    if name.count == 0 || name.count > 255 || !isPrintable(name) {
+      answer(i, .heloSyntax, now: now, into: &effects)
+      return
+    }
+    // RFC 5321, 4.1.4: a second EHLO is a reset. The downstream was told the first name.
+    resetTransaction(i)
+    dropLink(of: i, now: now, into: &effects)
+    arena.move(name, to: heloRegion(s).offset)
+    sessions[s].heloCount = UInt8(name.count)
+    sessions[s].flags.insert(.greeted)
+    sessions[s].flags.remove(.authenticated)
+    let extended = sessions[s].verb == .ehlo
+    if extended { sessions[s].flags.insert(.extended) } else { sessions[s].flags.remove(.extended) }
+    let room = outbox(s).from(Int(sessions[s].outEnd))
+    let offered = offered(i)
+    let host = policy.hostnameBytes
+    let written = arena.append(into: room) { out in
+      if extended {
+        offered.writeEHLOReply(hostname: host.span, into: &out)
+      } else {
+        writeHELOReply(hostname: host.span, into: &out)
+      }
+    }
+    sessions[s].outEnd += Int32(written)
+    sessions[s].lastReply = 250
+    tally(s, good: true)
+    finish(i)
+  }
+
+  /// What this listener's clients are offered: what Sluice carries of what the downstream offers.
+  func offered(_ i: Int) -> Capabilities {
+    var own = Capabilities.carried
+    own.size = policy.session.messageBytes
+    own.recipientsMax = UInt32(clamping: policy.session.recipients)
+    return downstream.capabilities.offered(
+      by: own, role: policy.role(ofListener: Int(connections[i].listener)))
+  }
+
+  private func isPrintable(_ region: Region) -> Bool {
+    let bytes = arena.span(region)
+    for k in 0..<bytes.count where bytes[k] <= 32 || bytes[k] >= 127 { return false }
+    return true
+  }
+
+  // MARK: Replies
+
+  /// Answers the command at hand with a reply of our own and is done with it.
+  mutating func answer(
+    _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(connections[i].session)
+    say(i, reply, now: now)
+    tally(s, good: reply.code < 400)
+    finish(i)
+    if reply.code >= 400 { tooManyErrors(i, now: now, into: &effects) }
+  }
+
+  /// Puts a reply of our own into the outbox.
+  mutating func say(_ i: Int, _ reply: OwnReply, now: Instant) {
+    let s = Int(connections[i].session)
+    let room = outbox(s).from(Int(sessions[s].outEnd))
+    let written = arena.append(into: room) { out in reply.write(into: &out) }
+    sessions[s].outEnd += Int32(written)
+    sessions[s].lastReply = reply.code
+    if reply.code >= 400 && reply.code < 500 { counters.tempfailedByUs += 1 }
+    if reply.code >= 400 { countError(i, now: now) }
+  }
+
+  mutating func countError(_ i: Int, now: Instant) {
+    let s = Int(connections[i].session)
+    sessions[s].errors += 1
+    if sessions[s].errors >= UInt32(policy.session.errorStreak) { note(.errors, i, now: now) }
+    switch take(.errors, rateRule(i)?.errors, .errors, i, now: now) {
+    case .within, .slow: break  // slow: the signal it leaves lengthens every delay from here on
+    case .tempfail, .refuse, .drop: sessions[s].flags.insert(.overErrors)
+    }
+  }
+
+  /// Ends a session whose errors have become too many.
+  mutating func tooManyErrors(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    guard connections[i].state == .talking else { return }
+    let s = Int(connections[i].session)
+    if sessions[s].phase == .leaving { return }
+    if sessions[s].errors > UInt32(policy.session.errors)
+      || sessions[s].flags.contains(.overErrors)
+    {
+      limitReached(i, .errors, now: now)
+      leave(i, .tooManyErrors, now: now, into: &effects)
+    }
+  }
+
+  mutating func limitReached(_ i: Int, _ subject: Subject, now: Instant) {
+    var entry = entry(.limit, i, now: now)
+    entry.subject = subject
+    journal.append(entry)
+  }
+
+  mutating func tally(_ s: Int, good: Bool) {
+    func count(_ tally: inout Tally) {
+      tally.all &+= 1
+      if good { tally.good &+= 1 }
+    }
+    switch sessions[s].verb {
+    case .ehlo, .helo: count(&sessions[s].tallies.helo)
+    case .auth: count(&sessions[s].tallies.auth)
+    case .mail: count(&sessions[s].tallies.mail)
+    case .rcpt: count(&sessions[s].tallies.rcpt)
+    case .data: count(&sessions[s].tallies.data)
+    case .quit: count(&sessions[s].tallies.quit)
+    case .unknown, .binary, .http, .header, .tlsHello, .socks: count(&sessions[s].tallies.unknown)
+    default: count(&sessions[s].tallies.other)
+    }
+  }
+
+  /// Is done with the command at hand: its line leaves the input buffer.
+  mutating func finish(_ i: Int) {
+    let s = Int(connections[i].session)
+    sessions[s].inputStart += sessions[s].lineConsumed
+    sessions[s].lineConsumed = 0
+    sessions[s].lineCount = 0
+    sessions[s].phase = .command
+    switch sessions[s].verb {
+    case .mail, .rcpt, .data: sessions[s].idleCommands = 0
+    default: break
+    }
+  }
+
+  /// Sends what the outbox holds, if nothing is being sent.
+  mutating func flush(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    guard !sessions[s].flags.contains(.sending), sessions[s].outStart < sessions[s].outEnd else {
+      return
+    }
+    sessions[s].flags.insert(.sending)
+    let region = Region(
+      offset: outbox(s).offset + Int(sessions[s].outStart),
+      count: Int(sessions[s].outEnd - sessions[s].outStart))
+    effects.append(.send(slot(client: i), region))
+  }
+
+  /// Part of what was to be sent to a client went out.
+  mutating func clientSent(
+    _ i: Int, _ count: Int, now: Instant, into effects: inout EffectQueue
+  ) {
+    switch connections[i].state {
+    case .banner: textSent(i, count, .banner, now: now, into: &effects)
+    case .refusing: textSent(i, count, connections[i].text, now: now, into: &effects)
+    case .talking:
+      let s = Int(connections[i].session)
+      sessions[s].flags.remove(.sending)
+      sessions[s].outStart += Int32(count)
+      sessions[s].bytesOut += UInt64(count)
+      if sessions[s].outStart < sessions[s].outEnd {
+        flush(i, now: now, into: &effects)
+        return
+      }
+      sessions[s].outStart = 0
+      sessions[s].outEnd = 0
+      if sessions[s].phase == .leaving {
+        if sessions[s].flags.contains(.toPit) {
+          sessions[s].flags.remove(.toPit)
+          moveToTarpit(i, now: now, into: &effects)
+        } else {
+          writeClosingLine(i, now: now)
+          returnSession(i)
+          beginDraining(i, now: now, into: &effects)
+        }
+      } else {
+        work(i, now: now, into: &effects)
+      }
+    case .free, .waiting, .idle, .dripping, .pit, .draining, .closing: break
+    }
+  }
+
+  /// Says a last reply and ends the session once it is out.
+  mutating func leave(
+    _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(connections[i].session)
+    dropLink(of: i, now: now, into: &effects)
+    // A client that does not take its replies has no room left for a last one.
+    if Layout.outboxBytes - Int(sessions[s].outEnd) >= 512 { say(i, reply, now: now) }
+    sessions[s].phase = .leaving
+    wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+    flush(i, now: now, into: &effects)
+  }
+
+  // MARK: Endings
+
+  /// The client has closed its sending side. What it said before is still answered.
+  mutating func sessionEnded(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    let wasReading = sessions[s].flags.contains(.filling)
+    sessions[s].flags.remove(.filling)
+    sessions[s].flags.insert(.ended)
+    switch sessions[s].phase {
+    case .command, .challenge: clientLeft(i, now: now, into: &effects)
+    case .body, .swallow: hungUp(i, now: now, into: &effects)
+    case .delaying, .holding:
+      if !wasReading {
+        fill(i, now: now, into: &effects)
+        // No room to look: the buffer is full of commands, so it is not leaving.
+      } else if !hasWholeLineAhead(s) {
+        hungUp(i, now: now, into: &effects)
+      }
+    case .opening, .forwarded, .final:
+      if !wasReading { fill(i, now: now, into: &effects) }
+    case .leaving: break
+    }
+  }
+
+  private func hasWholeLineAhead(_ s: Int) -> Bool {
+    let start = Int(sessions[s].inputStart + sessions[s].lineConsumed)
+    let count = Int(sessions[s].inputEnd) - start
+    let bytes = arena.span(Region(offset: input(s).offset + start, count: max(count, 0)))
+    for k in 0..<bytes.count where bytes[k] == UInt8(ascii: "\n") { return true }
+    return false
+  }
+
+  /// All a client said is answered and nothing more will come: the end, after what is still to be sent.
+  private mutating func clientLeft(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    if sessions[s].outStart < sessions[s].outEnd {
+      dropLink(of: i, now: now, into: &effects)
+      sessions[s].phase = .leaving
+      wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+      flush(i, now: now, into: &effects)
+    } else {
+      hungUp(i, now: now, into: &effects)
+    }
+  }
+
+  /// Whether a talking client could be told to go without hurting a transaction.
+  func isBetweenMessages(_ i: Int) -> Bool {
+    let s = Int(connections[i].session)
+    return s >= 0 && sessions[s].phase == .command && !sessions[s].flags.contains(.mail)
+      && sessions[s].outStart == sessions[s].outEnd
+  }
+
+  mutating func sessionTimer(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    switch sessions[s].phase {
+    case .delaying:
+      execute(i, now: now, into: &effects)
+      if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    case .holding:
+      releaseReply(i, now: now, into: &effects)
+      if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    case .command, .challenge:
+      timedOut(i, now: now)
+      if sessions[s].outStart < sessions[s].outEnd {
+        close(i, now: now, into: &effects)  // it does not even take its replies
+      } else {
+        leave(i, .timeout, now: now, into: &effects)
+      }
+    case .body, .swallow:
+      if sessions[s].flags.contains(.paused) {
+        readBody(i, now: now, into: &effects)
+      } else {
+        timedOut(i, now: now)
+        leave(i, .timeout, now: now, into: &effects)
+      }
+    case .leaving: close(i, now: now, into: &effects)
+    case .opening, .forwarded, .final: break  // the downstream's clock is running
+    }
+  }
+}

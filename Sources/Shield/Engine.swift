@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+package import Flow
+package import Reputation
+package import SMTP
+package import Structures
+package import Suspicion
+
+/// The shield without I/O: facts and time go in, orders come out.
+///
+/// It reads no clock, starts no thread and allocates nothing in the steady state; the same facts with
+/// the same seed give the same orders. One engine belongs to one worker. The parts of its behaviour
+/// are in files of their own: Admission (who comes in), Tarpit (T3), Dialogue (the client's commands),
+/// Transaction (mail), Relay (the downstream), Judgement (signals, tiers, delays).
+package struct Engine: ~Copyable {
+  package var policy: Policy
+  package let limits: Limits
+  package var counters = Counters()
+  package var journal: Journal
+  /// The block in which every region of an order lies.
+  package var arena: Arena
+  var connections: Slab<Connection>
+  var clientIndexes: IndexAllocator
+  var sessions: Slab<Session>
+  var sessionIndexes: IndexAllocator
+  var links: Slab<Link>
+  var linkIndexes: IndexAllocator
+  var wheel: TimingWheel
+  var buckets: BucketTable
+  var open: OpenCounts
+  var reputation: ReputationTable
+  var downstream = Downstream()
+  let hash: SipHash
+  /// Upper bits of every session id, so that ids of two workers or two runs differ.
+  let salt: UInt64
+  /// Which of the sets of ready texts is in use; the others may still be going out.
+  var textSet = 0
+  var texts: [Region] = []
+  /// Set once: no new clients, idle ones are told to go.
+  package private(set) var isDraining = false
+
+  /// - Parameters:
+  ///   - limits: this worker's share.
+  ///   - seed: of the hash keys and the session ids.
+  package init(policy: Policy, limits: Limits, seed: UInt64, identity: Identity = .none) {
+    var random = SeededGenerator(seed: seed)
+    hash = SipHash(k0: random.next(), k1: random.next())
+    salt = random.next() << 48
+    self.policy = policy
+    self.limits = limits
+    journal = Journal(capacity: limits.journal)
+    arena = Arena(count: Layout(limits).total)
+    connections = Slab(capacity: limits.connections, repeating: Connection())
+    clientIndexes = IndexAllocator(capacity: limits.connections)
+    sessions = Slab(capacity: limits.sessions, repeating: Session())
+    sessionIndexes = IndexAllocator(capacity: limits.sessions)
+    links = Slab(capacity: limits.downstreamConnections, repeating: Link())
+    linkIndexes = IndexAllocator(capacity: limits.downstreamConnections)
+    wheel = TimingWheel(capacity: limits.connections + limits.downstreamConnections)
+    buckets = BucketTable(capacity: limits.buckets, hash: SipHash(k0: random.next(), k1: random.next()))
+    // A connection is counted under its rule and, in the tarpit, under its source.
+    open = OpenCounts(capacity: limits.connections * 2)
+    reputation = ReputationTable(
+      capacity: limits.sources, hash: SipHash(k0: random.next(), k1: random.next()))
+    downstream.identity = identity
+    prepareTexts()
+  }
+
+  /// How the sums of memory are made up, in bytes, for the statement at start.
+  package var footprint: [(String, Int)] {
+    [
+      ("held connections", connections.footprint + wheel.footprint + open.footprint),
+      ("sessions", sessions.footprint + limits.sessions * Layout(limits).sessionStride),
+      ("downstream connections", links.footprint + limits.downstreamConnections * Layout.linkStride),
+      ("token buckets", buckets.footprint), ("remembered sources", reputation.footprint),
+      ("journal", journal.footprint),
+    ]
+  }
+
+  // MARK: Places
+
+  /// Slots 0 ..< connections are clients, those above are downstream connections.
+  package var slotCount: Int { limits.connections + limits.downstreamConnections }
+
+  package func isClient(_ index: Int) -> Bool { index < limits.connections }
+
+  func slot(client i: Int) -> Slot {
+    Slot(index: UInt32(i), generation: connections[i].generation)
+  }
+
+  func slot(link i: Int) -> Slot {
+    Slot(index: UInt32(limits.connections + i), generation: links[i].generation)
+  }
+
+  /// The generation of a slot's present tenant: a completion with another one is stale.
+  package func generation(of index: Int) -> UInt32 {
+    isClient(index) ? connections[index].generation : links[index - limits.connections].generation
+  }
+
+  func isCurrent(_ slot: Slot) -> Bool {
+    Int(slot.index) < slotCount && generation(of: Int(slot.index)) == slot.generation
+  }
+
+  // MARK: Facts
+
+  /// Bytes arrived that `listen` asked for. All of them are taken.
+  package mutating func received(
+    _ slot: Slot, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
+  ) {
+    guard isCurrent(slot), isClient(Int(slot.index)) else { return }
+    let i = Int(slot.index)
+    counters.bytesIn += UInt64(bytes.count)
+    switch connections[i].state {
+    case .waiting: pregreeted(i, bytes, now: now, into: &effects)
+    case .idle: firstWords(i, bytes, now: now, into: &effects)
+    case .pit: heardInPit(i, bytes, now: now, into: &effects)
+    case .draining: effects.append(.listen(slot, limit: 512))
+    case .free, .banner, .talking, .dripping, .refusing, .closing: break
+    }
+  }
+
+  /// Bytes arrived in the region that `fill` named: `count` of them, at its beginning.
+  package mutating func filled(
+    _ slot: Slot, _ count: Int, now: Instant, into effects: inout EffectQueue
+  ) {
+    guard isCurrent(slot) else { return }
+    let index = Int(slot.index)
+    if isClient(index) {
+      guard connections[index].state == .talking else { return }
+      counters.bytesIn += UInt64(count)
+      heard(index, count, now: now, into: &effects)
+    } else {
+      linkHeard(index - limits.connections, count, now: now, into: &effects)
+    }
+  }
+
+  /// Part of a region that `send` named went out: the first `count` bytes.
+  package mutating func sent(
+    _ slot: Slot, _ count: Int, now: Instant, into effects: inout EffectQueue
+  ) {
+    guard isCurrent(slot) else { return }
+    let index = Int(slot.index)
+    if isClient(index) {
+      counters.bytesOut += UInt64(count)
+      clientSent(index, count, now: now, into: &effects)
+    } else {
+      linkSent(index - limits.connections, count, now: now, into: &effects)
+    }
+  }
+
+  /// The peer has closed its sending side: there is nothing more to read.
+  package mutating func ended(_ slot: Slot, now: Instant, into effects: inout EffectQueue) {
+    guard isCurrent(slot) else { return }
+    let index = Int(slot.index)
+    if isClient(index) {
+      clientEnded(index, now: now, into: &effects)
+    } else {
+      linkFailed(index - limits.connections, .closed, now: now, into: &effects)
+    }
+  }
+
+  /// The connection is broken, or could not be made.
+  package mutating func failed(_ slot: Slot, now: Instant, into effects: inout EffectQueue) {
+    guard isCurrent(slot) else { return }
+    let index = Int(slot.index)
+    if isClient(index) {
+      hungUp(index, now: now, into: &effects)
+    } else {
+      let l = index - limits.connections
+      linkFailed(l, links[l].state == .connecting ? .connect : .closed, now: now, into: &effects)
+    }
+  }
+
+  /// The connection that `connect` asked for stands.
+  package mutating func connected(_ slot: Slot, now: Instant, into effects: inout EffectQueue) {
+    guard isCurrent(slot), !isClient(Int(slot.index)) else { return }
+    linkConnected(Int(slot.index) - limits.connections, now: now, into: &effects)
+  }
+
+  /// Nothing of the slot is in flight any more and its descriptor is closed: the place is free.
+  package mutating func closed(_ slot: Slot, now: Instant, into effects: inout EffectQueue) {
+    guard isCurrent(slot) else { return }
+    let index = Int(slot.index)
+    wheel.cancel(index)
+    if isClient(index) {
+      // A session that could not be given back while the kernel might still touch its memory.
+      unpin(Int(connections[index].session))
+      let generation = (connections[index].generation + 1) & 0xFF_FFFF
+      connections[index] = Connection()
+      connections[index].generation = generation
+      clientIndexes.release(index)
+    } else {
+      let l = index - limits.connections
+      let generation = (links[l].generation + 1) & 0xFF_FFFF
+      let s = Int(links[l].pinned)
+      links[l] = Link()
+      links[l].generation = generation
+      linkIndexes.release(l)
+      if s >= 0 {
+        sessions[s].flags.remove(.relaying)
+        if sessions[s].owner >= 0 {
+          goOnSwallowing(Int(sessions[s].owner), now: now, into: &effects)
+        } else {
+          unpin(s)
+        }
+      }
+    }
+  }
+
+  /// Time has come to `now`. Carries out what is due.
+  ///
+  /// - Returns: whether it stopped early because the queue was nearly full; empty it and call again.
+  package mutating func timeReached(_ now: Instant, into effects: inout EffectQueue) -> Bool {
+    keepProbing(now: now, into: &effects)
+    while !effects.isNearlyFull {
+      guard let index = wheel.popExpired(now: now) else { return false }
+      if isClient(index) {
+        clientTimer(index, now: now, into: &effects)
+      } else {
+        linkTimer(index - limits.connections, now: now, into: &effects)
+      }
+    }
+    return true
+  }
+
+  /// When `timeReached` is wanted next.
+  package func nextDeadline(now: Instant) -> Instant {
+    let probe = downstream.nextProbe
+    guard let timer = wheel.nextDeadline(now: now) else { return probe }
+    return min(timer, probe)
+  }
+
+  // MARK: Orders from the operator
+
+  /// Puts a new policy in force. Open connections are judged by it from their next step on.
+  ///
+  /// Rule numbers belong to a table, so every open connection is looked up again and the concurrency
+  /// counts are made anew: some 0.2 µs a connection.
+  package mutating func adopt(_ policy: Policy) {
+    let renamed = policy.hostname != self.policy.hostname
+    open.removeAll()
+    self.policy = policy
+    for i in 0..<connections.capacity where connections[i].state != .free {
+      let address = connections[i].address
+      connections[i].accessRule = policy.access.lookup(address).map { $0 + 1 } ?? 0
+      connections[i].rateRule = policy.rates.lookup(address).map { $0 + 1 } ?? 0
+      if connections[i].flags.contains(.counted) {
+        connections[i].flags.remove(.counted)
+        if let key = concurrencyKey(i), open.increment(key) != nil {
+          connections[i].flags.insert(.counted)
+        }
+      }
+      if connections[i].flags.contains(.countedBad) {
+        if open.increment(badKey(connections[i].address)) == nil {
+          connections[i].flags.remove(.countedBad)
+        }
+      }
+    }
+    if renamed {
+      textSet = (textSet + 1) % Layout.textSets
+      prepareTexts()
+    }
+  }
+
+  /// Begins to stop: nobody new, idle clients get 421, transactions may end.
+  package mutating func drain(now: Instant, into effects: inout EffectQueue) {
+    isDraining = true
+    // One by one through the wheel, so that no single fact causes more orders than the queue takes.
+    for i in 0..<connections.capacity {
+      switch connections[i].state {
+      case .waiting, .idle, .dripping, .pit: wheel.set(i, at: now)
+      case .talking where isBetweenMessages(i): wheel.set(i, at: now)
+      case .free, .banner, .talking, .refusing, .draining, .closing: break
+      }
+    }
+  }
+
+  /// How many client connections there are.
+  package var heldCount: Int { limits.connections - clientIndexes.free }
+  package var linkCount: Int { limits.downstreamConnections - linkIndexes.free }
+
+  /// Brings the gauges up to date. Walks every connection: for a snapshot once a second, not per event.
+  package mutating func measure() {
+    var (waiting, dripping, talking) = (UInt64(0), UInt64(0), UInt64(0))
+    for i in 0..<connections.capacity {
+      switch connections[i].state {
+      case .waiting: waiting += 1
+      case .dripping, .pit: dripping += 1
+      case .talking, .banner, .idle: talking += 1
+      case .free, .refusing, .draining, .closing: break
+      }
+    }
+    counters.held = UInt64(heldCount)
+    counters.waiting = waiting
+    counters.dripping = dripping
+    counters.talking = talking
+    counters.links = UInt64(linkCount)
+  }
+}
+
+/// Where in the arena whose bytes are.
+struct Layout {
+  static let textSets = 4
+  static let textBytes = 512
+  static let heloBytes = 256
+  static let pathBytes = 128
+  /// A whole re-made reply of the downstream fits, and what may stand before it.
+  static let outboxBytes = 8_192
+  static let replyBytes = 6_144
+  static let linkInBytes = 4_096
+  static let linkOutBytes = 2_560
+  static let linkStride = linkInBytes + replyBytes + linkOutBytes
+
+  let inputBytes: Int
+  let sessionStride: Int
+  let firstSession: Int
+  let firstLink: Int
+  let total: Int
+
+  init(_ limits: Limits) {
+    inputBytes = limits.inputBytes
+    sessionStride = Self.heloBytes + 2 * Self.pathBytes + Self.outboxBytes + inputBytes
+    firstSession = Self.textSets * PitText.allCases.count * Self.textBytes
+    firstLink = firstSession + limits.sessions * sessionStride
+    total = firstLink + limits.downstreamConnections * Self.linkStride
+  }
+}
+
+extension Engine {
+  private var firstSession: Int { Layout.textSets * PitText.allCases.count * Layout.textBytes }
+  private var sessionStride: Int {
+    Layout.heloBytes + 2 * Layout.pathBytes + Layout.outboxBytes + limits.inputBytes
+  }
+  private var firstLink: Int { firstSession + limits.sessions * sessionStride }
+
+  func heloRegion(_ s: Int) -> Region {
+    Region(offset: firstSession + s * sessionStride, count: Layout.heloBytes)
+  }
+  func senderRegion(_ s: Int) -> Region {
+    Region(offset: heloRegion(s).offset + Layout.heloBytes, count: Layout.pathBytes)
+  }
+  func recipientRegion(_ s: Int) -> Region {
+    Region(offset: senderRegion(s).offset + Layout.pathBytes, count: Layout.pathBytes)
+  }
+  func outbox(_ s: Int) -> Region {
+    Region(offset: recipientRegion(s).offset + Layout.pathBytes, count: Layout.outboxBytes)
+  }
+  func input(_ s: Int) -> Region {
+    Region(offset: outbox(s).offset + Layout.outboxBytes, count: limits.inputBytes)
+  }
+  func linkIn(_ l: Int) -> Region {
+    Region(offset: firstLink + l * Layout.linkStride, count: Layout.linkInBytes)
+  }
+  func linkReply(_ l: Int) -> Region {
+    Region(offset: linkIn(l).offset + Layout.linkInBytes, count: Layout.replyBytes)
+  }
+  func linkOut(_ l: Int) -> Region {
+    Region(offset: linkReply(l).offset + Layout.replyBytes, count: Layout.linkOutBytes)
+  }
+
+  /// Writes the ready texts of the set in use. Called at start and when our name changes.
+  mutating func prepareTexts() {
+    let host = policy.hostname
+    texts = PitText.allCases.map { text in
+      let place = textSet * PitText.allCases.count + Int(text.rawValue)
+      let region = Region(offset: place * Layout.textBytes, count: Layout.textBytes)
+      let bytes = Array(text.words(host: host).utf8.prefix(Layout.textBytes))
+      arena.write(bytes.span, at: region.offset)
+      return region.prefix(bytes.count)
+    }
+  }
+
+  func text(_ text: PitText) -> Region { texts[Int(text.rawValue)] }
+
+  /// The id under which client, log and `explain` know a session: made, not stored.
+  func sessionID(_ i: Int) -> UInt64 {
+    salt | UInt64(connections[i].generation) << 24 | UInt64(i)
+  }
+}
+
+extension PitText {
+  /// What it says, line ends included.
+  func words(host: String) -> String {
+    switch self {
+    case .banner: "220 \(host) ESMTP\r\n"
+    case .helo: "250 \(host)\r\n"
+    case .ehlo: "250-\(host)\r\n250 ENHANCEDSTATUSCODES\r\n"
+    case .mail: "250 2.1.0 Sender noted\r\n"
+    case .recipient: "450 4.7.1 Client host rejected: too many signs of abuse, try again later\r\n"
+    case .data: "554 5.5.1 No valid recipients\r\n"
+    case .done: "250 2.0.0 Done\r\n"
+    case .unknown: "500 5.5.1 Command not recognized\r\n"
+    case .starttls: "454 4.7.0 TLS not available\r\n"
+    case .quit: "221 2.0.0 \(host) closing connection\r\n"
+    case .tooMany: "421 4.7.0 \(host) Too many commands, closing connection\r\n"
+    case .timeout: "421 4.4.2 \(host) Timeout, closing connection\r\n"
+    case .shed: "421 4.3.2 \(host) Service currently unavailable, try again later\r\n"
+    case .rejected: "554 5.7.1 \(host) Service unavailable; Client host rejected: access denied\r\n"
+    case .busy: "421 4.3.2 \(host) Service unavailable: too busy, try again later\r\n"
+    case .crowded:
+      "421 4.7.0 \(host) Client host rejected: too many connections, try again later\r\n"
+    }
+  }
+}

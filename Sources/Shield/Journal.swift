@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+package import Flow
+package import SMTP
+package import Structures
+package import Suspicion
+
+/// What happened, in the words of the log. Postfix's words where it has them.
+package enum Event: UInt8, Sendable, CaseIterable {
+  case connect, passNew, passOld, allowlisted, denylisted, signal, tarpit, delay, wouldDelay, rateLimit,
+    reject, hangup, timeout, limit, shed, refused, disconnect, downstreamDown, downstreamUp,
+    downstreamFailed, possibleDuplicate, accepted
+
+  /// The word the line begins with.
+  package var word: String {
+    switch self {
+    case .connect: "CONNECT"
+    case .passNew: "PASS NEW"
+    case .passOld: "PASS OLD"
+    case .allowlisted: "ALLOWLISTED"
+    case .denylisted: "DENYLISTED"
+    case .signal: "SIGNAL"
+    case .tarpit: "TARPIT"
+    case .delay: "DELAY"
+    case .wouldDelay: "WOULD DELAY"
+    case .rateLimit: "RATE"
+    case .reject: "NOQUEUE: reject"
+    case .hangup: "HANGUP"
+    case .timeout: "COMMAND TIME LIMIT"
+    case .limit: "LIMIT"
+    case .shed: "SHED"
+    case .refused: "REFUSED"
+    case .disconnect: "DISCONNECT"
+    case .downstreamDown: "DOWNSTREAM DOWN"
+    case .downstreamUp: "DOWNSTREAM UP"
+    case .downstreamFailed: "DOWNSTREAM FAILED"
+    case .possibleDuplicate: "POSSIBLE DUPLICATE"
+    case .accepted: "ACCEPTED"
+    }
+  }
+}
+
+/// How many commands of a kind a session sent, and how many were answered 2xx or 3xx.
+@frozen
+package struct Tally: BitwiseCopyable, Sendable, Equatable {
+  package var good: UInt16 = 0
+  package var all: UInt16 = 0
+}
+
+/// The commands of a session by kind, for its closing line (`ehlo=1 mail=1 rcpt=0/1 …`).
+package struct CommandTallies: BitwiseCopyable, Sendable {
+  package var helo = Tally()
+  package var auth = Tally()
+  package var mail = Tally()
+  package var rcpt = Tally()
+  package var data = Tally()
+  package var quit = Tally()
+  package var other = Tally()
+  package var unknown = Tally()
+  package init() {}
+
+  package var listed: [(String, Tally)] {
+    [
+      ("helo", helo), ("auth", auth), ("mail", mail), ("rcpt", rcpt), ("data", data), ("quit", quit),
+      ("other", other), ("unknown", unknown),
+    ]
+  }
+}
+
+/// One thing that happened, whole, without a reference to anything that may be gone when it is read.
+package struct JournalEntry: BitwiseCopyable, Sendable {
+  package var event: Event
+  package var at: Instant
+  /// The session's id as the client and the log see it.
+  package var session: UInt64 = 0
+  package var address = Address(high: 0, low: 0)
+  package var port: UInt16 = 0
+  package var listener: UInt8 = 0
+  package var tier: Tier = .clean
+  package var signals = SignalSet()
+  /// The signal, for `.signal`.
+  package var signal: Signal = .pregreet
+  package var stage: Stage = .banner
+  /// 0…1.
+  package var score = 0.0
+  /// Whether this was only observed.
+  package var observed = false
+  /// Microseconds of the matter at hand: a delay, how long it held, how long until it may try again.
+  package var micros: Int64 = 0
+  /// The session's length, in microseconds.
+  package var held: Int64 = 0
+  /// Artificial delay in all, in microseconds.
+  package var delayed: Int64 = 0
+  package var bytesIn: UInt64 = 0
+  package var bytesOut: UInt64 = 0
+  package var messages: UInt32 = 0
+  /// The last reply code the client got; 0 for none.
+  package var reply: UInt16 = 0
+  /// Rule number + 1 in the access and the rate table; 0 for none.
+  package var accessRule: UInt32 = 0
+  package var rateRule: UInt32 = 0
+  package var tallies = CommandTallies()
+  /// What was exceeded, for `.rateLimit`, `.limit` and `.reject`; or how a downstream failed.
+  package var subject: Subject = .none
+  package var text = ClientText()
+
+  package init(_ event: Event, at: Instant) {
+    self.event = event
+    self.at = at
+  }
+}
+
+/// What an entry is about, where the event alone does not say.
+package enum Subject: UInt8, Sendable {
+  case none, connections, concurrency, messages, recipients, errors, bytes, commands, unknownCommands,
+    commandLength, sessions, badSessions, slots, links, authFailures, time
+  case connect, greeting, heloRefused, reply, malformedReply, unexpectedReply, wrongClass, closed, silence,
+    early
+
+  package var words: String {
+    switch self {
+    case .none: ""
+    case .connections: "connection rate"
+    case .concurrency: "concurrent connections"
+    case .messages: "message rate"
+    case .recipients: "recipient rate"
+    case .errors: "error rate"
+    case .bytes: "byte rate"
+    case .commands: "command count"
+    case .unknownCommands: "unknown commands"
+    case .commandLength: "command length"
+    case .sessions: "no free session"
+    case .badSessions: "tarpit sessions of this source"
+    case .slots: "no free slot"
+    case .links: "no free downstream connection"
+    case .authFailures: "failed log-ins"
+    case .time: "time"
+    case .connect: "connection not made"
+    case .greeting: "greeting refused"
+    case .heloRefused: "EHLO and HELO refused"
+    case .reply: "reply"
+    case .malformedReply: "malformed reply"
+    case .unexpectedReply: "reply without a command"
+    case .wrongClass: "reply of a wrong class"
+    case .closed: "connection closed"
+    case .silence: "no answer in time"
+    case .early: "spoke before the end of the message"
+    }
+  }
+}
+
+/// Three short texts of the client (HELO name, sender, recipient) copied for the log, cut where long.
+package struct ClientText: BitwiseCopyable, Sendable {
+  package static let each = 100
+  package var helo = InlineArray<100, UInt8>(repeating: 0)
+  package var sender = InlineArray<100, UInt8>(repeating: 0)
+  package var recipient = InlineArray<100, UInt8>(repeating: 0)
+  package var heloCount: UInt8 = 0
+  package var senderCount: UInt8 = 0
+  package var recipientCount: UInt8 = 0
+  /// Whether a sender was given at all: `<>` is one.
+  package var hasSender = false
+  package var extended = false
+  package init() {}
+}
+
+/// The bounded queue of entries between the engine and whoever writes them down.
+///
+/// Full means that entries are dropped and counted: logging never slows a session.
+package struct Journal: ~Copyable {
+  private var entries: Slab<JournalEntry>
+  private var head = 0
+  package private(set) var count = 0
+  package private(set) var dropped: UInt64 = 0
+
+  package init(capacity: Int) {
+    entries = Slab(capacity: max(capacity, 16), repeating: JournalEntry(.connect, at: .origin))
+  }
+
+  package var footprint: Int { entries.footprint }
+
+  package mutating func append(_ entry: borrowing JournalEntry) {
+    if count == entries.capacity {
+      dropped += 1
+      return
+    }
+    entries[(head + count) % entries.capacity] = copy entry
+    count += 1
+  }
+
+  package mutating func next() -> JournalEntry? {
+    if count == 0 { return nil }
+    let entry = entries[head]
+    head = (head + 1) % entries.capacity
+    count -= 1
+    return entry
+  }
+}
+
+/// What a worker counted since it started. Each is only ever added to, gauges excepted.
+package struct Counters: BitwiseCopyable, Sendable, Equatable {
+  package var accepted: UInt64 = 0
+  package var refused: UInt64 = 0
+  package var shed: UInt64 = 0
+  package var hangups: UInt64 = 0
+  package var timeouts: UInt64 = 0
+  package var passed: UInt64 = 0
+  package var tarpitted: UInt64 = 0
+  package var drips: UInt64 = 0
+  package var delays: UInt64 = 0
+  package var wouldDelay: UInt64 = 0
+  package var delayedMicros: UInt64 = 0
+  package var rateLimited: UInt64 = 0
+  package var messages: UInt64 = 0
+  package var messageBytes: UInt64 = 0
+  package var recipients: UInt64 = 0
+  package var rejectedDownstream: UInt64 = 0
+  package var tempfailedByUs: UInt64 = 0
+  package var linksOpened: UInt64 = 0
+  package var linkFailures: UInt64 = 0
+  package var possibleDuplicates: UInt64 = 0
+  package var secondChances: UInt64 = 0
+  package var protocolFaults: UInt64 = 0
+  package var bytesIn: UInt64 = 0
+  package var bytesOut: UInt64 = 0
+  // Gauges: as things are now.
+  package var held: UInt64 = 0
+  package var waiting: UInt64 = 0
+  package var dripping: UInt64 = 0
+  package var talking: UInt64 = 0
+  package var links: UInt64 = 0
+
+  package init() {}
+
+  /// Every figure with the name it has in the log and in metrics. Gauges are marked.
+  package static var fields:
+    [(name: String, isGauge: Bool, path: WritableKeyPath<Counters, UInt64>)]
+  {
+    [
+      ("accepted", false, \.accepted), ("refused", false, \.refused), ("shed", false, \.shed),
+      ("hangups", false, \.hangups), ("timeouts", false, \.timeouts), ("passed", false, \.passed),
+      ("tarpitted", false, \.tarpitted), ("drips", false, \.drips), ("delays", false, \.delays),
+      ("would_delay", false, \.wouldDelay), ("delayed_micros", false, \.delayedMicros),
+      ("rate_limited", false, \.rateLimited), ("messages", false, \.messages),
+      ("message_bytes", false, \.messageBytes), ("recipients", false, \.recipients),
+      ("rejected_downstream", false, \.rejectedDownstream),
+      ("tempfailed_by_us", false, \.tempfailedByUs), ("links_opened", false, \.linksOpened),
+      ("link_failures", false, \.linkFailures),
+      ("possible_duplicates", false, \.possibleDuplicates),
+      ("second_chances", false, \.secondChances), ("protocol_faults", false, \.protocolFaults),
+      ("bytes_in", false, \.bytesIn), ("bytes_out", false, \.bytesOut), ("held", true, \.held),
+      ("waiting", true, \.waiting), ("dripping", true, \.dripping), ("talking", true, \.talking),
+      ("links", true, \.links),
+    ]
+  }
+
+  /// Adds another worker's figures.
+  package mutating func add(_ other: Counters) {
+    for field in Self.fields { self[keyPath: field.path] &+= other[keyPath: field.path] }
+  }
+}

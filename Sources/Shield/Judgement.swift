@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+package import Flow
+package import Reputation
+package import SMTP
+package import Structures
+package import Suspicion
+
+// Judgement: from what a peer did to what it gets. Signals enter here, tiers and delays leave here.
+// Nothing else in the engine decides how long anyone waits.
+extension Engine {
+  /// The tier that counts: in observe mode everybody is treated as known.
+  func effectiveTier(_ i: Int) -> Tier { policy.mode == .observe ? .known : connections[i].tier }
+
+  /// Records that a peer did something, and judges it anew.
+  ///
+  /// - Returns: whether the peer is now T3 and that counts.
+  @discardableResult
+  mutating func note(_ signal: Signal, _ i: Int, now: Instant) -> Bool {
+    let rule = policy[signal]
+    if rule.action == .ignore { return false }
+    let isNew = !connections[i].signals.contains(SignalSet(signal))
+    connections[i].signals.insert(SignalSet(signal))
+    judge(i, now: now)
+    if isNew {
+      var entry = entry(.signal, i, now: now)
+      entry.signal = signal
+      entry.observed = rule.action == .observe || policy.mode == .observe
+      journal.append(entry)
+    }
+    return policy.mode == .enforce && connections[i].tier == .bad
+  }
+
+  /// Sets the tier from the signals seen, and remembers a proof.
+  mutating func judge(_ i: Int, now: Instant) {
+    let before = connections[i].tier
+    let flags = connections[i].flags
+    let tier = policy.tier(
+      connections[i].signals, known: flags.contains(.known), trusted: flags.contains(.trusted))
+    connections[i].tier = tier
+    if tier == .bad && before != .bad && !connections[i].signals.contains(SignalSet(.listedBad)) {
+      // Only the address: a network may slow its members, and one bot must not slow its neighbours.
+      reputation.markBad(
+        reputation.key(.address, sourceAddress(i)), for: policy.badFor, now: now)
+    }
+  }
+
+  /// The address a source is known by: IPv4 whole, IPv6 by its /64, which one host can fill.
+  func sourceAddress(_ i: Int) -> Address {
+    let address = connections[i].address
+    return address.isIPv4 ? address : address.network(64)
+  }
+
+  func networkAddress(_ i: Int) -> Address {
+    connections[i].address.network(connections[i].address.isIPv4 ? 24 : 64)
+  }
+
+  func rateRule(_ i: Int) -> RateRule? {
+    let number = connections[i].rateRule
+    return number == 0 ? nil : policy.rates.rule(number - 1)
+  }
+
+  // MARK: Delays
+
+  /// How long this stage is to be delayed for this peer, in microseconds, and adds it to its account.
+  ///
+  /// Order: the curve, the rate table's own delay at the banner, the stage's ceiling, the second
+  /// chance, the shrinking under load, the sum of the session. T3 never gets here: the tarpit has it.
+  ///
+  /// - Parameters:
+  ///   - count: which rejection or failed log-in this is.
+  ///   - least: a wait a rate rule asks for; held under the stage's ceiling like all else.
+  mutating func delay(
+    _ stage: Stage, _ i: Int, count: Int = 1, least: Int64 = 0, now: Instant
+  ) -> Int64 {
+    let connection = connections[i]
+    let tier = connection.tier
+    guard tier != .bad else { return 0 }
+    let row = policy.delays[stage]
+    var delay = policy.delays.delay(
+      stage, tier: tier, score: policy.score(connection.signals), count: count)
+    if stage == .banner, let rule = rateRule(i), !connection.flags.contains(.trusted) {
+      delay = max(delay, rule.delay)
+    }
+    delay = min(max(delay, least), row.ceiling)
+    if delay == 0 { return 0 }
+    if policy.secondChance && tier != .known {
+      let divisor = secondChance(stage, i, now: now)
+      if divisor != 1 { counters.secondChances += 1 }
+      delay = divisor == 0 ? 0 : delay / divisor
+    }
+    if tier == .suspicious {
+      let room = 1 - occupancy
+      let shed = 1 - policy.shedAt
+      if room < shed && shed > 0 { delay = Int64(Double(delay) * max(room, 0) / shed) }
+    }
+    let sum =
+      tier == .suspicious ? policy.delays.suspiciousSum : policy.delays.cleanSum
+    let spent = Int64(connection.delayed) * 10_000
+    // A wait that a rate rule asks for may go up to the ceiling of all sums.
+    let room = max((least > 0 ? Delays.sumCeiling : min(sum, Delays.sumCeiling)) - spent, 0)
+    delay = min(delay, room)
+    if delay < 10_000 { return 0 }
+    if policy.mode == .observe {
+      counters.wouldDelay += 1
+      var entry = entry(.wouldDelay, i, now: now)
+      entry.stage = stage
+      entry.micros = delay
+      entry.observed = true
+      journal.append(entry)
+      // What would have been spent counts, so that observed sums are the ones enforced sums would be.
+      connections[i].delayed = UInt16(clamping: Int64(connection.delayed) + delay / 10_000)
+      return 0
+    }
+    counters.delays += 1
+    counters.delayedMicros += UInt64(delay)
+    connections[i].delayed = UInt16(clamping: Int64(connection.delayed) + delay / 10_000)
+    if delay >= 1_000_000 {
+      var entry = entry(.delay, i, now: now)
+      entry.stage = stage
+      entry.micros = delay
+      journal.append(entry)
+    }
+    return delay
+  }
+
+  private func secondChance(_ stage: Stage, _ i: Int, now: Instant) -> Int64 {
+    var best = reputation.divisor(
+      reputation.key(.network, networkAddress(i)), stage: stage.rawValue,
+      after: policy.secondChanceAfter, now: now)
+    if let key = heloDomainKey(i) {
+      let other = reputation.divisor(
+        key, stage: stage.rawValue, after: policy.secondChanceAfter, now: now)
+      // 0 lifts the delay, 2 halves it, 1 leaves it: the kindest of the two keys counts.
+      if other == 0 || (other == 2 && best == 1) { best = other }
+    }
+    return best
+  }
+
+  /// A peer that may be legitimate left while we delayed it: its next try is treated better.
+  mutating func leftWhileDelayed(_ stage: Stage, _ i: Int, now: Instant) {
+    let tier = connections[i].tier
+    guard tier == .clean || tier == .suspicious, policy.mode == .enforce else { return }
+    reputation.left(
+      reputation.key(.network, networkAddress(i)), stage: stage.rawValue,
+      after: policy.secondChanceAfter, now: now)
+    if let key = heloDomainKey(i) {
+      reputation.left(key, stage: stage.rawValue, after: policy.secondChanceAfter, now: now)
+    }
+  }
+
+  /// The reputation key of the domain the client said in HELO, if it has said one.
+  func heloDomainKey(_ i: Int) -> UInt64? {
+    let s = Int(connections[i].session)
+    guard s >= 0, sessions[s].heloCount > 0 else { return nil }
+    let name = arena.span(heloRegion(s).prefix(Int(sessions[s].heloCount)))
+    guard case .fullyQualified = HeloForm(name) else { return nil }
+    let domain = heloDomain(of: name)
+    return reputation.key(heloDomain: name.extracting(domain))
+  }
+
+  /// A message was accepted downstream: its source is known good from now on.
+  mutating func earnedTrust(_ i: Int, now: Instant) {
+    reputation.markGood(
+      reputation.key(.address, sourceAddress(i)), for: policy.goodFor, now: now)
+    reputation.markGood(
+      reputation.key(.network, networkAddress(i)), for: policy.goodFor, now: now)
+    if let key = heloDomainKey(i) {
+      reputation.markGood(key, for: policy.goodFor, now: now)
+    }
+    connections[i].flags.insert(.known)
+    judge(i, now: now)
+  }
+
+  // MARK: Room
+
+  /// Share of client slots in use, 0…1.
+  var occupancy: Double {
+    Double(limits.connections - clientIndexes.free) / Double(max(limits.connections, 1))
+  }
+
+  var isUnderStress: Bool { occupancy >= policy.shedAt }
+
+  // MARK: Rates
+
+  /// Which of a rule's limits is meant.
+  enum Limited: UInt64 {
+    case connections = 1
+    case messages, recipients, errors, bytes, concurrency, bad
+  }
+
+  func bucketKey(_ limited: Limited, _ rule: RateRule, _ i: Int) -> UInt64 {
+    let shared = rule.key(for: connections[i].address)
+    // The rule's number keeps two rules apart that happen to share a network.
+    return hash(limited.rawValue << 32 | UInt64(rule.index), shared.high, shared.low)
+  }
+
+  func concurrencyKey(_ i: Int) -> UInt64? {
+    guard let rule = rateRule(i), rule.concurrency > 0 else { return nil }
+    return bucketKey(.concurrency, rule, i)
+  }
+
+  func badKey(_ address: Address) -> UInt64 {
+    let source = address.isIPv4 ? address : address.network(64)
+    return hash(Limited.bad.rawValue << 32, source.high, source.low)
+  }
+
+  /// What a limit asks for now.
+  enum Excess {
+    case within
+    /// Over, and the rule says to slow down: wait this long, in microseconds.
+    case slow(Int64)
+    case tempfail, refuse, drop
+  }
+
+  /// Takes one unit of a rule's limit.
+  mutating func take(
+    _ limited: Limited, _ rate: Rate?, _ subject: Subject, _ i: Int, units: UInt64 = 1, now: Instant
+  ) -> Excess {
+    guard let rate, let rule = rateRule(i), !connections[i].flags.contains(.trusted) else {
+      return .within
+    }
+    let key = bucketKey(limited, rule, i)
+    var wait: Int64 = 0
+    if rule.over == .slow {
+      // Slowed, not refused: the attempt happens, so it counts, and the debt says how long to wait.
+      wait = buckets.charge(key, units, rate, now: now).microseconds
+      if wait == 0 { return .within }
+    } else {
+      guard case .over(let retryAfter) = buckets.take(key, units, rate, now: now) else {
+        return .within
+      }
+      wait = retryAfter.microseconds
+    }
+    return exceeded(subject, rule, i, wait: wait, now: now)
+  }
+
+  /// A rule of the rate table is exceeded: notes it, and says what the rule wants done.
+  mutating func exceeded(
+    _ subject: Subject, _ rule: RateRule, _ i: Int, wait: Int64, now: Instant
+  ) -> Excess {
+    counters.rateLimited += 1
+    note(.rateExcess, i, now: now)
+    var entry = entry(.rateLimit, i, now: now)
+    entry.subject = subject
+    entry.micros = wait
+    entry.observed = policy.mode == .observe
+    journal.append(entry)
+    if policy.mode == .observe { return .within }
+    switch rule.over {
+    case .slow: return .slow(wait)
+    case .tempfail: return .tempfail
+    case .refuse: return .refuse
+    case .drop: return .drop
+    }
+  }
+
+  // MARK: Words for the log
+
+  /// An entry about a client, with what is known of it.
+  func entry(_ event: Event, _ i: Int, now: Instant) -> JournalEntry {
+    let connection = connections[i]
+    var entry = JournalEntry(event, at: now)
+    entry.session = sessionID(i)
+    entry.address = connection.address
+    entry.port = connection.port
+    entry.listener = connection.listener
+    entry.tier = connection.tier
+    entry.signals = connection.signals
+    entry.score = policy.score(connection.signals)
+    entry.accessRule = connection.accessRule
+    entry.rateRule = connection.rateRule
+    entry.held = now.microseconds - Int64(connection.accepted) * 10_000
+    entry.delayed = Int64(connection.delayed) * 10_000
+    let s = Int(connection.session)
+    if s >= 0 {
+      let session = sessions[s]
+      entry.bytesIn = session.bytesIn
+      entry.bytesOut = session.bytesOut
+      entry.messages = session.messages
+      entry.reply = session.lastReply
+      entry.tallies = session.tallies
+      entry.text.extended = session.flags.contains(.extended)
+      entry.text.hasSender = session.flags.contains(.mail)
+      entry.text.heloCount = copy(heloRegion(s), session.heloCount, into: &entry.text.helo)
+      entry.text.senderCount = copy(senderRegion(s), session.senderCount, into: &entry.text.sender)
+      entry.text.recipientCount = copy(
+        recipientRegion(s), session.recipientCount, into: &entry.text.recipient)
+    }
+    return entry
+  }
+
+  private func copy(_ region: Region, _ count: UInt8, into text: inout InlineArray<100, UInt8>)
+    -> UInt8
+  {
+    let bytes = arena.span(region.prefix(min(Int(count), ClientText.each)))
+    for k in 0..<bytes.count { text[k] = bytes[k] }
+    return UInt8(bytes.count)
+  }
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+package import SMTP
+package import Structures
+package import Suspicion
+
+/// What a client connection is doing. A held connection is this record and nothing else.
+@frozen
+package enum ConnectionState: UInt8, BitwiseCopyable, Sendable {
+  /// No tenant. Goes to: waiting, banner, dripping, refusing.
+  case free
+  /// Waits for its banner; we listen, because who talks now is no mail server. Goes to: banner, dripping.
+  case waiting
+  /// The banner is being sent. Goes to: idle, talking.
+  case banner
+  /// Greeted; has not said anything yet and owns no session. Goes to: talking, dripping.
+  case idle
+  /// Owns a session. Goes to: dripping, closing, draining.
+  case talking
+  /// In the tarpit, a reply is being dripped to it. Goes to: pit, closing.
+  case dripping
+  /// In the tarpit, its turn to speak. Goes to: dripping, closing.
+  case pit
+  /// A last reply is being sent. Goes to: draining.
+  case refusing
+  /// Our side is closed; what it still sends is thrown away, so that no reset kills the last reply.
+  case draining
+  /// The driver was told to close it. Goes to: free.
+  case closing
+}
+
+/// Facts about a connection that are either so or not.
+@frozen
+package struct ConnectionFlags: OptionSet, BitwiseCopyable, Sendable {
+  package let rawValue: UInt16
+  package init(rawValue: UInt16) { self.rawValue = rawValue }
+  /// Mail of this source was accepted before.
+  static let known = ConnectionFlags(rawValue: 1)
+  /// The operator vouches for it.
+  static let trusted = ConnectionFlags(rawValue: 2)
+  /// Counted in the concurrency of its rate rule.
+  static let counted = ConnectionFlags(rawValue: 4)
+  /// Counted as a tarpit session of its source.
+  static let countedBad = ConnectionFlags(rawValue: 8)
+  /// A piece of its line has come but not the end (tarpit only).
+  static let midLine = ConnectionFlags(rawValue: 16)
+  /// Said HELO or EHLO (tarpit only).
+  static let saidHelo = ConnectionFlags(rawValue: 32)
+  /// The tarpit's reply being dripped is the last one.
+  static let last = ConnectionFlags(rawValue: 64)
+  /// The peer has closed its sending side.
+  static let ended = ConnectionFlags(rawValue: 128)
+  /// The closing line is written already.
+  static let logged = ConnectionFlags(rawValue: 256)
+  /// Was let through to the downstream.
+  static let passed = ConnectionFlags(rawValue: 512)
+  /// A rate rule was exceeded at connect, so the banner waits longer.
+  static let overRate = ConnectionFlags(rawValue: 1_024)
+}
+
+/// A client connection: everything that must be kept while it is merely held.
+package struct Connection: BitwiseCopyable, Sendable {
+  package var address = Address(high: 0, low: 0)
+  package var generation: UInt32 = 0
+  /// Its session, or -1.
+  package var session: Int32 = -1
+  /// When it came, in ticks of 10 ms since the origin (497 days).
+  package var accepted: UInt32 = 0
+  package var signals = SignalSet()
+  /// Rule number + 1; 0 for none.
+  package var accessRule: UInt32 = 0
+  package var rateRule: UInt32 = 0
+  /// Tarpit: replies still owed, one class of command per 4 bits, the next one lowest.
+  package var owed: UInt32 = 0
+  package var port: UInt16 = 0
+  /// Artificial delay so far, in ticks, held at the maximum of 655 s.
+  package var delayed: UInt16 = 0
+  /// Tarpit: how many bytes of the reply are out.
+  package var position: UInt16 = 0
+  /// Tarpit: ticks between two bytes.
+  package var interval: UInt16 = 0
+  package var flags = ConnectionFlags()
+  package var state = ConnectionState.free
+  package var tier = Tier.clean
+  package var listener: UInt8 = 0
+  /// Tarpit: which text is being dripped.
+  package var text = PitText.banner
+}
+
+/// Where a session stands in its dialogue.
+enum Phase: UInt8, BitwiseCopyable, Sendable {
+  /// The client's turn.
+  case command
+  /// A command is held back until its delay is over, before anything is done about it.
+  case delaying
+  /// A command waits for a downstream connection.
+  case opening
+  /// A command is with the downstream.
+  case forwarded
+  /// A finished reply is held back.
+  case holding
+  /// The client's turn to answer an AUTH challenge.
+  case challenge
+  /// Message bytes.
+  case body
+  /// Message bytes that nobody wants any more; the reply waits for their end.
+  case swallow
+  /// The end of the message is with the downstream.
+  case final
+  /// The last reply is going out; then the end.
+  case leaving
+}
+
+/// What of the conversation lies behind us.
+struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
+  let rawValue: UInt16
+  /// HELO or EHLO was accepted.
+  static let greeted = SessionFlags(rawValue: 1)
+  /// It was EHLO.
+  static let extended = SessionFlags(rawValue: 2)
+  /// MAIL was accepted.
+  static let mail = SessionFlags(rawValue: 4)
+  /// The downstream of this transaction is gone; its commands get 451.
+  static let lost = SessionFlags(rawValue: 8)
+  /// The client authenticated.
+  static let authenticated = SessionFlags(rawValue: 16)
+  /// A send is outstanding.
+  static let sending = SessionFlags(rawValue: 32)
+  /// A receive is outstanding.
+  static let filling = SessionFlags(rawValue: 64)
+  /// The client has closed its sending side.
+  static let ended = SessionFlags(rawValue: 128)
+  /// Shaping: reading waits for credit.
+  static let paused = SessionFlags(rawValue: 256)
+  /// A forward of message bytes is outstanding.
+  static let relaying = SessionFlags(rawValue: 512)
+  /// The end of the message has been seen and is among the bytes being forwarded.
+  static let dotSeen = SessionFlags(rawValue: 1_024)
+  /// Goes to the tarpit as soon as its outbox is empty.
+  static let toPit = SessionFlags(rawValue: 2_048)
+  /// The message may use SMTPUTF8.
+  static let utf8 = SessionFlags(rawValue: 4_096)
+  /// Bytes over the source's error rate: the session ends with the next error.
+  static let overErrors = SessionFlags(rawValue: 8_192)
+  /// An AUTH exchange is going on.
+  static let authenticating = SessionFlags(rawValue: 16_384)
+  /// Bare line feeds of this message are being normalised.
+  static let normalizing = SessionFlags(rawValue: 32_768)
+}
+
+/// A talking client: what is leased from its first command on.
+struct Session: BitwiseCopyable, Sendable {
+  /// The connection that owns it, or -1.
+  var owner: Int32 = -1
+  /// How many closing slots may still have an operation in flight on its memory.
+  var pins: Int8 = 0
+  /// Its downstream connection, or -1.
+  var link: Int32 = -1
+  var phase = Phase.command
+  var flags = SessionFlags()
+  /// The command being dealt with, and how many input bytes it takes with its line end.
+  var verb = Verb.unknown
+  var argumentStart: Int32 = 0
+  var lineCount: Int32 = 0
+  var lineConsumed: Int32 = 0
+  /// Input: bytes at `inputStart..<inputEnd` of the input region are not dealt with yet.
+  var inputStart: Int32 = 0
+  var inputEnd: Int32 = 0
+  /// Outbox: bytes at `outStart..<outEnd` of the outbox region are not sent yet.
+  var outStart: Int32 = 0
+  var outEnd: Int32 = 0
+  /// The stage whose delay is running in `delaying` or `holding`.
+  var stage = Stage.helo
+  var heloCount: UInt8 = 0
+  var senderCount: UInt8 = 0
+  var recipientCount: UInt8 = 0
+  var lines = LineScanner()
+  var data = EndOfDataScanner()
+  /// How many of the bytes in the input region are being forwarded (body only).
+  var relayCount: Int32 = 0
+  /// The most octets this message may have; 0 for any number.
+  var sizeLimit: UInt64 = 0
+  /// Octets of the message at which the deadline for more of it was last set.
+  var deadlineMark: UInt64 = 0
+  /// The reply owed after `swallow`.
+  var verdict = OwnReply.downstreamLost
+  /// Whether the downstream's own verdict lies in the outbox already, to be sent after `swallow`.
+  var hasVerdict = false
+  var bytesIn: UInt64 = 0
+  var bytesOut: UInt64 = 0
+  var commands: UInt32 = 0
+  var idleCommands: UInt32 = 0
+  var errors: UInt32 = 0
+  var unknown: UInt32 = 0
+  var authFailures: UInt32 = 0
+  var acceptedRecipients: UInt32 = 0
+  var badRecipients: UInt32 = 0
+  var messages: UInt32 = 0
+  /// Delay given to accepted recipients of this message, in microseconds.
+  var recipientDelay: Int64 = 0
+  var lastReply: UInt16 = 0
+  var tallies = CommandTallies()
+}
+
+/// What a downstream connection is doing.
+enum LinkState: UInt8, BitwiseCopyable, Sendable {
+  case free
+  case connecting
+  /// Waits for 220.
+  case greeting
+  case ehlo
+  case helo
+  /// Nothing outstanding.
+  case ready
+  /// A command of the session is outstanding.
+  case busy
+  /// Message bytes are going through.
+  case body
+  /// The end of data is sent; its reply is outstanding.
+  case final
+  case quitting
+  case closing
+}
+
+/// A downstream connection.
+struct Link: BitwiseCopyable, Sendable {
+  var generation: UInt32 = 0
+  var state = LinkState.free
+  /// The session it serves, or -1: a probe, or an orphan that waits for its last reply.
+  var session: Int32 = -1
+  /// The session from whose memory it is still sending while it closes, or -1.
+  var pinned: Int32 = -1
+  var server: Int32 = 0
+  var sending = false
+  var outStart: Int32 = 0
+  var outEnd: Int32 = 0
+  var reader = ReplyReader()
+  /// Bytes of the kept reply in the reply region.
+  var replyCount: Int32 = 0
+  /// The session whose client left after its final dot; only the outcome is of interest now.
+  var orphanOf: UInt64 = 0
+}
+
+/// What the tarpit says. Each is a ready text in the arena.
+package enum PitText: UInt8, BitwiseCopyable, Sendable, CaseIterable {
+  case banner, helo, ehlo, mail, recipient, data, done, unknown, starttls, quit, tooMany, timeout, shed,
+    rejected, busy, crowded
+}

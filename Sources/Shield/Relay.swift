@@ -1,0 +1,697 @@
+// SPDX-License-Identifier: Apache-2.0
+package import SMTP
+package import Structures
+package import Suspicion
+
+/// How the downstream learns who the client is.
+package enum Identity: UInt8, Sendable {
+  /// Not at all: it sees Sluice's address, and must not trust it.
+  case none
+  /// PROXY protocol, version 1 (a line of text).
+  case proxyV1
+  /// PROXY protocol, version 2 (binary).
+  case proxyV2
+}
+
+/// What is known of the downstream.
+struct Downstream: Sendable {
+  var identity = Identity.none
+  /// What its EHLO offered last. Until it has been asked, only what Sluice does by itself.
+  var capabilities = Capabilities()
+  /// Whether the last attempt to reach it worked; nil before the first.
+  var isUp: Bool?
+  /// How often it is asked again, in microseconds.
+  var probeEvery: Int64 = 60_000_000
+  var nextProbe = Instant.origin
+  /// How long to wait after a failed probe.
+  static let probeRetry: Int64 = 5_000_000
+}
+
+// The downstream side. One command is outstanding at a time; a reply without one, a malformed reply or
+// one of a wrong class ends the connection, and the client hears 451 (reliability rules, 19 to 21).
+extension Engine {
+  package var isDownstreamUp: Bool? { downstream.isUp }
+
+  /// How often the downstream is asked what it offers, in microseconds.
+  package mutating func setProbeInterval(_ interval: Int64) { downstream.probeEvery = interval }
+
+  // MARK: Opening
+
+  /// Sends the command at hand to the downstream, which is opened if need be.
+  mutating func forward(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    let l = Int(sessions[s].link)
+    if l >= 0 && links[l].state == .ready {
+      sendCommand(i, l, now: now, into: &effects)
+      return
+    }
+    guard sessions[s].verb == .mail || sessions[s].verb == .auth, l < 0,
+      let opened = openLink(for: s, now: now, into: &effects)
+    else {
+      if l < 0 && (sessions[s].verb == .mail || sessions[s].verb == .auth) {
+        limitReached(i, .links, now: now)
+        answer(i, .noDownstreamRoom, now: now, into: &effects)
+      } else {
+        transactionLost(i, now: now, into: &effects)
+      }
+      return
+    }
+    sessions[s].link = Int32(opened)
+    sessions[s].phase = .opening
+    flush(i, now: now, into: &effects)
+    effects.append(.watch(slot(client: i)))
+  }
+
+  private mutating func openLink(
+    for s: Int, now: Instant, into effects: inout EffectQueue
+  ) -> Int? {
+    guard let l = linkIndexes.take() else { return nil }
+    let generation = links[l].generation
+    links[l] = Link()
+    links[l].generation = generation
+    links[l].session = Int32(s)
+    links[l].state = .connecting
+    counters.linksOpened += 1
+    setLinkTimer(l, policy.timeouts.connect, now: now)
+    effects.append(.connect(slot(link: l), server: 0))
+    return l
+  }
+
+  private mutating func setLinkTimer(_ l: Int, _ timeout: Int64, now: Instant) {
+    wheel.set(limits.connections + l, at: now + .microseconds(timeout))
+  }
+
+  /// Asks the downstream what it offers, when it is time.
+  mutating func keepProbing(now: Instant, into effects: inout EffectQueue) {
+    guard now >= downstream.nextProbe else { return }
+    downstream.nextProbe = now + .microseconds(downstream.probeEvery)
+    if isDraining { return }
+    _ = openLink(for: -1, now: now, into: &effects)
+  }
+
+  mutating func linkConnected(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+    guard links[l].state == .connecting else { return }
+    links[l].state = .greeting
+    setLinkTimer(l, policy.timeouts.greeting, now: now)
+    let header = proxyHeader(l)
+    if header > 0 {
+      links[l].outEnd = Int32(header)
+      flushLink(l, into: &effects)
+    }
+    effects.append(.fill(slot(link: l), linkIn(l)))
+  }
+
+  /// Writes the PROXY header for the client a link serves; a probe speaks for Sluice itself.
+  private mutating func proxyHeader(_ l: Int) -> Int {
+    let s = Int(links[l].session)
+    let room = linkOut(l)
+    let owner = s >= 0 ? Int(sessions[s].owner) : -1
+    let source: ProxyHeader.Source =
+      owner >= 0
+      ? .client(connections[owner].address, connections[owner].port) : .ourselves
+    let identity = downstream.identity
+    return arena.append(into: room) { out in
+      switch identity {
+      case .none: break
+      case .proxyV1: ProxyHeader.writeV1(source, into: &out)
+      case .proxyV2: ProxyHeader.writeV2(source, into: &out)
+      }
+    }
+  }
+
+  // MARK: Sending
+
+  private mutating func flushLink(_ l: Int, into effects: inout EffectQueue) {
+    guard !links[l].sending, links[l].outStart < links[l].outEnd else { return }
+    links[l].sending = true
+    let region = Region(
+      offset: linkOut(l).offset + Int(links[l].outStart),
+      count: Int(links[l].outEnd - links[l].outStart))
+    effects.append(.send(slot(link: l), region))
+  }
+
+  /// Puts octets into a link's own buffer. All callers write what they have checked.
+  private mutating func write(
+    _ l: Int, into effects: inout EffectQueue, _ body: (inout OutputSpan<UInt8>) -> Void
+  ) {
+    let room = linkOut(l).from(Int(links[l].outEnd))
+    links[l].outEnd += Int32(arena.append(into: room, body))
+    flushLink(l, into: &effects)
+  }
+
+  /// Re-makes the command at hand from its checked parts and sends it.
+  private mutating func sendCommand(
+    _ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(connections[i].session)
+    let wasChallenge = sessions[s].flags.contains(.authenticating)
+    links[l].state = .busy
+    links[l].reader.reset()
+    links[l].replyCount = 0
+    sessions[s].phase = .forwarded
+    let line = wasChallenge ? self.line(s) : argument(s)
+    let verb = sessions[s].verb
+    let utf8 = sessions[s].flags.contains(.utf8)
+    let room = linkOut(l).from(Int(links[l].outEnd))
+    let written = arena.transform(from: line, into: room) { bytes, out in
+      if wasChallenge {
+        writeLine(bytes, into: &out)
+        return
+      }
+      switch verb {
+      case .mail:
+        if let arguments = try? MailArguments(bytes) {
+          _ = writeMail(arguments, of: bytes, allowing: .carried, into: &out)
+        }
+      case .rcpt:
+        if let arguments = try? RcptArguments(bytes, utf8: utf8) {
+          _ = writeRcpt(arguments, of: bytes, allowing: .carried, into: &out)
+        }
+      case .data: writeWord("DATA", into: &out)
+      case .rset: writeWord("RSET", into: &out)
+      case .auth: writeCommand("AUTH", bytes, into: &out)
+      default: break
+      }
+    }
+    if written == 0 {
+      // It passed every check and yet cannot be said: too long for the downstream.
+      links[l].state = .ready
+      answer(i, .commandTooLongForDownstream, now: now, into: &effects)
+      return
+    }
+    links[l].outEnd += Int32(written)
+    setLinkTimer(
+      l, verb == .data && !wasChallenge ? policy.timeouts.data : policy.timeouts.reply, now: now)
+    flush(i, now: now, into: &effects)
+    effects.append(.watch(slot(client: i)))
+    flushLink(l, into: &effects)
+  }
+
+  /// Forwards message bytes straight from the session's input region.
+  mutating func sendBody(
+    _ l: Int, _ piece: Region, now: Instant, into effects: inout EffectQueue
+  ) {
+    links[l].sending = true
+    links[l].outStart = 0
+    links[l].outEnd = 0
+    setLinkTimer(l, policy.timeouts.block, now: now)
+    effects.append(.send(slot(link: l), piece))
+  }
+
+  mutating func linkSent(
+    _ l: Int, _ count: Int, now: Instant, into effects: inout EffectQueue
+  ) {
+    links[l].sending = false
+    let s = Int(links[l].session)
+    if links[l].state == .body, s >= 0, sessions[s].flags.contains(.relaying) {
+      let i = Int(sessions[s].owner)
+      links[l].outStart += Int32(count)
+      if links[l].outStart < sessions[s].relayCount {
+        links[l].sending = true
+        setLinkTimer(l, policy.timeouts.block, now: now)
+        let region = input(s).prefix(Int(sessions[s].relayCount)).from(Int(links[l].outStart))
+        effects.append(.send(slot(link: l), region))
+      } else {
+        links[l].outStart = 0
+        bodyForwarded(i, now: now, into: &effects)
+      }
+      return
+    }
+    links[l].outStart += Int32(count)
+    if links[l].outStart < links[l].outEnd {
+      flushLink(l, into: &effects)
+    } else {
+      links[l].outStart = 0
+      links[l].outEnd = 0
+    }
+  }
+
+  mutating func awaitFinalReply(_ l: Int, now: Instant) {
+    links[l].state = .final
+    links[l].reader.reset()
+    links[l].replyCount = 0
+    setLinkTimer(l, policy.timeouts.endOfData, now: now)
+  }
+
+  // MARK: Replies
+
+  mutating func linkHeard(
+    _ l: Int, _ count: Int, now: Instant, into effects: inout EffectQueue
+  ) {
+    switch links[l].state {
+    case .free, .closing, .connecting: return
+    case .ready:
+      // A goodbye between two commands, or words nobody asked for: either way it is done with.
+      linkFailed(l, .unexpectedReply, now: now, into: &effects)
+      return
+    case .quitting:
+      closeLink(l, into: &effects)
+      return
+    case .greeting, .ehlo, .helo, .busy, .body, .final: break
+    }
+    let source = linkIn(l).prefix(count)
+    let target = linkReply(l)
+    var reader = links[l].reader
+    var consumed = 0
+    var step = ReplyStep.needMore
+    arena.exchange(from: source, into: target) { bytes, text in
+      step = reader.read(bytes, consumed: &consumed, into: &text)
+    }
+    links[l].reader = reader
+    switch step {
+    case .needMore: effects.append(.fill(slot(link: l), linkIn(l)))
+    case .fault: linkFailed(l, .malformedReply, now: now, into: &effects)
+    case .complete where consumed < count:
+      linkFailed(l, .unexpectedReply, now: now, into: &effects)
+    case .complete:
+      links[l].replyCount = Int32(reader.length)
+      wheel.cancel(limits.connections + l)
+      replied(l, reader.code, now: now, into: &effects)
+      // Always listening: a link that dies between two commands is noticed at once.
+      switch links[l].state {
+      case .free, .closing: break
+      case .connecting, .greeting, .ehlo, .helo, .ready, .busy, .body, .final, .quitting:
+        effects.append(.fill(slot(link: l), linkIn(l)))
+      }
+    }
+  }
+
+  private mutating func replied(
+    _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+  ) {
+    switch links[l].state {
+    case .greeting:
+      if code == 220 {
+        greetDownstream(l, extended: true, now: now, into: &effects)
+      } else {
+        linkFailed(l, .greeting, now: now, into: &effects)
+      }
+    case .ehlo:
+      if code == 250 {
+        learn(l)
+        linkReady(l, now: now, into: &effects)
+      } else if code >= 500 && code != 521 {
+        greetDownstream(l, extended: false, now: now, into: &effects)
+      } else {
+        linkFailed(l, .heloRefused, now: now, into: &effects)
+      }
+    case .helo:
+      if code == 250 {
+        downstream.capabilities = Capabilities()
+        linkReady(l, now: now, into: &effects)
+      } else {
+        linkFailed(l, .heloRefused, now: now, into: &effects)
+      }
+    case .busy: commandReplied(l, code, now: now, into: &effects)
+    case .body: spokeEarly(l, code, now: now, into: &effects)
+    case .final: finalReplied(l, code, now: now, into: &effects)
+    case .free, .connecting, .ready, .quitting, .closing: break
+    }
+  }
+
+  private mutating func greetDownstream(
+    _ l: Int, extended: Bool, now: Instant, into effects: inout EffectQueue
+  ) {
+    links[l].state = extended ? .ehlo : .helo
+    links[l].reader.reset()
+    setLinkTimer(l, policy.timeouts.reply, now: now)
+    let s = Int(links[l].session)
+    if s >= 0 && sessions[s].heloCount > 0 {
+      // The client's own name, checked to be printable: the downstream's trace shows it.
+      let name = heloRegion(s).prefix(Int(sessions[s].heloCount))
+      let room = linkOut(l).from(Int(links[l].outEnd))
+      let written = arena.transform(from: name, into: room) { bytes, out in
+        writeCommand(extended ? "EHLO" : "HELO", bytes, into: &out)
+      }
+      links[l].outEnd += Int32(written)
+      flushLink(l, into: &effects)
+    } else {
+      let host = policy.hostnameBytes
+      write(l, into: &effects) { out in
+        writeCommand(extended ? "EHLO" : "HELO", host.span, into: &out)
+      }
+    }
+  }
+
+  /// Takes what the downstream's EHLO reply offers as what it offers from now on.
+  private mutating func learn(_ l: Int) {
+    let text = linkReply(l).prefix(Int(links[l].replyCount))
+    downstream.capabilities = Capabilities(ehloReply: arena.span(text))
+  }
+
+  private mutating func linkReady(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+    noteDownstream(up: true, now: now)
+    links[l].state = .ready
+    let s = Int(links[l].session)
+    guard s >= 0 else {
+      quitLink(l, now: now, into: &effects)
+      return
+    }
+    let i = Int(sessions[s].owner)
+    guard sessions[s].phase == .opening else { return }
+    if !connections[i].flags.contains(.passed) {
+      connections[i].flags.insert(.passed)
+      counters.passed += 1
+      journal.append(
+        entry(connections[i].flags.contains(.known) ? .passOld : .passNew, i, now: now))
+    }
+    sendCommand(i, l, now: now, into: &effects)
+    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+  }
+
+  private mutating func noteDownstream(up: Bool, now: Instant) {
+    if downstream.isUp != up {
+      if !(downstream.isUp == nil && up) {
+        journal.append(JournalEntry(up ? .downstreamUp : .downstreamDown, at: now))
+      }
+      downstream.isUp = up
+    }
+    if !up {
+      downstream.nextProbe = min(
+        downstream.nextProbe, now + .microseconds(Downstream.probeRetry))
+    }
+  }
+
+  /// Copies the downstream's reply, as the reader re-made it, into the client's outbox.
+  mutating func passReply(_ i: Int, _ l: Int, now: Instant) {
+    let s = Int(connections[i].session)
+    let reply = linkReply(l).prefix(Int(links[l].replyCount))
+    invariant(
+      Layout.outboxBytes - Int(sessions[s].outEnd) >= reply.count,
+      "a command was taken on without room for its reply")
+    arena.move(reply, to: outbox(s).offset + Int(sessions[s].outEnd))
+    sessions[s].outEnd += Int32(reply.count)
+    let code = links[l].reader.code
+    sessions[s].lastReply = code
+    tally(s, good: code < 400)
+    if code >= 400 {
+      counters.rejectedDownstream += 1
+      countError(i, now: now)
+      var entry = entry(.reject, i, now: now)
+      entry.reply = code
+      entry.stage = sessions[s].stage
+      journal.append(entry)
+    }
+  }
+
+  private mutating func commandReplied(
+    _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(links[l].session)
+    let i = Int(sessions[s].owner)
+    let verb = sessions[s].verb
+    let rightClass =
+      switch verb {
+      case .data: code == 354 || code >= 400
+      case .auth: code == 334 || code / 100 == 2 || code >= 400
+      default: code / 100 == 2 || code >= 400
+      }
+    guard rightClass else {
+      linkFailed(l, .wrongClass, now: now, into: &effects)
+      return
+    }
+    links[l].state = .ready
+    if code == 421 {
+      goodbyeFromDownstream(i, l, now: now, into: &effects)
+      return
+    }
+    var wait: Int64 = 0
+    switch verb {
+    case .mail: if code < 300 { sessions[s].flags.insert(.mail) }
+    case .rcpt:
+      if code < 300 {
+        sessions[s].acceptedRecipients += 1
+        counters.recipients += 1
+      } else {
+        wait = recipientRejected(i, code, now: now)
+      }
+    case .data:
+      if code == 354 {
+        links[l].state = .body
+        links[l].reader.reset()
+        passReply(i, l, now: now)
+        finish(i)
+        beginBody(i, now: now, into: &effects)
+        return
+      }
+      // Refused at DATA: the recipients stay with the downstream until RSET or MAIL, as here.
+    case .rset: resetTransaction(i)
+    case .auth:
+      sessions[s].flags.remove(.authenticating)
+      if code == 334 {
+        sessions[s].flags.insert(.authenticating)
+        passReply(i, l, now: now)
+        finish(i)
+        sessions[s].verb = .auth
+        sessions[s].phase = .challenge
+        work(i, now: now, into: &effects)
+        return
+      }
+      if code < 300 {
+        sessions[s].flags.insert(.authenticated)
+      } else if code == 535 || code == 454 || code == 538 {
+        sessions[s].authFailures += 1
+        note(.authFailure, i, now: now)
+        wait = delay(
+          .authFailure, i, count: Int(sessions[s].authFailures), now: now)
+      }
+    default: break
+    }
+    if policy.mode == .enforce && connections[i].tier == .bad {
+      moveToTarpit(i, now: now, into: &effects)
+      return
+    }
+    if wait > 0 {
+      sessions[s].phase = .holding
+      sessions[s].stage = verb == .auth ? .authFailure : .recipientRejected
+      wheel.set(i, at: now + .microseconds(wait))
+      flush(i, now: now, into: &effects)
+      effects.append(.watch(slot(client: i)))
+      return
+    }
+    releaseReply(i, now: now, into: &effects)
+    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+  }
+
+  /// A recipient was refused: counts it, and says how long its reply is held.
+  private mutating func recipientRejected(_ i: Int, _ code: UInt16, now: Instant) -> Int64 {
+    let s = Int(connections[i].session)
+    guard code >= 500 else { return 0 }
+    sessions[s].badRecipients += 1
+    if sessions[s].badRecipients >= UInt32(policy.session.badRecipients) {
+      note(.badRecipients, i, now: now)
+    }
+    return delay(.recipientRejected, i, count: Int(sessions[s].badRecipients), now: now)
+  }
+
+  /// Gives the client the reply that lies ready at its link.
+  mutating func releaseReply(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    let l = Int(sessions[s].link)
+    guard l >= 0, links[l].replyCount > 0 else {
+      answer(i, .downstreamLost, now: now, into: &effects)
+      return
+    }
+    passReply(i, l, now: now)
+    finish(i)
+    if sessions[s].authFailures >= UInt32(policy.session.authFailures) {
+      limitReached(i, .authFailures, now: now)
+      leave(i, .tooManyErrors, now: now, into: &effects)
+      return
+    }
+    tooManyErrors(i, now: now, into: &effects)
+  }
+
+  /// The downstream says 421: its reply goes on, and then nothing else can work here.
+  private mutating func goodbyeFromDownstream(
+    _ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue
+  ) {
+    passReply(i, l, now: now)
+    let s = Int(connections[i].session)
+    resetTransaction(i)
+    dropLink(of: i, now: now, into: &effects)
+    sessions[s].phase = .leaving
+    wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+    flush(i, now: now, into: &effects)
+  }
+
+  private mutating func spokeEarly(
+    _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(links[l].session)
+    let i = Int(sessions[s].owner)
+    guard code >= 400 else {
+      linkFailed(l, .early, now: now, into: &effects)
+      return
+    }
+    // It refuses the message before its end. Its words go into the outbox now, because the link is of no
+    // more use, and out to the client at the end of the message, when the client listens.
+    sessions[s].verb = .data
+    passReply(i, l, now: now)
+    sessions[s].hasVerdict = true
+    swallow(i, .downstreamLost, now: now, into: &effects)
+    goOnSwallowing(i, now: now, into: &effects)
+  }
+
+  private mutating func finalReplied(
+    _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+  ) {
+    links[l].state = .ready
+    let s = Int(links[l].session)
+    guard s >= 0 else {
+      // The client did not wait for this answer: it will send the message again.
+      if code < 300 {
+        counters.possibleDuplicates += 1
+        var entry = JournalEntry(.possibleDuplicate, at: now)
+        entry.session = links[l].orphanOf
+        journal.append(entry)
+      }
+      quitLink(l, now: now, into: &effects)
+      return
+    }
+    let i = Int(sessions[s].owner)
+    guard code / 100 == 2 || code >= 400 else {
+      linkFailed(l, .wrongClass, now: now, into: &effects)
+      return
+    }
+    sessions[s].verb = .data
+    if code / 100 == 2 {
+      counters.messages += 1
+      counters.messageBytes += sessions[s].data.octets
+      sessions[s].messages += 1
+      journal.append(entry(.accepted, i, now: now))
+      earnedTrust(i, now: now)
+    }
+    passReply(i, l, now: now)
+    resetTransaction(i)
+    sessions[s].phase = .command
+    if code == 421 {
+      dropLink(of: i, now: now, into: &effects)
+      sessions[s].phase = .leaving
+      wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+      flush(i, now: now, into: &effects)
+      return
+    }
+    tooManyErrors(i, now: now, into: &effects)
+    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+  }
+
+  // MARK: Failure
+
+  mutating func linkTimer(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+    switch links[l].state {
+    case .free, .closing: break
+    case .quitting, .ready: closeLink(l, into: &effects)
+    case .connecting, .greeting, .ehlo, .helo, .busy, .body, .final:
+      linkFailed(
+        l, links[l].state == .connecting ? .connect : .silence, now: now, into: &effects)
+    }
+  }
+
+  /// A downstream connection is of no use any more: the client at it gets an honest answer.
+  mutating func linkFailed(
+    _ l: Int, _ why: Subject, now: Instant, into effects: inout EffectQueue
+  ) {
+    let state = links[l].state
+    if state == .closing || state == .free { return }
+    let s = Int(links[l].session)
+    if state == .quitting {
+      closeLink(l, into: &effects)
+      return
+    }
+    counters.linkFailures += 1
+    if state == .connecting || state == .greeting || state == .ehlo || state == .helo {
+      noteDownstream(up: false, now: now)
+    }
+    if state != .ready || s >= 0 && sessions[s].flags.contains(.mail) {
+      var failure = s >= 0 ? entry(.downstreamFailed, Int(sessions[s].owner), now: now)
+        : JournalEntry(.downstreamFailed, at: now)
+      failure.subject = why
+      journal.append(failure)
+    }
+    closeLink(l, into: &effects)
+    guard s >= 0 else { return }
+    let i = Int(sessions[s].owner)
+    links[l].session = -1
+    sessions[s].link = -1
+    switch sessions[s].phase {
+    case .opening:
+      answer(i, .downstreamUnavailable, now: now, into: &effects)
+      if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    case .forwarded, .holding:
+      transactionLost(i, now: now, into: &effects)
+      if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    case .challenge:
+      sessions[s].flags.remove(.authenticating)
+      say(i, .downstreamLost, now: now)
+      sessions[s].phase = .command
+      work(i, now: now, into: &effects)
+    case .body:
+      swallow(i, .downstreamLost, now: now, into: &effects)
+      goOnSwallowing(i, now: now, into: &effects)
+    case .final:
+      // It may have taken the message: 451 can make a duplicate, never a loss.
+      say(i, .downstreamLost, now: now)
+      tally(s, good: false)
+      resetTransaction(i)
+      sessions[s].phase = .command
+      work(i, now: now, into: &effects)
+    case .command, .delaying:
+      if sessions[s].flags.contains(.mail) {
+        sessions[s].flags.remove(.mail)
+        sessions[s].flags.insert(.lost)
+      }
+    case .swallow, .leaving: break
+    }
+  }
+
+  /// The command at hand cannot be carried out because its transaction's downstream is gone.
+  private mutating func transactionLost(
+    _ i: Int, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(connections[i].session)
+    let had = sessions[s].flags.contains(.mail)
+    sessions[s].flags.remove([.mail, .authenticating])
+    if sessions[s].verb == .rset {
+      resetTransaction(i)
+      answer(i, .ok, now: now, into: &effects)
+      return
+    }
+    if had { sessions[s].flags.insert(.lost) }
+    answer(i, .downstreamLost, now: now, into: &effects)
+  }
+
+  /// Ends a link at once.
+  private mutating func closeLink(_ l: Int, into effects: inout EffectQueue) {
+    if links[l].state == .closing || links[l].state == .free { return }
+    let s = Int(links[l].session)
+    if s >= 0 && sessions[s].flags.contains(.relaying) { links[l].pinned = Int32(s) }
+    links[l].state = .closing
+    wheel.cancel(limits.connections + l)
+    effects.append(.close(slot(link: l)))
+  }
+
+  /// Ends a link politely.
+  private mutating func quitLink(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+    links[l].state = .quitting
+    setLinkTimer(l, 5_000_000, now: now)
+    write(l, into: &effects) { out in writeWord("QUIT", into: &out) }
+  }
+
+  /// Lets go of a client's downstream connection: politely between commands, without a final dot in a
+  /// message, and not at all while the outcome of a whole message is still open.
+  mutating func dropLink(of i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    guard s >= 0, sessions[s].link >= 0 else { return }
+    let l = Int(sessions[s].link)
+    sessions[s].link = -1
+    switch links[l].state {
+    case .final: links[l].orphanOf = sessionID(i)
+    case .ready: quitLink(l, now: now, into: &effects)
+    case .free, .closing, .quitting: break
+    case .connecting, .greeting, .ehlo, .helo, .busy, .body:
+      closeLink(l, into: &effects)
+    }
+    links[l].session = -1
+  }
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+package import SMTP
+package import Structures
+package import Suspicion
+
+// The tarpit: T3 peers, held by bytes.
+//
+// A peer here owns no session and no buffer. It hears ready texts one byte at a time, evenly spread
+// over the delay of the stage, so that the last byte comes when the delay ends. It is refused every
+// recipient with 450, and nothing of it ever reaches the downstream. Of what it says only the first
+// letters of each line are looked at.
+extension Engine {
+  /// What a line in the tarpit was, packed into 4 bits of `owed`. 0 means nothing.
+  private enum Heard: UInt32 {
+    case helo = 1
+    case ehlo, mail, recipient, data, quit, harmless, starttls, unknown
+  }
+
+  /// Puts a connection into the tarpit and begins to drip `text`.
+  mutating func enterTarpit(
+    _ i: Int, _ text: PitText, _ stage: Stage, now: Instant, into effects: inout EffectQueue
+  ) {
+    dropLink(of: i, now: now, into: &effects)
+    if connections[i].session >= 0 {
+      if sessions[Int(connections[i].session)].flags.contains(.greeted) {
+        connections[i].flags.insert(.saidHelo)
+      }
+      returnSession(i)
+    }
+    if !connections[i].flags.contains(.countedBad) {
+      let held = open.increment(badKey(connections[i].address))
+      if held != nil { connections[i].flags.insert(.countedBad) }
+      // A bot with many sessions gets a few of them held and the rest told to go: slots are for many
+      // sources, and one source must not fill them.
+      if held == nil || held! > UInt32(policy.badSessionsPerSource) {
+        var entry = entry(.shed, i, now: now)
+        entry.subject = .badSessions
+        journal.append(entry)
+        refuse(i, .crowded, now: now, into: &effects)
+        return
+      }
+      counters.tarpitted += 1
+      var entry = entry(.tarpit, i, now: now)
+      entry.stage = stage
+      entry.micros = policy.delays[stage].bad
+      journal.append(entry)
+    }
+    drip(i, text, stage, now: now, into: &effects)
+  }
+
+  /// Begins to drip a text, spread over the stage's delay.
+  private mutating func drip(
+    _ i: Int, _ text: PitText, _ stage: Stage, now: Instant, into effects: inout EffectQueue
+  ) {
+    let length = Int64(max(self.text(text).count, 1))
+    let ticks = policy.delays[stage].bad / 10_000 / length
+    connections[i].state = .dripping
+    connections[i].text = text
+    connections[i].position = 0
+    connections[i].interval = UInt16(clamping: max(ticks, 1))
+    wheel.set(i, at: now + .microseconds(Int64(connections[i].interval) * 10_000))
+    effects.append(.watch(slot(client: i)))
+  }
+
+  mutating func tarpitTimer(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let held = now.microseconds - Int64(connections[i].accepted) * 10_000
+    let room = occupancy
+    // When room runs out the worst go first: at the first mark after 30 s, at the second at once.
+    let most =
+      if room >= policy.shedAt {
+        Int64(0)
+      } else if room >= policy.shrinkAt {
+        min(30_000_000, policy.badSession)
+      } else {
+        policy.badSession
+      }
+    if held >= most {
+      if held < policy.badSession {
+        var entry = entry(.shed, i, now: now)
+        entry.subject = .slots
+        journal.append(entry)
+      }
+      refuse(i, .shed, now: now, into: &effects)
+      return
+    }
+    guard connections[i].state == .dripping else {
+      timedOut(i, now: now)
+      refuse(i, .timeout, now: now, into: &effects)
+      return
+    }
+    let region = text(connections[i].text)
+    let position = Int(connections[i].position)
+    if position < region.count {
+      effects.append(.drip(slot(client: i), arena[region.offset + position]))
+      counters.drips += 1
+      counters.bytesOut += 1
+      connections[i].position += 1
+    }
+    if position + 1 < region.count {
+      wheel.set(i, at: now + .microseconds(Int64(connections[i].interval) * 10_000))
+    } else if connections[i].flags.contains(.last) {
+      beginDraining(i, now: now, into: &effects)
+    } else {
+      answerNext(i, now: now, into: &effects)
+    }
+  }
+
+  /// Drips the reply to the next line it is owed one for, or listens.
+  private mutating func answerNext(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let next = Heard(rawValue: connections[i].owed & 15)
+    connections[i].owed >>= 4
+    guard let next else {
+      connections[i].state = .pit
+      wheel.set(i, at: now + .microseconds(commandTimeout))
+      effects.append(.listen(slot(client: i), limit: 512))
+      return
+    }
+    if next == .quit { connections[i].flags.insert(.last) }
+    let (text, stage) = answer(to: next)
+    drip(i, text, stage, now: now, into: &effects)
+  }
+
+  private func answer(to heard: Heard) -> (PitText, Stage) {
+    switch heard {
+    case .helo: (.helo, .helo)
+    case .ehlo: (.ehlo, .helo)
+    case .mail: (.mail, .mail)
+    case .recipient: (.recipient, .recipientRejected)
+    case .data: (.data, .data)
+    case .quit: (.quit, .other)
+    case .harmless: (.done, .other)
+    case .starttls: (.starttls, .startTLS)
+    case .unknown: (.unknown, .other)
+    }
+  }
+
+  /// Bytes from a peer in the tarpit, in its turn.
+  mutating func heardInPit(
+    _ i: Int, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
+  ) {
+    guard owe(i, bytes) else {
+      connections[i].flags.insert(.last)
+      connections[i].owed = 0
+      drip(i, .tooMany, .other, now: now, into: &effects)
+      return
+    }
+    answerNext(i, now: now, into: &effects)
+  }
+
+  /// Notes which replies the lines in `bytes` are owed.
+  ///
+  /// - Returns: false if there are more lines than can be kept.
+  private mutating func owe(_ i: Int, _ bytes: Span<UInt8>) -> Bool {
+    var start = 0
+    for end in 0..<bytes.count where bytes[end] == UInt8(ascii: "\n") {
+      // The rest of a line whose beginning was dealt with already is owed nothing.
+      if !connections[i].flags.contains(.midLine) {
+        if connections[i].owed >> 28 != 0 { return false }
+        let heard = classify(Command.leading(bytes.extracting(start..<end)))
+        connections[i].owed |= heard.rawValue << owedShift(i)
+      }
+      connections[i].flags.remove(.midLine)
+      start = end + 1
+    }
+    if start < bytes.count && !connections[i].flags.contains(.midLine) {
+      if connections[i].owed >> 28 != 0 { return false }
+      let heard = classify(Command.leading(bytes.extracting(start..<bytes.count)))
+      connections[i].owed |= heard.rawValue << owedShift(i)
+      connections[i].flags.insert(.midLine)
+    }
+    return true
+  }
+
+  private func owedShift(_ i: Int) -> UInt32 {
+    let used = 32 - connections[i].owed.leadingZeroBitCount
+    return UInt32((used + 3) / 4 * 4)
+  }
+
+  private func classify(_ verb: Verb) -> Heard {
+    switch verb {
+    case .ehlo: .ehlo
+    case .helo: .helo
+    case .mail: .mail
+    case .rcpt: .recipient
+    case .data: .data
+    case .quit: .quit
+    case .rset, .noop: .harmless
+    case .starttls: .starttls
+    default: .unknown
+    }
+  }
+
+  /// Moves a talking client into the tarpit: the command at hand and those behind it are answered there.
+  mutating func moveToTarpit(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    if sessions[s].flags.contains(.sending) || sessions[s].outEnd > sessions[s].outStart {
+      // Replies already given go out first, or the dialogue would lose one.
+      sessions[s].flags.insert(.toPit)
+      sessions[s].phase = .leaving
+      return
+    }
+    // A copy of at most what `owed` can keep: the session's buffer is given back below.
+    let region = input(s)
+    let start = Int(sessions[s].inputStart)
+    let count = min(Int(sessions[s].inputEnd) - start, 512)
+    connections[i].owed = 0
+    connections[i].flags.remove(.midLine)
+    var kept = InlineArray<512, UInt8>(repeating: 0)
+    let bytes = arena.span(Region(offset: region.offset + start, count: count))
+    for k in 0..<count { kept[k] = bytes[k] }
+    let fits = owe(i, kept.span.extracting(0..<count))
+    if sessions[s].flags.contains(.greeted) { connections[i].flags.insert(.saidHelo) }
+    guard fits else {
+      connections[i].flags.insert(.last)
+      connections[i].owed = 0
+      enterTarpit(i, .tooMany, .other, now: now, into: &effects)
+      return
+    }
+    let first = Heard(rawValue: connections[i].owed & 15) ?? .unknown
+    connections[i].owed >>= 4
+    if first == .quit { connections[i].flags.insert(.last) }
+    let (text, stage) = answer(to: first)
+    enterTarpit(i, text, stage, now: now, into: &effects)
+  }
+}
