@@ -33,7 +33,8 @@ package struct BufferRing: ~Copyable {
   ) throws(RingError) {
     invariant(
       count > 0 && count <= 32768 && count & (count - 1) == 0 && bytesEach > 0,
-      "\(count) receive buffers of \(bytesEach) bytes: the count must be a power of two up to 32768")
+      "\(count) receive buffers of \(bytesEach) bytes: the count must be a power of two up to 32768"
+    )
     // One mapping: the ring of entries first (it must start on a page), then the bits, then buffers.
     let entryBytes = count * MemoryLayout<io_uring_buf>.stride
     let bitBytes = (count + 63) / 64 * 8

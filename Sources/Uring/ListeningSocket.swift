@@ -16,7 +16,9 @@ package struct ListeningSocket: ~Copyable {
     /// a host without IPv6 never takes IPv4 down with it.
     package var v6Only = true
     /// SO_RCVBUF of accepted sockets, nil for the kernel's. 4096 lets an unread flood pin 5.8 KB
-    /// instead of 131.8 KB, and fixes the window scale of the connection at 0 for good.
+    /// instead of 131.8 KB. It also fixes the connection's window scale at 0 (at most 65,535 bytes in
+    /// flight, for good) and its window at about 4 KB: widen survivors as `Ring.setSocketOption`
+    /// says, or a message crawls at 4 KB a round trip. Leave it nil where the ring cannot set options.
     package var receiveBufferBytes: Int32?
     /// Longest time sent bytes may stay unacknowledged; 0 for the kernel's default (about 15 min).
     package var userTimeoutMilliseconds: Int32 = 60_000
@@ -146,7 +148,8 @@ package struct ListenError: Error, Equatable, CustomStringConvertible {
         + "CAP_NET_BIND_SERVICE. systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE; in a container: "
         + "--cap-add NET_BIND_SERVICE, or listen on a high port and forward 25 to it."
     case EADDRNOTAVAIL:
-      return "This host does not have the address (yet): see ip addr. If it comes with the network, "
+      return
+        "This host does not have the address (yet): see ip addr. If it comes with the network, "
         + "start after network-online.target, or set net.ipv4.ip_nonlocal_bind=1 (IPv6: "
         + "net.ipv6.ip_nonlocal_bind=1)."
     case EAFNOSUPPORT:

@@ -65,7 +65,8 @@ package struct RingError: Error, Equatable, CustomStringConvertible {
   package static func cause(_ step: Step, errno: Int32, requested: Int, host: Host) -> String {
     switch errno {
     case ENOSYS:
-      return "The kernel has no io_uring (CONFIG_IO_URING is off), or a seccomp profile that answers "
+      return
+        "The kernel has no io_uring (CONFIG_IO_URING is off), or a seccomp profile that answers "
         + "ENOSYS hides it. Sluice needs Linux 6.1 or later with io_uring; in a container, allow "
         + "io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile."
     case EPERM, EACCES:
@@ -76,7 +77,8 @@ package struct RingError: Error, Equatable, CustomStringConvertible {
           + "group Sluice runs in)."
       case 1?:
         let group = host.group.map(String.init) ?? "-1"
-        return "The sysctl kernel.io_uring_disabled is 1, and kernel.io_uring_group is \(group): only "
+        return
+          "The sysctl kernel.io_uring_disabled is 1, and kernel.io_uring_group is \(group): only "
           + "that group and CAP_SYS_ADMIN may use io_uring. Put the id of Sluice's group into "
           + "kernel.io_uring_group, or run: sysctl -w kernel.io_uring_disabled=0"
       default:
@@ -99,7 +101,8 @@ package struct RingError: Error, Equatable, CustomStringConvertible {
       return "The ring was used by a thread that does not own it, or a buffer group was registered "
         + "twice. This is a bug in Sluice; please report it."
     case EBADR:
-      return "The kernel ran out of memory and dropped completions, so what this worker believes of "
+      return
+        "The kernel ran out of memory and dropped completions, so what this worker believes of "
         + "its connections may be wrong. The worker must be restarted; give the machine more memory."
     case EINVAL:
       return "The kernel refused the parameters. Sluice needs Linux 6.1 or later; look at uname -r."

@@ -180,14 +180,16 @@ import Uring
   }
 
   static let rows = [
-    Row(errno: ENOSYS, disabled: nil, expected: ["CONFIG_IO_URING", "6.1"], reason: "not built in"),
+    Row(
+      errno: ENOSYS, disabled: nil, expected: ["CONFIG_IO_URING", "6.1"], reason: "not built in"),
     Row(
       errno: EPERM, disabled: 2, expected: ["io_uring_disabled is 2", "sysctl -w"],
       reason: "off for all"),
     Row(
       errno: EPERM, disabled: 1, expected: ["io_uring_disabled is 1", "io_uring_group is 107"],
       reason: "off outside a group"),
-    Row(errno: EPERM, disabled: 0, expected: ["seccomp", "Docker"], reason: "allowed: a container"),
+    Row(
+      errno: EPERM, disabled: 0, expected: ["seccomp", "Docker"], reason: "allowed: a container"),
     Row(errno: EPERM, disabled: nil, expected: ["seccomp"], reason: "before 6.6: a container"),
     Row(
       errno: ENOMEM, disabled: 0, expected: ["RLIMIT_MEMLOCK", "65536", "LimitMEMLOCK="],

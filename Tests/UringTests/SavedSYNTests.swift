@@ -128,7 +128,8 @@ private func parse(_ bytes: [UInt8]) -> SavedSYN? { SavedSYN(parsing: bytes.span
       try #require(parse(bytes)).fingerprint
     }
     let base = try print(Self.v4(Self.tcp(Self.linux)))
-    #expect(try print(Self.v4(Self.tcp(Self.linux, port: 1), ttl: 40, source: [10, 1, 1, 1])) == base)
+    #expect(
+      try print(Self.v4(Self.tcp(Self.linux, port: 1), ttl: 40, source: [10, 1, 1, 1])) == base)
     // The same stack behind a smaller path: MSS 1400, and a window that is the same 44 segments.
     let tunnel: [UInt8] = [2, 4, 0x05, 0x78] + Self.linux.dropFirst(4)
     #expect(try print(Self.v4(Self.tcp(tunnel, window: 61_600))) == base)
@@ -146,7 +147,8 @@ private func parse(_ bytes: [UInt8]) -> SavedSYN? { SavedSYN(parsing: bytes.span
     for round in 0..<20_000 {
       var bytes = honest[round & 1]
       for _ in 0..<Int.random(in: 0...4, using: &random) {
-        bytes[Int.random(in: 0..<bytes.count, using: &random)] = .random(in: 0...255, using: &random)
+        bytes[Int.random(in: 0..<bytes.count, using: &random)] = .random(
+          in: 0...255, using: &random)
       }
       bytes = Array(bytes.prefix(Int.random(in: 0...bytes.count, using: &random)))
       _ = parse(bytes)

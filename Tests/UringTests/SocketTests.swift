@@ -292,7 +292,8 @@ import Uring
     #expect(buffers.free == 1)
   }
 
-  @Test("a socket option is set through the ring where the kernel can, and refused cleanly elsewhere")
+  @Test(
+    "a socket option is set through the ring where the kernel can, and refused cleanly elsewhere")
   func options() throws {
     var ring = try Ring(entries: 64, slots: 16)
     let listener = try ListeningSocket(loopback, port: 0)
