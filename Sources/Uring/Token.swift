@@ -9,7 +9,13 @@
 package enum Operation: UInt8, Sendable {
   case none = 0
   case accept, poll, receive, send, connect, close, cancel, shutdown, timeout, wake
-  case openSocket, fileUpdate, setOption, nothing
+  case openSocket, setOption, nothing
+  /// A poll for the peer's going away alone.
+  case hangup
+  /// A receive into a provided buffer.
+  case receiveProvided
+  /// A send of one byte whose success nobody hears of.
+  case drip
 }
 
 /// 64 bits: operation (8), generation (24), index (32).

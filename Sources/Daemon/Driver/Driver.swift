@@ -72,6 +72,7 @@ package struct Driver: ~Copyable {
   private var places: Slab<Place>
   /// Slots that found no provided buffer, in the order in which they found none.
   private var starved: [UInt32] = []
+  private var starvedHead = 0
   private let listeners: [Int32]
   private var acceptAgainAt: [Int64]
   /// Descriptors accepted in this batch, on their way into the ring's table.
@@ -504,20 +505,17 @@ package struct Driver: ~Copyable {
   ) {
     let i = Int(slot.index)
     if places[i].flags.contains(.closing) { return }
-    let wanted = places[i].want
     switch completion.result {
     case 1...:
       let count = Int(completion.result)
+      places[i].want = .nothing
       if let provided {
-        places[i].want = .nothing
         let start = buffers.pointer(for: provided).assumingMemoryBound(to: UInt8.self)
         let bytes = Span(_unsafeStart: UnsafePointer(start), count: count)
         engine.received(slot, bytes, now: now, into: &effects)
       } else {
-        places[i].want = .nothing
         engine.filled(slot, count, now: now, into: &effects)
       }
-      _ = wanted
     case 0:
       places[i].want = .nothing
       engine.ended(slot, now: now, into: &effects)
@@ -533,8 +531,13 @@ package struct Driver: ~Copyable {
 
   /// Lets the slots that found no buffer try again, first come first served.
   private mutating func feedStarved() {
-    while !starved.isEmpty && buffers.free > 0 {
-      let index = starved.removeFirst()
+    while starvedHead < starved.count && buffers.free > 0 {
+      let index = starved[starvedHead]
+      starvedHead += 1
+      if starvedHead == starved.count {
+        starved.removeAll(keepingCapacity: true)
+        starvedHead = 0
+      }
       let i = Int(index)
       // The tenant may be gone; the flag went with it.
       guard places[i].flags.contains(.starved) else { continue }

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A worker: one thread that owns one ring, one engine and one listening socket of each listener. Other
+// threads reach it by its mailbox alone; it reaches them by a snapshot once a second and by the queue of
+// journal entries. Invariant: nothing here blocks but the ring's own wait.
+
+import Glibc
+package import Shield
+package import Structures
+import Suspicion
+import Synchronization
+package import Uring
+
+/// What a worker tells about itself, as of about a second ago.
+package struct Snapshot: Sendable {
+  package var engine = Counters()
+  package var ring = RingCounters()
+  package var driver = DriverCounters()
+  package var journalDropped: UInt64 = 0
+  package var downstreamUp: Bool?
+  package var connections = 0
+  package var links = 0
+  package init() {}
+}
+
+/// The journal entries of all workers on their way to the log. Bounded; what does not fit is counted.
+package final class JournalQueue: Sendable {
+  private struct State {
+    var waiting: [JournalEntry] = []
+    var dropped: UInt64 = 0
+  }
+
+  private let state: Mutex<State>
+  private let capacity: Int
+
+  package init(capacity: Int) {
+    self.capacity = capacity
+    var first = State()
+    first.waiting.reserveCapacity(capacity)
+    state = Mutex(first)
+  }
+
+  func append(_ entry: JournalEntry) {
+    state.withLock { state in
+      if state.waiting.count < capacity {
+        state.waiting.append(entry)
+      } else {
+        state.dropped += 1
+      }
+    }
+  }
+
+  /// Hands over what waits and keeps `spare`, which must be empty, to fill next.
+  package func take(_ spare: inout [JournalEntry]) -> UInt64 {
+    state.withLock { state in
+      swap(&state.waiting, &spare)
+      let dropped = state.dropped
+      state.dropped = 0
+      return dropped
+    }
+  }
+}
+
+package final class Worker: Sendable {
+  /// How a worker's start ended.
+  package enum Start: Sendable {
+    case pending
+    case running
+    case failed(RingError)
+  }
+
+  private struct State {
+    var orders: [WorkerOrder] = []
+    var snapshot = Snapshot()
+    var start = Start.pending
+    var isDone = false
+    var fault: RingError?
+  }
+
+  package let number: Int
+  private let state = Mutex(State())
+  private let wakeUp: WakeUp
+  private let journal: JournalQueue
+  private let settings: Settings
+
+  /// What a worker is made of.
+  package struct Settings: Sendable {
+    package var policy: Policy
+    package var limits: Limits
+    package var identity: Identity
+    package var probeEvery: Int64
+    package var seed: UInt64
+    package var listeners: [Int32]
+    package var server: (Address, UInt16)
+    package var origin: Int64
+
+    package init(
+      policy: Policy, limits: Limits, identity: Identity, probeEvery: Int64, seed: UInt64,
+      listeners: [Int32], server: (Address, UInt16), origin: Int64
+    ) {
+      self.policy = policy
+      self.limits = limits
+      self.identity = identity
+      self.probeEvery = probeEvery
+      self.seed = seed
+      self.listeners = listeners
+      self.server = server
+      self.origin = origin
+    }
+  }
+
+  package init(number: Int, settings: Settings, journal: JournalQueue) throws(RingError) {
+    self.number = number
+    self.settings = settings
+    self.journal = journal
+    wakeUp = try WakeUp()
+  }
+
+  package func order(_ order: WorkerOrder) {
+    state.withLock { $0.orders.append(order) }
+    wakeUp.signal()
+  }
+
+  package var snapshot: Snapshot { state.withLock { $0.snapshot } }
+  package var start: Start { state.withLock { $0.start } }
+  package var isDone: Bool { state.withLock { $0.isDone } }
+  /// Why the worker ended without being told to, if it did.
+  package var fault: RingError? { state.withLock { $0.fault } }
+
+  /// The whole life of the worker, on the thread that calls.
+  package func run() {
+    defer { state.withLock { $0.isDone = true } }
+    do throws(RingError) {
+      var engine = Engine(
+        policy: settings.policy, limits: settings.limits, seed: settings.seed,
+        identity: settings.identity)
+      engine.setProbeInterval(settings.probeEvery)
+      var driver = try Driver(
+        engine: engine, listeners: settings.listeners, servers: [settings.server],
+        origin: settings.origin)
+      driver.arm(wakeUp)
+      state.withLock { $0.start = .running }
+      try serve(&driver)
+    } catch {
+      state.withLock { state in
+        if case .pending = state.start { state.start = .failed(error) } else { state.fault = error }
+      }
+    }
+  }
+
+  private func serve(_ driver: inout Driver) throws(RingError) {
+    var nextSnapshot: Int64 = 0
+    var isDraining = false
+    while true {
+      if try driver.turn(longest: 500_000) {
+        wakeUp.drain()
+        driver.arm(wakeUp)
+        for order in takeOrders() {
+          switch order {
+          case .adopt(let policy): driver.adopt(policy)
+          case .drain:
+            driver.drain()
+            isDraining = true
+          case .stop: return
+          }
+        }
+      }
+      while let entry = driver.engine.journal.next() { journal.append(entry) }
+      let time = MonotonicClock.now()
+      if time >= nextSnapshot {
+        nextSnapshot = time + 1_000_000
+        publish(&driver)
+      }
+      if isDraining && driver.engine.heldCount == 0 && driver.engine.linkCount == 0 {
+        publish(&driver)
+        return
+      }
+    }
+  }
+
+  private func takeOrders() -> [WorkerOrder] {
+    state.withLock { state in
+      let orders = state.orders
+      state.orders = []
+      return orders
+    }
+  }
+
+  private func publish(_ driver: inout Driver) {
+    driver.engine.measure()
+    var snapshot = Snapshot()
+    snapshot.engine = driver.engine.counters
+    snapshot.ring = driver.ring.counters
+    snapshot.driver = driver.counters
+    snapshot.journalDropped = driver.engine.journal.dropped
+    snapshot.downstreamUp = driver.engine.isDownstreamUp
+    snapshot.connections = driver.engine.heldCount
+    snapshot.links = driver.engine.linkCount
+    state.withLock { $0.snapshot = snapshot }
+  }
+}

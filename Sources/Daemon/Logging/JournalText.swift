@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Journal entries as the lines an administrator reads and fail2ban and pflogsumm parse: Postfix's event
+// words, `from [address]:port`, and one closing line per session that answers "what happened to this
+// client". Everything a client said is escaped. Not the writing itself: that is LineLogHandler's.
+
+import Flow
+package import Shield
+import Structures
+package import Suspicion
+
+package struct JournalText {
+  /// The policy in force when the line is written, for rule positions and signal weights.
+  package var policy: Policy
+
+  package init(policy: Policy) { self.policy = policy }
+
+  /// A session's id as client, log and `explain` write it.
+  package static func id(_ session: UInt64) -> String {
+    let hex = String(session, radix: 16)
+    return String(repeating: "0", count: max(16 - hex.count, 0)) + hex
+  }
+
+  private static func seconds(_ micros: Int64) -> String {
+    let tenths = (micros + 50_000) / 100_000
+    return "\(tenths / 10).\(tenths % 10)"
+  }
+
+  private func client(_ entry: JournalEntry) -> String { "[\(entry.address)]:\(entry.port)" }
+
+  private func score(_ value: Double) -> String {
+    let hundredths = Int((value * 100).rounded())
+    return "\(hundredths / 100).\(hundredths % 100 < 10 ? "0" : "")\(hundredths % 100)"
+  }
+
+  /// The line of an entry, without time and tag.
+  package func line(_ entry: JournalEntry) -> String {
+    let from = client(entry)
+    let id = "id=\(Self.id(entry.session))"
+    let would = entry.observed ? "would " : ""
+    switch entry.event {
+    case .connect: return "CONNECT from \(from) \(id) tier=\(entry.tier.name)\(rules(entry))"
+    case .passNew: return "PASS NEW \(from) \(id)\(reasons(entry))"
+    case .passOld: return "PASS OLD \(from) \(id)\(reasons(entry))"
+    case .allowlisted: return "ALLOWLISTED \(from) \(id)\(rules(entry))"
+    case .denylisted: return "DENYLISTED \(from) \(id)\(rules(entry))"
+    case .signal:
+      let rule = policy[entry.signal]
+      let word = entry.signal == .pregreet ? "PREGREET" : "SIGNAL"
+      return
+        "\(word) \(entry.signal.name) after \(Self.seconds(entry.held)) from \(from) \(id) "
+        + "weight=\(score(rule.weight)) action=\(entry.observed ? "observe" : rule.action.name) "
+        + "score=\(score(entry.score)) tier=\(entry.tier.name)" + said(entry)
+    case .tarpit:
+      return
+        "TARPIT \(Self.seconds(entry.micros))s at \(entry.stage.name) for \(from) \(id)\(reasons(entry))"
+    case .delay, .wouldDelay:
+      return
+        "DELAY \(would)\(Self.seconds(entry.micros))s at \(entry.stage.name) for \(from) \(id) "
+        + "tier=\(entry.tier.name) score=\(score(entry.score))\(reasons(entry))"
+    case .rateLimit:
+      return
+        "RATE \(would)\(entry.subject.words) exceeded by \(from) \(id) "
+        + "wait=\(Self.seconds(entry.micros))s\(rules(entry))"
+    case .reject:
+      return
+        "NOQUEUE: reject: \(command(entry)) from unknown\(from): \(entry.reply) downstream's reply; "
+        + "\(envelope(entry)) \(id)"
+    case .hangup:
+      return
+        "HANGUP after \(Self.seconds(entry.held)) from \(from) \(id) in tests \(entry.stage.name)"
+    case .timeout: return "COMMAND TIME LIMIT from \(from) \(id) after \(Self.seconds(entry.held))"
+    case .limit: return "LIMIT \(entry.subject.words) reached by \(from) \(id)"
+    case .shed: return "SHED \(from) \(id): \(entry.subject.words)\(reasons(entry))"
+    case .refused: return "REFUSED \(from) \(id)\(rules(entry))"
+    case .disconnect: return closing(entry)
+    case .downstreamDown: return "DOWNSTREAM DOWN: new mail is deferred with 451 until it answers"
+    case .downstreamUp: return "DOWNSTREAM UP"
+    case .downstreamFailed:
+      let whom = entry.session == 0 ? "in a probe" : "for \(from) \(id)"
+      return "DOWNSTREAM FAILED \(whom): \(entry.subject.words)"
+    case .possibleDuplicate:
+      return
+        "POSSIBLE DUPLICATE \(id): the client left before the reply to a message that was accepted"
+    case .accepted:
+      return "ACCEPTED from \(from) \(id) \(envelope(entry))"
+    }
+  }
+
+  private func command(_ entry: JournalEntry) -> String {
+    switch entry.stage {
+    case .recipientAccepted, .recipientRejected: "RCPT"
+    case .data, .body, .endOfData: "DATA"
+    case .authFailure: "AUTH"
+    default: entry.text.recipientCount > 0 ? "RCPT" : "MAIL"
+    }
+  }
+
+  private func envelope(_ entry: JournalEntry) -> String {
+    var parts: [String] = []
+    if entry.text.hasSender || entry.text.senderCount > 0 {
+      parts.append("from=\(text(entry.text.sender, entry.text.senderCount))")
+    }
+    if entry.text.recipientCount > 0 {
+      parts.append("to=\(text(entry.text.recipient, entry.text.recipientCount))")
+    }
+    parts.append("proto=\(entry.text.extended ? "ESMTP" : "SMTP")")
+    parts.append("helo=<\(text(entry.text.helo, entry.text.heloCount))>")
+    return parts.joined(separator: ", ")
+  }
+
+  private func said(_ entry: JournalEntry) -> String {
+    entry.text.heloCount == 0 ? "" : " helo=<\(text(entry.text.helo, entry.text.heloCount))>"
+  }
+
+  private func text(_ bytes: InlineArray<100, UInt8>, _ count: UInt8) -> String {
+    escape((0..<Int(count)).map { bytes[$0] })
+  }
+
+  /// The signals that speak against a client, each with its weight.
+  private func reasons(_ entry: JournalEntry) -> String {
+    let names = entry.signals.members.map { "\($0.name)=\(score(policy[$0].weight))" }
+    return (names.isEmpty ? "" : " reasons=" + names.joined(separator: ",")) + rules(entry)
+  }
+
+  /// Where the rules that matched stand.
+  private func rules(_ entry: JournalEntry) -> String {
+    var parts = ""
+    if entry.accessRule > 0, let position = policy.access.position(entry.accessRule - 1) {
+      parts += " access=\(position.file):\(position.line)"
+    }
+    if entry.rateRule > 0, let position = policy.rates.position(entry.rateRule - 1) {
+      parts += " rate=\(position.file):\(position.line)"
+    }
+    return parts
+  }
+
+  /// The one line that says what became of a session.
+  private func closing(_ entry: JournalEntry) -> String {
+    var tallies: [String] = []
+    var good = 0
+    var all = 0
+    for (name, tally) in entry.tallies.listed where tally.all > 0 {
+      tallies.append(
+        tally.good == tally.all ? "\(name)=\(tally.all)" : "\(name)=\(tally.good)/\(tally.all)")
+      good += Int(tally.good)
+      all += Int(tally.all)
+    }
+    tallies.append(good == all ? "commands=\(all)" : "commands=\(good)/\(all)")
+    return
+      "DISCONNECT from \(client(entry)) id=\(Self.id(entry.session)) verdict=\(verdict(entry)) "
+      + "tier=\(entry.tier.name) score=\(score(entry.score))\(reasons(entry)) "
+      + "held=\(Self.seconds(entry.held))s delayed=\(Self.seconds(entry.delayed))s "
+      + "in=\(entry.bytesIn) out=\(entry.bytesOut) messages=\(entry.messages) "
+      + "reply=\(entry.reply) " + tallies.joined(separator: " ")
+      + said(entry)
+  }
+
+  private func verdict(_ entry: JournalEntry) -> String {
+    if entry.messages > 0 { return "delivered" }
+    switch entry.tier {
+    case .known, .clean: return entry.delayed > 0 ? "slowed" : "pass"
+    case .suspicious: return policy.mode == .observe ? "would-slow" : "slowed"
+    case .bad: return policy.mode == .observe ? "would-tarpit" : "tarpit"
+    }
+  }
+}
