@@ -76,9 +76,14 @@ package final class AccessTable: Sendable {
     return (AccessTable(rules: rules, actions: actions), problems.sorted(file: file))
   }
 
-  /// What the first matching rule says, or nil when none matches.
-  package func lookup(_ address: Address) -> AccessAction? {
-    rules.lookup(address).map { actions[$0] }
+  /// What the first matching rule says and its place in the table, or nil when none matches.
+  package func lookup(_ address: Address) -> (action: AccessAction, rule: Int)? {
+    rules.lookup(address).map { (actions[$0], $0) }
+  }
+
+  /// Where a rule stands, or nil when the table has fewer.
+  package func position(_ rule: Int) -> SourcePosition? {
+    rule < rules.rules.count ? rules.rules[rule].position : nil
   }
 
   /// The same with the rule, its position and its reply text, for people.

@@ -82,6 +82,11 @@ package final class RateTable: Sendable {
     return (rule, rules.rules[Int(rule.rule)].position)
   }
 
+  /// Where a rule stands, or nil when the table has fewer.
+  package func position(_ rule: Int) -> SourcePosition? {
+    rule < rules.rules.count ? rules.rules[rule].position : nil
+  }
+
   /// How many different settings the rules have.
   package var settingsCount: Int { settings.count }
 

@@ -36,21 +36,18 @@ extension Engine {
     _ peer: Peer, now: Instant, into effects: inout EffectQueue
   ) -> Admission {
     counters.accepted += 1
-    let accessRule = policy.access.lookup(peer.address)
-    let rateRule = policy.rates.lookup(peer.address)
+    let access = policy.access.lookup(peer.address)
+    let rates = policy.rates.lookup(peer.address)
     var flags = ConnectionFlags()
     var signals = SignalSet()
     var denied = false
     var opinion = PeerClass.unknown
-    if let accessRule {
-      switch policy.access.rule(accessRule).action {
-      case .permit: opinion = .trusted
-      case .reject: denied = true
-      case .dunno: break
-      case .peerClass(let stated): opinion = stated
-      }
+    switch access?.action {
+    case .reject: denied = true
+    case .classify(let stated): opinion = stated
+    case .dunno, nil: break
     }
-    if opinion == .unknown, let rateRule { opinion = policy.rates.rule(rateRule).peerClass }
+    if opinion == .unknown, let stated = rates?.peerClass { opinion = stated }
     switch opinion {
     case .unknown: break
     case .trusted: flags.insert(.trusted)
@@ -88,8 +85,8 @@ extension Engine {
     connections[i].port = peer.port
     connections[i].listener = peer.listener
     connections[i].accepted = UInt32(clamping: now.microseconds / 10_000)
-    connections[i].accessRule = accessRule.map { $0 + 1 } ?? 0
-    connections[i].rateRule = rateRule.map { $0 + 1 } ?? 0
+    connections[i].accessRule = access.map { UInt32($0.rule) + 1 } ?? 0
+    connections[i].rateRule = rates.map { $0.rule + 1 } ?? 0
     connections[i].flags = flags
     connections[i].signals = signals
     connections[i].tier = tier
@@ -139,7 +136,7 @@ extension Engine {
   /// The connection rate and the concurrency of the peer's rate rule.
   private mutating func connectionExcess(_ i: Int, now: Instant) -> Excess {
     guard let rule = rateRule(i), !connections[i].flags.contains(.trusted) else { return .within }
-    let rate = take(.connections, rule.connections, .connections, i, now: now)
+    let rate = take(.connections, .connections, i, now: now)
     if let key = concurrencyKey(i) {
       if let count = open.increment(key) {
         connections[i].flags.insert(.counted)

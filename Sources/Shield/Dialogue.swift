@@ -66,8 +66,9 @@ extension Engine {
       let start = Int(sessions[s].inputStart)
       let region = Region(
         offset: input(s).offset + start, count: Int(sessions[s].inputEnd) - start)
-      let step = sessions[s].lines.next(
-        in: arena.span(region), limit: policy.session.commandBytes)
+      var lines = sessions[s].lines
+      let step = lines.next(in: arena.span(region), limit: policy.session.commandBytes)
+      sessions[s].lines = lines
       switch step {
       case .line(let length, let consumed):
         wheel.cancel(i)
@@ -244,11 +245,10 @@ extension Engine {
 
   /// The message and recipient rates of the peer's rule.
   private mutating func excess(_ i: Int, now: Instant) -> Excess {
-    guard let rule = rateRule(i) else { return .within }
     switch sessions[Int(connections[i].session)].verb {
-    case .mail: return take(.messages, rule.messages, .messages, i, now: now)
-    case .rcpt: return take(.recipients, rule.recipients, .recipients, i, now: now)
-    default: return .within
+    case .mail: take(.messages, .messages, i, now: now)
+    case .rcpt: take(.recipients, .recipients, i, now: now)
+    default: .within
     }
   }
 
@@ -292,7 +292,7 @@ extension Engine {
   private mutating func hello(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
     let name = argument(s)
-    if name.count == 0 || name.count > 255 || !isPrintable(name) {
+    if name.count == 0 || name.count > 255 || !isPrintable(name) || hasSpace(name) {
       answer(i, .heloSyntax, now: now, into: &effects)
       return
     }
@@ -327,13 +327,19 @@ extension Engine {
     own.size = policy.session.messageBytes
     own.recipientsMax = UInt32(clamping: policy.session.recipients)
     return downstream.capabilities.offered(
-      by: own, role: policy.role(ofListener: Int(connections[i].listener)))
+      by: own, withAuth: policy.role(ofListener: Int(connections[i].listener)) == .outbound)
   }
 
-  private func isPrintable(_ region: Region) -> Bool {
+  func isPrintable(_ region: Region) -> Bool {
     let bytes = arena.span(region)
-    for k in 0..<bytes.count where bytes[k] <= 32 || bytes[k] >= 127 { return false }
+    for k in 0..<bytes.count where bytes[k] < 32 || bytes[k] >= 127 { return false }
     return true
+  }
+
+  private func hasSpace(_ region: Region) -> Bool {
+    let bytes = arena.span(region)
+    for k in 0..<bytes.count where bytes[k] == 32 { return true }
+    return false
   }
 
   // MARK: Replies
@@ -364,7 +370,7 @@ extension Engine {
     let s = Int(connections[i].session)
     sessions[s].errors += 1
     if sessions[s].errors >= UInt32(policy.session.errorStreak) { note(.errors, i, now: now) }
-    switch take(.errors, rateRule(i)?.errors, .errors, i, now: now) {
+    switch take(.errors, .errors, i, now: now) {
     case .within, .slow: break  // slow: the signal it leaves lengthens every delay from here on
     case .tempfail, .refuse, .drop: sessions[s].flags.insert(.overErrors)
     }

@@ -241,8 +241,8 @@ package struct Engine: ~Copyable {
     self.policy = policy
     for i in 0..<connections.capacity where connections[i].state != .free {
       let address = connections[i].address
-      connections[i].accessRule = policy.access.lookup(address).map { $0 + 1 } ?? 0
-      connections[i].rateRule = policy.rates.lookup(address).map { $0 + 1 } ?? 0
+      connections[i].accessRule = policy.access.lookup(address).map { UInt32($0.rule) + 1 } ?? 0
+      connections[i].rateRule = policy.rates.lookup(address).map { $0.rule + 1 } ?? 0
       if connections[i].flags.contains(.counted) {
         connections[i].flags.remove(.counted)
         if let key = concurrencyKey(i), open.increment(key) != nil {

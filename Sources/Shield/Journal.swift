@@ -5,7 +5,7 @@ package import Structures
 package import Suspicion
 
 /// What happened, in the words of the log. Postfix's words where it has them.
-package enum Event: UInt8, Sendable, CaseIterable {
+package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case connect, passNew, passOld, allowlisted, denylisted, signal, tarpit, delay, wouldDelay, rateLimit,
     reject, hangup, timeout, limit, shed, refused, disconnect, downstreamDown, downstreamUp,
     downstreamFailed, possibleDuplicate, accepted
@@ -110,7 +110,7 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
 }
 
 /// What an entry is about, where the event alone does not say.
-package enum Subject: UInt8, Sendable {
+package enum Subject: UInt8, BitwiseCopyable, Sendable {
   case none, connections, concurrency, messages, recipients, errors, bytes, commands, unknownCommands,
     commandLength, sessions, badSessions, slots, links, authFailures, time
   case connect, greeting, heloRefused, reply, malformedReply, unexpectedReply, wrongClass, closed, silence,

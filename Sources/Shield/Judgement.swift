@@ -54,9 +54,9 @@ extension Engine {
     connections[i].address.network(connections[i].address.isIPv4 ? 24 : 64)
   }
 
+  /// The rule of the rate table that holds for a client.
   func rateRule(_ i: Int) -> RateRule? {
-    let number = connections[i].rateRule
-    return number == 0 ? nil : policy.rates.rule(number - 1)
+    connections[i].rateRule == 0 ? nil : policy.rates.lookup(connections[i].address)
   }
 
   // MARK: Delays
@@ -79,7 +79,7 @@ extension Engine {
     var delay = policy.delays.delay(
       stage, tier: tier, score: policy.score(connection.signals), count: count)
     if stage == .banner, let rule = rateRule(i), !connection.flags.contains(.trusted) {
-      delay = max(delay, rule.delay)
+      delay = max(delay, rule.delayMicroseconds)
     }
     delay = min(max(delay, least), row.ceiling)
     if delay == 0 { return 0 }
@@ -182,26 +182,17 @@ extension Engine {
 
   // MARK: Rates
 
-  /// Which of a rule's limits is meant.
-  enum Limited: UInt64 {
-    case connections = 1
-    case messages, recipients, errors, bytes, concurrency, bad
-  }
-
-  func bucketKey(_ limited: Limited, _ rule: RateRule, _ i: Int) -> UInt64 {
-    let shared = rule.key(for: connections[i].address)
-    // The rule's number keeps two rules apart that happen to share a network.
-    return hash(limited.rawValue << 32 | UInt64(rule.index), shared.high, shared.low)
-  }
-
+  /// Under which key a client counts in the concurrency of its rule, if that has one.
   func concurrencyKey(_ i: Int) -> UInt64? {
     guard let rule = rateRule(i), rule.concurrency > 0 else { return nil }
-    return bucketKey(.concurrency, rule, i)
+    let key = rule.key(for: connections[i].address)
+    return hash(key.tag | 1 << 32, key.high, key.low)
   }
 
+  /// Under which key a source's tarpit sessions are counted.
   func badKey(_ address: Address) -> UInt64 {
     let source = address.isIPv4 ? address : address.network(64)
-    return hash(Limited.bad.rawValue << 32, source.high, source.low)
+    return hash(2 << 32, source.high, source.low)
   }
 
   /// What a limit asks for now.
@@ -214,12 +205,12 @@ extension Engine {
 
   /// Takes one unit of a rule's limit.
   mutating func take(
-    _ limited: Limited, _ rate: Rate?, _ subject: Subject, _ i: Int, units: UInt64 = 1, now: Instant
+    _ limited: LimitKind, _ subject: Subject, _ i: Int, units: UInt64 = 1, now: Instant
   ) -> Excess {
-    guard let rate, let rule = rateRule(i), !connections[i].flags.contains(.trusted) else {
-      return .within
-    }
-    let key = bucketKey(limited, rule, i)
+    guard !connections[i].flags.contains(.trusted), let rule = rateRule(i),
+      let rate = rule.rate(limited)
+    else { return .within }
+    let key = rule.key(for: connections[i].address, limited)
     var wait: Int64 = 0
     if rule.over == .slow {
       // Slowed, not refused: the attempt happens, so it counts, and the debt says how long to wait.

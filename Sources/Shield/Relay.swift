@@ -161,11 +161,11 @@ extension Engine {
       switch verb {
       case .mail:
         if let arguments = try? MailArguments(bytes) {
-          _ = writeMail(arguments, of: bytes, allowing: .carried, into: &out)
+          arguments.write(bytes, allowing: .carried, into: &out)
         }
       case .rcpt:
         if let arguments = try? RcptArguments(bytes, utf8: utf8) {
-          _ = writeRcpt(arguments, of: bytes, allowing: .carried, into: &out)
+          arguments.write(bytes, allowing: .carried, into: &out)
         }
       case .data: writeWord("DATA", into: &out)
       case .rset: writeWord("RSET", into: &out)

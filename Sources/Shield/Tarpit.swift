@@ -206,8 +206,7 @@ extension Engine {
     connections[i].owed = 0
     connections[i].flags.remove(.midLine)
     var kept = InlineArray<512, UInt8>(repeating: 0)
-    let bytes = arena.span(Region(offset: region.offset + start, count: count))
-    for k in 0..<count { kept[k] = bytes[k] }
+    for k in 0..<count { kept[k] = arena[region.offset + start + k] }
     let fits = owe(i, kept.span.extracting(0..<count))
     if sessions[s].flags.contains(.greeted) { connections[i].flags.insert(.saidHelo) }
     guard fits else {

@@ -159,8 +159,7 @@ extension Engine {
   /// The client's answer to a challenge goes to the downstream as it is. It is never logged.
   mutating func answerChallenge(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
-    let bytes = arena.span(line(s))
-    for k in 0..<bytes.count where bytes[k] < 32 || bytes[k] > 126 {
+    if !isPrintable(line(s)) {
       leave(i, .badSyntaxClosing, now: now, into: &effects)
       return
     }
@@ -193,7 +192,7 @@ extension Engine {
     var room = input(s)
     if sessions[s].flags.contains(.normalizing) {
       // The last third receives; the rest holds the normalised text, which is at most twice as long.
-      let third = room.count / 3
+      let third = room.count / 3 - 8
       room = room.from(room.count - third)
     }
     if let credit = credit(i, now: now), credit < room.count {
@@ -217,14 +216,15 @@ extension Engine {
     guard policy.mode == .enforce, let rule = rateRule(i), let rate = rule.bytes,
       !connections[i].flags.contains(.trusted)
     else { return nil }
-    return Int(clamping: buckets.peek(bucketKey(.bytes, rule, i), rate, now: now))
+    let key = rule.key(for: connections[i].address, .bytes)
+    return Int(clamping: buckets.peek(key, rate, now: now))
   }
 
   private mutating func pauseBody(_ i: Int, now: Instant) {
     let s = Int(connections[i].session)
     guard let rule = rateRule(i), let rate = rule.bytes else { return }
     // Wait for a piece worth reading, but never longer than a stall may last (half its ceiling).
-    let key = bucketKey(.bytes, rule, i)
+    let key = rule.key(for: connections[i].address, .bytes)
     let piece = min(rate.burst, 2_048)
     let due = buckets.earliest(key, piece, rate, now: now)
     let latest = now + .microseconds(policy.delays[.body].ceiling / 2)
@@ -237,7 +237,8 @@ extension Engine {
   mutating func spend(_ i: Int, _ count: Int, now: Instant) {
     guard let rule = rateRule(i), let rate = rule.bytes, !connections[i].flags.contains(.trusted)
     else { return }
-    _ = buckets.charge(bucketKey(.bytes, rule, i), UInt64(count), rate, now: now)
+    _ = buckets.charge(
+      rule.key(for: connections[i].address, .bytes), UInt64(count), rate, now: now)
   }
 
   /// Message bytes have come.
@@ -249,7 +250,10 @@ extension Engine {
       return
     }
     let bytes = region.prefix(count)
-    switch sessions[s].data.scan(arena.span(bytes)) {
+    var data = sessions[s].data
+    let step = data.scan(arena.span(bytes))
+    sessions[s].data = data
+    switch step {
     case .body: bodyPiece(i, bytes, ends: nil, of: count, now: now, into: &effects)
     case .end(let length):
       bodyPiece(i, region.prefix(length), ends: length, of: count, now: now, into: &effects)
@@ -325,7 +329,7 @@ extension Engine {
   ) {
     let s = Int(connections[i].session)
     let region = input(s)
-    let third = region.count / 3
+    let third = region.count / 3 - 8
     let source = Region(offset: region.offset + region.count - third, count: count)
     var kept = sessions[s].data
     var step = NormalizeStep.more(consumed: 0)

@@ -30,6 +30,12 @@ package struct OpenCounts: ~Copyable {
     counts = Slab(capacity: slots, repeating: 0)
   }
 
+  /// Forgets every key.
+  package mutating func removeAll() {
+    for i in 0..<counts.capacity { counts[i] = 0 }
+    used = 0
+  }
+
   /// How many keys have a count above zero.
   @inlinable package var entries: Int { used }
 

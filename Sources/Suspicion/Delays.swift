@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-package import Structures
+import Structures
 
 /// How a peer stands with us. T0 to T3 in log and manual.
 @frozen
-package enum Tier: UInt8, Sendable, CaseIterable, Comparable {
+package enum Tier: UInt8, BitwiseCopyable, Sendable, CaseIterable, Comparable {
   /// T0: mail of it was accepted before, or the operator vouches for it.
   case known
   /// T1: never seen, nothing against it.
@@ -18,7 +18,7 @@ package enum Tier: UInt8, Sendable, CaseIterable, Comparable {
 }
 
 /// A moment in an SMTP session at which a reply can be slowed.
-package enum Stage: UInt8, Sendable, CaseIterable {
+package enum Stage: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case banner, helo, startTLS, authFailure, mail, recipientAccepted, recipientRejected, data, body,
     endOfData, other
 

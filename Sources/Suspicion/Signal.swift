@@ -5,7 +5,7 @@
 /// A signal is a fact with a name; what it weighs and whether it acts is configuration. The raw value
 /// is its bit in a `SignalSet` and its place in the policy's table. Names are the keys of `signals:`
 /// in the configuration, the words in the log and the labels of the metrics.
-package enum Signal: UInt8, CaseIterable, Sendable {
+package enum Signal: UInt8, BitwiseCopyable, CaseIterable, Sendable {
   /// Bytes arrived before the banner was sent (postscreen's PREGREET).
   case pregreet
   /// Commands were sent ahead of a reply where pipelining is not allowed (RFC 2920, 3.1).
@@ -90,7 +90,7 @@ package enum Signal: UInt8, CaseIterable, Sendable {
 
 /// The signals seen in one session, one bit each.
 @frozen
-package struct SignalSet: OptionSet, Hashable, Sendable {
+package struct SignalSet: OptionSet, BitwiseCopyable, Hashable, Sendable {
   package let rawValue: UInt32
   @inlinable package init(rawValue: UInt32) { self.rawValue = rawValue }
   @inlinable package init(_ signal: Signal) { rawValue = 1 << UInt32(signal.rawValue) }

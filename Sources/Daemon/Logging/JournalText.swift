@@ -126,10 +126,10 @@ package struct JournalText {
   /// Where the rules that matched stand.
   private func rules(_ entry: JournalEntry) -> String {
     var parts = ""
-    if entry.accessRule > 0, let position = policy.access.position(entry.accessRule - 1) {
+    if entry.accessRule > 0, let position = policy.access.position(Int(entry.accessRule) - 1) {
       parts += " access=\(position.file):\(position.line)"
     }
-    if entry.rateRule > 0, let position = policy.rates.position(entry.rateRule - 1) {
+    if entry.rateRule > 0, let position = policy.rates.position(Int(entry.rateRule) - 1) {
       parts += " rate=\(position.file):\(position.line)"
     }
     return parts

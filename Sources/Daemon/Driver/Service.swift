@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The running shield: listeners, workers, signals, the log, and the orders that come from outside
+// (reload, drain, stop). Everything slow happens here, on the main thread; the workers never wait for
+// it. Invariant: a reload either takes effect whole in every worker or not at all.
+
+import Glibc
+import Logging
+package import Shield
+package import Structures
+package import Suspicion
+import Synchronization
+package import Uring
+
+/// What a shield is started with.
+package struct ServiceSettings: Sendable {
+  package struct Listener: Sendable {
+    package var address: Address
+    package var port: UInt16
+    package init(address: Address, port: UInt16) {
+      self.address = address
+      self.port = port
+    }
+  }
+
+  package var policy: Policy
+  package var limits: Limits
+  package var listeners: [Listener]
+  package var downstream: (Address, UInt16)
+  package var identity = Identity.none
+  /// In microseconds.
+  package var probeEvery: Int64 = 60_000_000
+  package var workers: Int
+  /// Lines of one kind a second before they are counted instead of written.
+  package var floodLines = 50
+  /// Of the hash keys; different at each start unless a run is to be repeated.
+  package var seed: UInt64
+
+  package init(
+    policy: Policy, limits: Limits, listeners: [Listener], downstream: (Address, UInt16),
+    workers: Int, seed: UInt64
+  ) {
+    self.policy = policy
+    self.limits = limits
+    self.listeners = listeners
+    self.downstream = downstream
+    self.workers = workers
+    self.seed = seed
+  }
+}
+
+/// Why a shield could not start.
+package enum ServiceError: Error, CustomStringConvertible {
+  case listen(ListenError)
+  case ring(RingError)
+
+  package var description: String {
+    switch self {
+    case .listen(let error): "\(error)"
+    case .ring(let error): "\(error)"
+    }
+  }
+
+  /// sysexits(3): 69 where io_uring is not to be had, 71 for the rest of the system.
+  package var exitCode: Int32 {
+    switch self {
+    case .listen: 71
+    case .ring(let error): error.step == .setUp ? 69 : 71
+    }
+  }
+}
+
+package final class Service: Sendable {
+  package let settings: ServiceSettings
+  private let workers: [Worker]
+  private let journal: JournalQueue
+  private let logThread: LogThread
+  private let listeners: Listeners
+  /// The ports the listeners got, in their order.
+  package let ports: [UInt16]
+
+  /// Keeps the listening sockets open as long as the service lives.
+  private final class Listeners: Sendable {
+    let descriptors: [[Int32]]
+    let ports: [UInt16]
+
+    init(_ wanted: [ServiceSettings.Listener], workers: Int) throws(ListenError) {
+      var all: [[Int32]] = []
+      var ports: [UInt16] = []
+      do throws(ListenError) {
+        for listener in wanted {
+          var group: [Int32] = []
+          var port = listener.port
+          for number in 0..<workers {
+            var options = ListeningSocket.Options()
+            options.reusePort = workers > 1
+            let socket = try ListeningSocket(listener.address, port: port, options: options)
+            if number == 0 { port = socket.localPort }
+            if workers > 1 && number == workers - 1 { try socket.attachSteering(workers: workers) }
+            group.append(dup(socket.descriptor))
+          }
+          all.append(group)
+          ports.append(port)
+        }
+      } catch {
+        for group in all { for descriptor in group { Glibc.close(descriptor) } }
+        throw error
+      }
+      descriptors = all
+      self.ports = ports
+    }
+
+    deinit { for group in descriptors { for descriptor in group { Glibc.close(descriptor) } } }
+  }
+
+  /// Opens the listeners and starts the workers; all of them run when this returns.
+  package init(_ settings: ServiceSettings, logger: Logger) throws(ServiceError) {
+    self.settings = settings
+    // A listener accepts nothing before its worker's ring does: what connects meanwhile waits.
+    let listeners: Listeners
+    do throws(ListenError) {
+      listeners = try Listeners(settings.listeners, workers: settings.workers)
+    } catch { throw .listen(error) }
+    self.listeners = listeners
+    ports = listeners.ports
+    journal = JournalQueue(capacity: settings.limits.journal)
+    logThread = LogThread(
+      queue: journal, policy: settings.policy, logger: logger, floodLines: settings.floodLines)
+    let origin = MonotonicClock.now()
+    let share = settings.limits.share(of: settings.workers)
+    var workers: [Worker] = []
+    do throws(RingError) {
+      for number in 0..<settings.workers {
+        let worker = try Worker(
+          number: number,
+          settings: Worker.Settings(
+            policy: settings.policy, limits: share, identity: settings.identity,
+            probeEvery: settings.probeEvery, seed: settings.seed &+ UInt64(number),
+            listeners: listeners.descriptors.map { $0[number] }, server: settings.downstream,
+            origin: origin), journal: journal)
+        workers.append(worker)
+      }
+    } catch { throw .ring(error) }
+    self.workers = workers
+    for worker in workers { startThread(named: "worker-\(worker.number)") { worker.run() } }
+    for worker in workers {
+      while case .pending = worker.start { usleep(1_000) }
+      if case .failed(let error) = worker.start {
+        for other in workers { other.order(.stop) }
+        throw .ring(error)
+      }
+    }
+    let logThread = logThread
+    startThread(named: "log") { logThread.run() }
+  }
+
+  /// Puts a new policy in force in every worker.
+  package func adopt(_ policy: Policy) {
+    logThread.adopt(policy)
+    for worker in workers { worker.order(.adopt(policy)) }
+  }
+
+  /// No new clients; sessions may end their transaction.
+  package func drain() { for worker in workers { worker.order(.drain) } }
+
+  package func stop() { for worker in workers { worker.order(.stop) } }
+
+  package var isDone: Bool { workers.allSatisfy(\.isDone) }
+
+  /// Why a worker ended by itself, if one did.
+  package var fault: RingError? { workers.lazy.compactMap(\.fault).first }
+
+  /// The log's last lines go out. To be called when the workers are done.
+  package func closeLog() { logThread.finish() }
+
+  /// The figures of all workers together.
+  package var snapshot: Snapshot {
+    var sum = Snapshot()
+    var ups: [Bool?] = []
+    for worker in workers {
+      let one = worker.snapshot
+      sum.engine.add(one.engine)
+      sum.ring.sqFull += one.ring.sqFull
+      sum.ring.cqOverflow += one.ring.cqOverflow
+      sum.ring.noBuffers += one.ring.noBuffers
+      sum.ring.enters += one.ring.enters
+      sum.ring.retries += one.ring.retries
+      sum.ring.submissions += one.ring.submissions
+      sum.ring.completions += one.ring.completions
+      sum.driver.acceptErrors += one.driver.acceptErrors
+      sum.driver.descriptorsExhausted += one.driver.descriptorsExhausted
+      sum.driver.vanishedBeforeAccept += one.driver.vanishedBeforeAccept
+      sum.driver.canceled += one.driver.canceled
+      sum.driver.stale += one.driver.stale
+      sum.driver.installs += one.driver.installs
+      sum.journalDropped += one.journalDropped
+      sum.connections += one.connections
+      sum.links += one.links
+      ups.append(one.downstreamUp)
+    }
+    sum.downstreamUp = ups.contains(true) ? true : ups.contains(false) ? false : nil
+    return sum
+  }
+}
+
+/// Starts a detached thread with a small stack.
+package func startThread(named name: String, _ body: @escaping @Sendable () -> Void) {
+  final class Box {
+    let body: @Sendable () -> Void
+    let name: String
+    init(_ body: @escaping @Sendable () -> Void, _ name: String) {
+      self.body = body
+      self.name = name
+    }
+  }
+  var thread = pthread_t()
+  let box = Unmanaged.passRetained(Box(body, String(name.prefix(15))))
+  let status = pthread_create(&thread, nil, { raw in
+    let box = Unmanaged<Box>.fromOpaque(raw!).takeRetainedValue()
+    pthread_setname_np(pthread_self(), box.name)
+    box.body()
+    return nil
+  }, box.toOpaque())
+  invariant(status == 0, "a thread could not be started: error \(status)")
+  pthread_detach(thread)
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The thread that turns journal entries into log lines. Workers only append to a queue; formatting,
+// aggregating and writing happen here. Invariant: whatever the log's destination does, no worker waits.
+
+import Glibc
+package import Logging
+import Shield
+import Structures
+package import Suspicion
+import Synchronization
+
+final class LogThread: Sendable {
+  private struct State {
+    var policy: Policy
+    var isFinishing = false
+    var isFinished = false
+  }
+
+  private let queue: JournalQueue
+  private let logger: Logger
+  private let floodLines: Int
+  private let state: Mutex<State>
+
+  init(queue: JournalQueue, policy: Policy, logger: Logger, floodLines: Int) {
+    self.queue = queue
+    self.logger = logger
+    self.floodLines = floodLines
+    state = Mutex(State(policy: policy))
+  }
+
+  func adopt(_ policy: Policy) { state.withLock { $0.policy = policy } }
+
+  /// Writes what is left and ends the thread. Waits for at most two seconds.
+  func finish() {
+    state.withLock { $0.isFinishing = true }
+    for _ in 0..<200 where !state.withLock({ $0.isFinished }) { usleep(10_000) }
+  }
+
+  func run() {
+    var entries: [JournalEntry] = []
+    var gate = FloodGate(linesPerSecond: floodLines)
+    while true {
+      let (policy, isFinishing) = state.withLock { ($0.policy, $0.isFinishing) }
+      let text = JournalText(policy: policy)
+      let dropped = queue.take(&entries)
+      for entry in entries {
+        let now = Duration.microseconds(entry.at.microseconds)
+        if gate.admits(entry.event.word, at: now) { write(entry, text) }
+      }
+      for line in gate.due(at: .microseconds(MonotonicTime.now)) { logger.notice("\(line)") }
+      if dropped > 0 { logger.warning("\(dropped) log entries dropped: the log was too slow") }
+      let idle = entries.isEmpty
+      entries.removeAll(keepingCapacity: true)
+      if isFinishing && idle {
+        state.withLock { $0.isFinished = true }
+        return
+      }
+      if idle { usleep(50_000) }
+    }
+  }
+
+  private func write(_ entry: JournalEntry, _ text: JournalText) {
+    switch entry.event {
+    case .downstreamDown, .possibleDuplicate: logger.warning("\(text.line(entry))")
+    case .downstreamFailed: logger.notice("\(text.line(entry))")
+    default: logger.info("\(text.line(entry))")
+    }
+  }
+}
+
+enum MonotonicTime {
+  static var now: Int64 {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return Int64(time.tv_sec) * 1_000_000 + Int64(time.tv_nsec) / 1_000
+  }
+}
