@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-package import Flow
-package import Reputation
-package import SMTP
+import Flow
+import Reputation
+import SMTP
 package import Structures
-package import Suspicion
+import Suspicion
 
 /// A peer as the accept sees it.
 package struct Peer: BitwiseCopyable, Sendable {

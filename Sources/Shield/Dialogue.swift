@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-package import Flow
-package import SMTP
-package import Structures
-package import Suspicion
+import Flow
+import SMTP
+import Structures
+import Suspicion
 
 // The dialogue with a talking client: one command at a time, in the order of arrival.
 //

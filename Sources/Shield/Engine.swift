@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-package import Flow
-package import Reputation
-package import SMTP
+import Flow
+import Reputation
+import SMTP
 package import Structures
 package import Suspicion
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-package import Flow
-package import SMTP
+import Flow
+import SMTP
 package import Structures
 package import Suspicion
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-package import Flow
-package import Reputation
-package import SMTP
-package import Structures
-package import Suspicion
+import Flow
+import Reputation
+import SMTP
+import Structures
+import Suspicion
 
 // Judgement: from what a peer did to what it gets. Signals enter here, tiers and delays leave here.
 // Nothing else in the engine decides how long anyone waits.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-package import SMTP
+import SMTP
 package import Structures
 package import Suspicion
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-package import SMTP
-package import Structures
-package import Suspicion
+import SMTP
+import Structures
+import Suspicion
 
 /// How the downstream learns who the client is.
 package enum Identity: UInt8, Sendable {

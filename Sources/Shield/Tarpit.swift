@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-package import SMTP
-package import Structures
-package import Suspicion
+import SMTP
+import Structures
+import Suspicion
 
 // The tarpit: T3 peers, held by bytes.
 //

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-package import Flow
-package import SMTP
-package import Structures
-package import Suspicion
+import Flow
+import SMTP
+import Structures
+import Suspicion
 
 // Mail: MAIL, RCPT, DATA, the message, RSET and AUTH, each checked here and carried to the downstream.
 //

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+package import Shield
+package import Structures
+
+/// The engine's second driver: a virtual clock and a virtual network instead of a ring.
+///
+/// It carries out the same orders with the same rules as the real one (one wish per slot, one send at a
+/// time, close only when nothing is in flight), so that a dialogue or a simulation runs the engine
+/// unchanged. Peers are scripts: whoever holds the driver says what a socket hears and reads what it was
+/// told. Nothing here is random unless the caller makes it so.
+package struct VirtualDriver: ~Copyable {
+  /// One side of a virtual connection, seen from the engine.
+  package struct Socket: Sendable {
+    enum Want: Sendable { case nothing, listen(Int), fill(Region), watch }
+
+    package internal(set) var isOpen = false
+    package internal(set) var slot = Slot(index: 0, generation: 0)
+    var want = Want.nothing
+    /// What the peer has sent and the engine has not taken.
+    var inbound: [UInt8] = []
+    var inboundEnded = false
+    var toldEnded = false
+    /// What the engine has sent.
+    package internal(set) var outbound: [UInt8] = []
+    /// When each byte of `outbound` was sent.
+    package internal(set) var times: [Instant] = []
+    /// The engine shut its sending side, or closed the connection.
+    package internal(set) var isFinished = false
+    var isClosing = false
+    var isBroken = false
+    /// Bytes a send may take at once; a slow reader takes few.
+    package var window = Int.max
+    var pendingSend: Region?
+    /// For a downstream connection: which client it serves is the engine's business.
+    package internal(set) var isDownstream = false
+  }
+
+  package var engine: Engine
+  package private(set) var now = Instant.origin
+  package private(set) var sockets: [Socket]
+  private var effects = EffectQueue(capacity: 4_096)
+  /// Downstream connections in the order in which the engine asked for them.
+  package private(set) var dialled: [Int] = []
+  /// Whether the downstream takes connections.
+  package var downstreamListens = true
+  /// The most bytes one receive hands over; 1 drips everything.
+  package var receiveMax = Int.max
+  /// Downstream sockets whose connection has been decided.
+  private var connecting: Set<Int> = []
+
+  package init(engine: consuming Engine) {
+    sockets = Array(repeating: Socket(), count: engine.slotCount)
+    self.engine = engine
+  }
+
+  // MARK: The world's side
+
+  /// A client connects.
+  ///
+  /// - Returns: its slot's index, or nil if it was turned away.
+  package mutating func connect(_ peer: Peer) -> Int? {
+    let admission = engine.accepted(peer, now: now, into: &effects)
+    guard case .held(let slot) = admission else { return nil }
+    let i = Int(slot.index)
+    sockets[i] = Socket()
+    sockets[i].isOpen = true
+    sockets[i].slot = slot
+    settle()
+    return i
+  }
+
+  /// The peer of socket `i` sends bytes.
+  package mutating func say(_ i: Int, _ bytes: some Sequence<UInt8>) {
+    guard sockets[i].isOpen else { return }
+    sockets[i].inbound.append(contentsOf: bytes)
+    settle()
+  }
+
+  package mutating func say(_ i: Int, _ text: String) { say(i, Array(text.utf8)) }
+
+  /// The peer closes its sending side.
+  package mutating func end(_ i: Int) {
+    sockets[i].inboundEnded = true
+    settle()
+  }
+
+  /// The connection breaks.
+  package mutating func reset(_ i: Int) {
+    guard sockets[i].isOpen else { return }
+    sockets[i].isBroken = true
+    engine.failed(sockets[i].slot, now: now, into: &effects)
+    settle()
+  }
+
+  /// Lets time pass, carrying out everything due on the way.
+  package mutating func advance(to end: Instant) {
+    while true {
+      let due = engine.nextDeadline(now: now)
+      if due > end { break }
+      // A deadline is rounded up to the wheel's tick: never stand still.
+      now = max(due, now + .milliseconds(1))
+      if now > end { break }
+      tick()
+    }
+    now = end
+    tick()
+  }
+
+  package mutating func advance(by duration: Duration) { advance(to: now + duration) }
+
+  private mutating func tick() {
+    while engine.timeReached(now, into: &effects) { settle() }
+    settle()
+  }
+
+  /// Takes what was sent on socket `i` since the last call.
+  package mutating func heard(_ i: Int) -> (bytes: [UInt8], times: [Instant]) {
+    let heard = (sockets[i].outbound, sockets[i].times)
+    sockets[i].outbound = []
+    sockets[i].times = []
+    return heard
+  }
+
+  package mutating func setWindow(_ i: Int, _ window: Int) {
+    sockets[i].window = window
+    settle()
+  }
+
+  package mutating func drain() {
+    engine.drain(now: now, into: &effects)
+    tick()
+  }
+
+  // MARK: The engine's side
+
+  /// Carries out orders and hands over facts until nothing more happens at this instant.
+  private mutating func settle() {
+    var rounds = 0
+    repeat {
+      carryOut()
+      rounds += 1
+      invariant(rounds < 1_000_000, "engine and driver talk to each other for ever")
+    } while deliver()
+  }
+
+  private mutating func carryOut() {
+    var k = 0
+    while k < effects.count {
+      switch effects[k] {
+      case .listen(let slot, let limit): wish(slot, .listen(Int(limit)))
+      case .fill(let slot, let region): wish(slot, .fill(region))
+      case .watch(let slot): wish(slot, .watch)
+      case .send(let slot, let region):
+        let i = Int(slot.index)
+        let isFree = sockets[i].pendingSend == nil
+        invariant(isFree, "two sends at once on slot \(slot)")
+        sockets[i].pendingSend = region
+      case .drip(let slot, let byte):
+        let i = Int(slot.index)
+        if !sockets[i].isBroken {
+          sockets[i].outbound.append(byte)
+          sockets[i].times.append(now)
+        }
+      case .connect(let slot, _):
+        let i = Int(slot.index)
+        sockets[i] = Socket()
+        sockets[i].slot = slot
+        sockets[i].isOpen = true
+        sockets[i].isDownstream = true
+        dialled.append(i)
+      case .finish(let slot): sockets[Int(slot.index)].isFinished = true
+      case .close(let slot):
+        sockets[Int(slot.index)].isClosing = true
+        sockets[Int(slot.index)].isFinished = true
+      }
+      k += 1
+    }
+    effects.removeAll()
+  }
+
+  private mutating func wish(_ slot: Slot, _ want: Socket.Want) {
+    sockets[Int(slot.index)].want = want
+  }
+
+  /// Hands over one fact, if there is one to hand over.
+  private mutating func deliver() -> Bool {
+    for i in sockets.indices where sockets[i].isOpen {
+      let slot = sockets[i].slot
+      if sockets[i].isClosing {
+        sockets[i].isOpen = false
+        sockets[i].want = .nothing
+        sockets[i].pendingSend = nil
+        connecting.remove(i)
+        engine.closed(slot, now: now, into: &effects)
+        return true
+      }
+      if sockets[i].isDownstream && !connecting.contains(i) {
+        connecting.insert(i)
+        if downstreamListens {
+          engine.connected(slot, now: now, into: &effects)
+        } else {
+          engine.failed(slot, now: now, into: &effects)
+        }
+        return true
+      }
+      if let region = sockets[i].pendingSend, sockets[i].window > 0, !sockets[i].isBroken {
+        let count = min(region.count, sockets[i].window)
+        for k in 0..<count {
+          sockets[i].outbound.append(engine.arena[region.offset + k])
+          sockets[i].times.append(now)
+        }
+        if sockets[i].window != .max { sockets[i].window -= count }
+        sockets[i].pendingSend = nil
+        engine.sent(slot, count, now: now, into: &effects)
+        return true
+      }
+      if hear(i) { return true }
+    }
+    return false
+  }
+
+  private mutating func hear(_ i: Int) -> Bool {
+    let slot = sockets[i].slot
+    if sockets[i].isBroken { return false }
+    switch sockets[i].want {
+    case .nothing: return false
+    case .watch:
+      guard sockets[i].inboundEnded, !sockets[i].toldEnded else { return false }
+      sockets[i].toldEnded = true
+      sockets[i].want = .nothing
+      engine.ended(slot, now: now, into: &effects)
+      return true
+    case .listen(let limit):
+      let count = min(limit, sockets[i].inbound.count, receiveMax)
+      if count == 0 { return endedReading(i) }
+      let piece = Array(sockets[i].inbound.prefix(count))
+      sockets[i].inbound.removeFirst(count)
+      sockets[i].want = .nothing
+      engine.received(slot, piece.span, now: now, into: &effects)
+      return true
+    case .fill(let region):
+      let count = min(region.count, sockets[i].inbound.count, receiveMax)
+      if count == 0 { return endedReading(i) }
+      let piece = Array(sockets[i].inbound.prefix(count))
+      sockets[i].inbound.removeFirst(count)
+      sockets[i].want = .nothing
+      engine.arena.write(piece.span, at: region.offset)
+      engine.filled(slot, count, now: now, into: &effects)
+      return true
+    }
+  }
+
+  private mutating func endedReading(_ i: Int) -> Bool {
+    guard sockets[i].inboundEnded else { return false }
+    sockets[i].want = .nothing
+    engine.ended(sockets[i].slot, now: now, into: &effects)
+    return true
+  }
+}
