@@ -140,7 +140,7 @@ package final class AccessTable: Sendable {
     let known = prefixed ? PeerClass.names : words
     let hint =
       nearest(to: name, among: known).map { "did you mean \(prefixed ? "class=" : "")\($0)?" }
-      ?? (text.contains("=")
+      ?? (!prefixed && text.contains("=")
         ? "settings such as rates belong into the rate table"
         : "write one of: \(known.joined(separator: ", "))")
     throw CIDRLineError(

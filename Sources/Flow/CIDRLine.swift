@@ -7,8 +7,9 @@ package import Structures
 /// the bytes that were parsed, and neither is empty.
 enum CIDRLine {
   case rule(CIDRPattern, pattern: Range<Int>, result: Range<Int>)
-  case beginIf(CIDRPattern, pattern: Range<Int>)
-  case endIf
+  /// `extra` is where text begins that has no business there: an error, but the block counts.
+  case beginIf(CIDRPattern, pattern: Range<Int>, extra: Int?)
+  case endIf(extra: Int?)
 }
 
 /// A network or, negated, the rest of its address family.
@@ -31,13 +32,7 @@ extension CIDRLine {
   ///   - end: after the last byte that is not white space.
   init(_ bytes: Span<UInt8>, _ start: Int, _ end: Int) throws(CIDRLineError) {
     if CIDRLine.hasWord("endif", bytes, start, end) {
-      if start + 5 < end {
-        let extra = CIDRLine.skipSpace(bytes, start + 5, end)
-        throw CIDRLineError(
-          offset: extra, reason: "nothing may follow `endif` on its line",
-          hint: "an indented line continues the line above it: start rules in the first column")
-      }
-      self = .endIf
+      self = .endIf(extra: start + 5 < end ? CIDRLine.skipSpace(bytes, start + 5, end) : nil)
       return
     }
     if CIDRLine.hasWord("if", bytes, start, end) {
@@ -48,13 +43,8 @@ extension CIDRLine {
       }
       let first = cursor
       let pattern = try CIDRPattern(bytes, &cursor, end)
-      if cursor < end {
-        throw CIDRLineError(
-          offset: CIDRLine.skipSpace(bytes, cursor, end),
-          reason: "nothing may follow the network of an `if` on its line",
-          hint: "an indented line continues the line above it: start rules in the first column")
-      }
-      self = .beginIf(pattern, pattern: first..<cursor)
+      let extra = cursor < end ? CIDRLine.skipSpace(bytes, cursor, end) : nil
+      self = .beginIf(pattern, pattern: first..<cursor, extra: extra)
       return
     }
     var cursor = start

@@ -45,6 +45,8 @@ struct RateSettings {
         followsMistake = true
         mistakes.append(
           CIDRLineError(offset: first + error.at, reason: error.reason, hint: error.hint))
+        // What follows an address are the settings of another rule.
+        if error.endsRule { break }
       }
       cursor = CIDRLine.skipSpace(bytes, cursor, end)
     }
@@ -55,6 +57,7 @@ struct RateSettings {
     var at = 0
     var reason: String
     var hint: String
+    var endsRule = false
   }
 
   private mutating func read(_ token: [UInt8]) throws(Mistake) {
@@ -108,6 +111,7 @@ struct RateSettings {
   private func withoutValue(_ text: String) -> Mistake {
     let word = text.lowercased()
     let hint: String
+    var endsRule = false
     if text.hasPrefix("#") {
       hint = "write a space after the # to start a comment"
     } else if PeerClass(named: word.utf8) != nil {
@@ -120,12 +124,13 @@ struct RateSettings {
       hint = "write \(RateSettings.example(word)), with no space around the ="
     } else if word.utf8.contains(where: { $0 == 46 || $0 == 58 }) {
       hint = "an indented line continues the line above it: start a new rule in the first column"
+      endsRule = true
     } else if let name = nearest(to: word, among: RateSettings.names) {
       hint = "did you mean \(RateSettings.example(name))?"
     } else {
       hint = "settings look like \(RateSettings.example("conn")), with no space around the = or the /"
     }
-    return Mistake(reason: "\"\(text)\" is not a setting", hint: hint)
+    return Mistake(reason: "\"\(text)\" is not a setting", hint: hint, endsRule: endsRule)
   }
 
   private static func example(_ name: String) -> String {
