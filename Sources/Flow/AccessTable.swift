@@ -70,7 +70,8 @@ package final class AccessTable: Sendable {
       } catch {
         actions.append(.dunno)
         problems.add(
-          text.problem(.error, error.offset, line: Int(record.line), error.reason, error.hint), .error)
+          text.problem(.error, error.offset, line: Int(record.line), error.reason, error.hint),
+          .error)
       }
     }
     return (AccessTable(rules: rules, actions: actions), problems.sorted(file: file))

@@ -96,7 +96,8 @@ extension CIDRPattern {
   /// - Parameter cursor: the first byte; afterwards the byte behind the pattern.
   init(_ bytes: Span<UInt8>, _ cursor: inout Int, _ end: Int) throws(CIDRLineError) {
     var negated = false
-    while cursor < end && (bytes[cursor] == UInt8(ascii: "!") || (negated && isSpace(bytes[cursor])))
+    while cursor < end
+      && (bytes[cursor] == UInt8(ascii: "!") || (negated && isSpace(bytes[cursor])))
     {
       if bytes[cursor] == UInt8(ascii: "!") { negated.toggle() }
       cursor += 1
@@ -158,7 +159,8 @@ extension CIDRPattern {
       if cursor < end || slash + 1 == end || length > width {
         throw CIDRLineError(
           offset: slash + 1,
-          reason: "the prefix length \(quoted(bytes, slash + 1, end)) is not a number from 0 to \(width)",
+          reason:
+            "the prefix length \(quoted(bytes, slash + 1, end)) is not a number from 0 to \(width)",
           hint: address.isDotted
             ? "write a length such as /24; netmasks such as /255.255.255.0 are not read"
             : "write a length such as /64")
@@ -210,7 +212,8 @@ extension CIDRPattern {
       }
       if value > 255 {
         throw CIDRLineError(
-          offset: start, reason: "\(value) is more than the 255 that fit into one part of an address",
+          offset: start,
+          reason: "\(value) is more than the 255 that fit into one part of an address",
           hint: "write four numbers from 0 to 255, such as 192.0.2.1")
       }
       octets += 1
@@ -249,7 +252,8 @@ extension CIDRPattern {
         + "without the zero in front")
   }
 
-  private static func notAnAddress(_ bytes: Span<UInt8>, _ first: Int, _ last: Int) -> CIDRLineError {
+  private static func notAnAddress(_ bytes: Span<UInt8>, _ first: Int, _ last: Int) -> CIDRLineError
+  {
     CIDRLineError(
       offset: first, reason: "\(quoted(bytes, first, last)) is not an address",
       hint: "write an IPv4 or IPv6 network first, such as 192.0.2.0/24 or 2001:db8::/32; "

@@ -64,7 +64,8 @@ struct CIDRReader {
     for block in blocks.dropFirst() {
       if let opened = block.opened {
         report(
-          opened.offset, line: opened.line, "this `if` has no `endif`", "write `endif` where it ends")
+          opened.offset, line: opened.line, "this `if` has no `endif`",
+          "write `endif` where it ends")
       }
     }
   }
@@ -146,7 +147,8 @@ struct CIDRReader {
       if !joined.isEmpty { joined.append(32) }
       joins.append(
         TableText.Join(
-          offset: UInt32(base + joined.count), source: UInt32(piece.start), line: UInt32(piece.line)))
+          offset: UInt32(base + joined.count), source: UInt32(piece.start), line: UInt32(piece.line)
+        ))
       for i in piece.start..<piece.end { joined.append(bytes[i]) }
     }
     text.append(joined: joined, joins)
@@ -228,7 +230,8 @@ struct CIDRReader {
     space.flatMap { $0.isIPv4 == block.isIPv4 ? $0.subtracting(block) : [] }
   }
 
-  private mutating func warnUnreachable(_ rule: UInt32, _ offset: Int, _ line: Int, _ reached: Bool) {
+  private mutating func warnUnreachable(_ rule: UInt32, _ offset: Int, _ line: Int, _ reached: Bool)
+  {
     explained.insert(rule)
     let block = blocks[blocks.count - 1]
     if block.isIgnored { return }

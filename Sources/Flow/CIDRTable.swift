@@ -98,7 +98,8 @@ package struct CIDRRule: Sendable {
     do throws(CIDRLineError) {
       return try CIDRPattern(bytes.span, &cursor, cursor + Int(record.patternCount))
     } catch {
-      invariantFailed("a pattern that was read once cannot be read again", file: #fileID, line: #line)
+      invariantFailed(
+        "a pattern that was read once cannot be read again", file: #fileID, line: #line)
     }
   }
 
@@ -117,7 +118,7 @@ extension CIDRReader {
     // The others are only counted.
     let shown = Set(dead.prefix(TableProblems.kept).map { UInt32($0) })
     var pieces: [UInt32: [AddressBlock]] = [:]
-    networks.forEach { block, rule in
+    networks.forEachNetwork { block, rule in
       if !wins[Int(rule)] && shown.contains(rule) { pieces[rule, default: []].append(block) }
     }
     for rule in dead {

@@ -15,7 +15,9 @@ import Testing
     }
   }
 
-  private func key(_ number: Int) -> BucketKey { BucketKey(Address(v4: UInt32(number)), length: 32) }
+  private func key(_ number: Int) -> BucketKey {
+    BucketKey(Address(v4: UInt32(number)), length: 32)
+  }
 
   private func table(_ capacity: Int) -> BucketTable {
     BucketTable(capacity: capacity, hash: SipHash(k0: 0x1234, k1: 0x5678))
@@ -100,7 +102,7 @@ import Testing
     #expect(buckets.evicted == 0)
   }
 
-  @Test("a rate does not drift: an hour of single bytes is as many as one hour has")
+  @Test("a rate does not drift: single bytes add up to the exact time")
   func noDrift() throws {
     let rate = try Terms(units: 64 * 1024, period: .seconds(1), burst: 1).rate
     var buckets = table(8)
@@ -112,8 +114,8 @@ import Testing
       if decision == .allowed { passed += 1 }
       now = buckets.earliest(key(1), 1, rate, now: now)
     }
-    // Waiting is rounded up to whole microseconds, the account is not: 15.26 becomes 16 when one waits
-    // for each byte alone, so charge them instead.
+    // One waits in whole microseconds, so 15.26 becomes 16 when each byte is waited for alone. The
+    // account itself is not rounded, as charging shows.
     #expect(passed == 625_000)
     var owed = table(8)
     let start = Instant(microseconds: 0)

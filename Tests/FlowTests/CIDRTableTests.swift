@@ -14,7 +14,8 @@ func address(_ text: String) throws -> Address { try #require(Address(text), "\(
 
   @Test("the first rule that matches wins, whatever the lengths")
   func firstMatch() throws {
-    let table = cidr("10.1.0.0/16 a\n10.0.0.0/8 b\n10.2.0.0/16 c\n0.0.0.0/0 d\n2001:db8::/32 e\n::/0 f\n")
+    let table = cidr(
+      "10.1.0.0/16 a\n10.0.0.0/8 b\n10.2.0.0/16 c\n0.0.0.0/0 d\n2001:db8::/32 e\n::/0 f\n")
     let cases = [
       ("10.1.2.3", "a", "the specific one comes first"),
       ("10.2.2.3", "b", "the wide one comes first"),
@@ -105,7 +106,9 @@ func address(_ text: String) throws -> Address { try #require(Address(text), "\(
       ("! x", 3, "is not an address", "network first", "a bare not"),
       ("endif", 1, "without an `if`", "delete it", "no if"),
       ("if 10.0.0.0/8\nendif x", 7, "nothing may follow `endif`", "first column", "after endif"),
-      ("if 10.0.0.0/8\n  10.1.0.0/16 x\nendif", 3, "nothing may follow", "first column", "indented"),
+      (
+        "if 10.0.0.0/8\n  10.1.0.0/16 x\nendif", 3, "nothing may follow", "first column", "indented"
+      ),
       ("if 10.0.0.0/8", 4, "no `endif`", "write `endif`", "an open if"),
       ("  10.0.0.0/8 x", 3, "white space", "first column", "an indented first line"),
     ] as [(String, Int, String, String, String)])
@@ -140,7 +143,8 @@ func address(_ text: String) throws -> Address { try #require(Address(text), "\(
 
   @Test("a # belongs to the result unless white space stands on both sides")
   func comments() throws {
-    let table = cidr("10.0.0.0/8 reject see #12 # but not this\n  and C# too ## nor this\n #nor this\n")
+    let table = cidr(
+      "10.0.0.0/8 reject see #12 # but not this\n  and C# too ## nor this\n #nor this\n")
     #expect(table.problems == [])
     #expect(try result(table, "10.0.0.1") == "reject see #12 and C# too")
   }

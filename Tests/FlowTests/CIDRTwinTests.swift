@@ -103,7 +103,8 @@ import Testing
           let found = table.lookup(probe).map { table.rules[$0].position.line }
           if found != expected {
             Issue.record(
-              "seed \(seed), \(probe): \(String(describing: found)) not \(String(describing: expected))\n\(text)")
+              "seed \(seed), \(probe): \(String(describing: found)) not \(String(describing: expected))\n\(text)"
+            )
             return
           }
           if let expected { winners.insert(expected) }
@@ -122,7 +123,8 @@ import Testing
       guard case .rule(let pattern) = line, !winners.contains(number + 1), !pattern.negated,
         pattern.prefix.length == pattern.prefix.address.width
       else { continue }
-      #expect(dead.contains(number + 1), "seed \(seed): line \(number + 1) was not reported\n\(text)")
+      #expect(
+        dead.contains(number + 1), "seed \(seed): line \(number + 1) was not reported\n\(text)")
     }
   }
 }

@@ -97,7 +97,8 @@ import Testing
     let six = try rule("conn=1/s", "2001:db8::/32")
     #expect(
       six.key(for: try address("2001:db8::1")) == six.key(for: try address("2001:db8::ffff:2")))
-    #expect(six.key(for: try address("2001:db8::1")) != six.key(for: try address("2001:db8:0:1::1")))
+    #expect(
+      six.key(for: try address("2001:db8::1")) != six.key(for: try address("2001:db8:0:1::1")))
   }
 
   @Test("a bucket stays the same when a reload moves the rule, also for a negated network")
@@ -108,7 +109,8 @@ import Testing
       load("10.1.0.0/16 class=bad\n!10.0.0.0/8 conn=1/s per=net\n").table.lookup(source))
     #expect(before.rule == 0 && after.rule == 1)
     #expect(before.key(for: source) == after.key(for: source))
-    let inside = try #require(load("10.0.0.0/8 conn=1/s per=net\n").table.lookup(try address("10.1.1.1")))
+    let inside = try #require(
+      load("10.0.0.0/8 conn=1/s per=net\n").table.lookup(try address("10.1.1.1")))
     #expect(inside.key(for: source) != before.key(for: source))
   }
 
@@ -164,7 +166,8 @@ import Testing
 
   @Test("settings are read for the family of their own rule, though they look the same")
   func families() throws {
-    let (table, problems) = load("10.0.0.0/8 conn=1/s\n2001:db8::/32 conn=1/s\n11.0.0.0/8 conn=1/s\n")
+    let (table, problems) = load(
+      "10.0.0.0/8 conn=1/s\n2001:db8::/32 conn=1/s\n11.0.0.0/8 conn=1/s\n")
     #expect(problems == [])
     #expect(table.lookup(try address("10.0.0.1"))?.sharing == .prefix(32))
     #expect(table.lookup(try address("2001:db8::1"))?.sharing == .prefix(64))

@@ -4,7 +4,8 @@ import Testing
 
 /// The open-addressing table against a Dictionary.
 @Suite struct OpenCountsTests {
-  @Test("a full table refuses new keys, counts on for known ones, and has room after the last close")
+  @Test(
+    "a full table refuses new keys, counts on for known ones, and has room after the last close")
   func full() {
     var table = OpenCounts(capacity: 2)
     let one = table.increment(1)

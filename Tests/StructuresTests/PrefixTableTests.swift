@@ -20,7 +20,8 @@ import Testing
   @Test("the longest prefix wins, and where it ends the one around it goes on")
   func nested() throws {
     let table = PrefixTable([
-      (try prefix("0.0.0.0", 0), 1), (try prefix("10.0.0.0", 8), 2), (try prefix("10.1.0.0", 16), 3),
+      (try prefix("0.0.0.0", 0), 1), (try prefix("10.0.0.0", 8), 2),
+      (try prefix("10.1.0.0", 16), 3),
       (try prefix("10.255.255.255", 32), 4), (try prefix("255.255.255.255", 32), 5),
       (try prefix("::", 0), 6), (try prefix("2001:db8::", 32), 7),
       (try prefix("2001:db8::1", 128), 8),
@@ -29,7 +30,8 @@ import Testing
       ("9.255.255.255", 1, "before the /8"), ("10.0.0.0", 2, "first of the /8"),
       ("10.0.255.255", 2, "before the /16"), ("10.1.0.0", 3, "first of the /16"),
       ("10.1.255.255", 3, "last of the /16"), ("10.2.0.0", 2, "after the /16"),
-      ("10.255.255.254", 2, "before the /32"), ("10.255.255.255", 4, "the /32 at the end of the /8"),
+      ("10.255.255.254", 2, "before the /32"),
+      ("10.255.255.255", 4, "the /32 at the end of the /8"),
       ("11.0.0.0", 1, "after both"), ("255.255.255.254", 1, "before the last address"),
       ("255.255.255.255", 5, "the last address"), ("0.0.0.0", 1, "the first address"),
       ("::", 6, "IPv6 has a default of its own"), ("2001:db8::", 7, "before the /128"),
@@ -40,6 +42,25 @@ import Testing
     for (text, value, reason) in cases {
       let address = try #require(Address(text))
       #expect(table.lookup(address) == value, "\(text): \(reason)")
+    }
+  }
+
+  @Test(
+    "a list within one network has no answer outside of it",
+    arguments: [
+      ("2001:db8::1", 128, "one address"), ("2001:db8::", 64, "one /64"), ("::1", 128, "near zero"),
+      ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 128, "the last address"), ("8000::", 1, "a half"),
+    ])
+  func narrow(text: String, length: Int, reason: String) throws {
+    let only = try prefix(text, length)
+    let table = PrefixTable([(only, 5)])
+    let high: [UInt64] = [0, 1, 0x2001_0db8_0000_0000, 0x2001_0db8_0000_0001, 1 << 63, .max]
+    for high in high {
+      for low: UInt64 in [0, 1, 2, 1 << 63, .max] {
+        let address = Address(high: high, low: low)
+        #expect(
+          table.lookup(address) == (only.contains(address) ? 5 : nil), "\(reason), \(address)")
+      }
     }
   }
 
@@ -59,7 +80,9 @@ import Testing
   @Test("a network that is given twice stops the process")
   func duplicate() async {
     await #expect(processExitsWith: .failure) {
-      if let prefix = Prefix(Address(v4: 0), length: 8) { _ = PrefixTable([(prefix, 1), (prefix, 2)]) }
+      if let prefix = Prefix(Address(v4: 0), length: 8) {
+        _ = PrefixTable([(prefix, 1), (prefix, 2)])
+      }
     }
   }
 
@@ -85,7 +108,9 @@ import Testing
       let address = randomAddress(&random, isIPv4: isIPv4)
       let width = isIPv4 ? 32 : 128
       var length = Int.random(in: 0...width, using: &random)
-      if Bool.random(using: &random) { length = max(0, width - Int.random(in: 0...6, using: &random)) }
+      if Bool.random(using: &random) {
+        length = max(0, width - Int.random(in: 0...6, using: &random))
+      }
       guard let prefix = Prefix(address.network(length), length: length) else { continue }
       if seen.insert(prefix).inserted { list.append((prefix, UInt32(value))) }
     }
@@ -133,7 +158,8 @@ import Testing
       let found = table.lookup(address)
       if found != expected {
         Issue.record(
-          "seed \(seed), \(address): \(String(describing: found)), not \(String(describing: expected))")
+          "seed \(seed), \(address): \(String(describing: found)), not \(String(describing: expected))"
+        )
         return
       }
     }

@@ -7,7 +7,9 @@ import Testing
 @Suite struct TimingWheelTests {
   private let ms = 1_000
 
-  private func at(_ milliseconds: Int) -> Instant { Instant(microseconds: Int64(milliseconds * ms)) }
+  private func at(_ milliseconds: Int) -> Instant {
+    Instant(microseconds: Int64(milliseconds * ms))
+  }
 
   private func expired(_ wheel: inout TimingWheel, _ now: Instant) -> [Int] {
     var all: [Int] = []
@@ -158,7 +160,8 @@ import Testing
     Walk(
       seed: 7, start: Int64(Int32.max) * 10_000 - 50_000_000, ahead: 400_000_000_000,
       step: 8_000_000_000, reason: "across the wrap-around of the sign"),
-    Walk(seed: 8, start: -90_000_000, ahead: 60_000_000, step: 900_000, reason: "before the origin"),
+    Walk(
+      seed: 8, start: -90_000_000, ahead: 60_000_000, step: 900_000, reason: "before the origin"),
     Walk(seed: 9, tick: 1, ahead: 5_000, step: 300, reason: "a tick of a microsecond"),
     Walk(seed: 10, tick: 7_919, ahead: 80_000_000, step: 300_000, reason: "an odd tick"),
   ]
@@ -190,7 +193,8 @@ import Testing
         wheel.cancel(index)
         twin[index] = nil
       default:
-        now += Int64.random(in: 0...walk.step >> Int64.random(in: 0..<8, using: &random), using: &random)
+        now += Int64.random(
+          in: 0...walk.step >> Int64.random(in: 0..<8, using: &random), using: &random)
         let due = twin.indices.filter { twin[$0].map { $0 <= now } ?? false }
         let fired = expired(&wheel, Instant(microseconds: now))
         guard fired.sorted() == due else {
