@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// At most one timer per slot index, in a bounded hierarchical wheel that never allocates after `init`.
+///
+/// Not a calendar: time is counted in ticks from `Instant.origin`, and a deadline is rounded up to the
+/// next tick. Kept at every moment: each timer in the wheel has `position < deadline`; each timer in the
+/// due list has `deadline <= position`; `position` never passes the current time.
+///
+/// Four levels of 256, 64, 64 and 64 slots reach 2^26 ticks (7.7 days at 10 ms); what lies further waits
+/// in the last level and is put in again when its slot comes round. A bitmap of occupied slots lets the
+/// wheel jump over empty time, so that a day asleep costs no more than a tick.
+@frozen
+package struct TimingWheel: ~Copyable {
+  /// Lists are circular and doubly linked; their heads are the entries after the last index, so that
+  /// taking a timer out needs to know neither its slot nor whether it was the first.
+  @frozen
+  @usableFromInline
+  package struct Entry: BitwiseCopyable {
+    /// -1 while no timer is set.
+    @usableFromInline package var next: Int32
+    @usableFromInline package var previous: Int32
+    /// The low 32 bits of the deadline in ticks; never further than 2^31 - 1 from `position`.
+    @usableFromInline package var deadline: UInt32
+
+    @inlinable
+    package init(next: Int32, previous: Int32, deadline: UInt32) {
+      self.next = next
+      self.previous = previous
+      self.deadline = deadline
+    }
+  }
+
+  @usableFromInline package var entries: Slab<Entry>
+  /// One bit per slot: words 0…3 are level 0, words 4, 5 and 6 the levels above, word 7 the due list.
+  @usableFromInline package var occupied: [8 of UInt64]
+  /// The tick up to which everything has been handed to the due list.
+  @usableFromInline package var position: Int64
+  @usableFromInline package let tickMicroseconds: Int64
+  /// How many indexes there are: 0..<capacity.
+  package let capacity: Int
+  /// How many timers are set.
+  @usableFromInline package var armed: Int
+
+  /// The slot number of the list of timers that are due now.
+  @inlinable package static var dueSlot: Int { 448 }
+
+  /// - Parameters:
+  ///   - capacity: indexes 0..<capacity may have a timer; at most 2^31 - 450.
+  ///   - tick: the grain of time, at least 1 µs. Everything that expires within one tick is one wake-up.
+  package init(capacity: Int, tick: Duration = .milliseconds(10)) {
+    let slots = TimingWheel.dueSlot + 1
+    invariant(
+      capacity >= 0 && capacity <= Int(Int32.max) - slots, "a wheel cannot have \(capacity) timers")
+    invariant(tick.microseconds >= 1, "a tick of \(tick) is shorter than a microsecond")
+    self.capacity = capacity
+    tickMicroseconds = tick.microseconds
+    position = 0
+    armed = 0
+    occupied = InlineArray(repeating: 0)
+    entries = Slab(
+      capacity: capacity + slots, repeating: Entry(next: -1, previous: -1, deadline: 0))
+    for slot in 0..<slots {
+      let head = Int32(capacity + slot)
+      entries[Int(head)] = Entry(next: head, previous: head, deadline: 0)
+    }
+  }
+
+  /// How many timers are set.
+  @inlinable package var count: Int { armed }
+
+  /// Bytes this wheel takes: 12 per index and 5 KB for the slots.
+  package var footprint: Int { entries.footprint }
+
+  /// Sets the timer of `index`, replacing the one it has.
+  ///
+  /// - Parameters:
+  ///   - index: 0..<capacity.
+  ///   - deadline: rounded up to the tick. What has passed already expires at the next `popExpired`.
+  ///     `.distantFuture` means never and is the same as `cancel`. Anything else further than 2^31 ticks
+  ///     ahead (248 days at 10 ms) is taken as that far.
+  @inlinable
+  package mutating func set(_ index: Int, at deadline: Instant) {
+    checkIndex(index)
+    if entries[index].next >= 0 { unlink(index) } else { armed &+= 1 }
+    if deadline == .distantFuture {
+      armed &-= 1
+      return
+    }
+    let furthest = position + Int64(Int32.max)
+    let tick = max(min(tickAtOrAfter(deadline), furthest), position - Int64(Int32.max))
+    entries[index].deadline = UInt32(truncatingIfNeeded: tick)
+    link(index, slot(for: tick))
+  }
+
+  /// Takes the timer of `index` away, if there is one.
+  @inlinable
+  package mutating func cancel(_ index: Int) {
+    checkIndex(index)
+    guard entries[index].next >= 0 else { return }
+    unlink(index)
+    armed &-= 1
+  }
+
+  @inlinable
+  package func isSet(_ index: Int) -> Bool {
+    checkIndex(index)
+    return entries[index].next >= 0
+  }
+
+  /// When the timer of `index` expires (a whole number of ticks), or nil when none is set.
+  @inlinable
+  package func deadline(of index: Int) -> Instant? {
+    isSet(index) ? Instant(microseconds: fullDeadline(index) &* tickMicroseconds) : nil
+  }
+
+  /// The next index whose time has come, its timer now being unset; nil when there is none left.
+  ///
+  /// Call it until it says nil. Timers come in the order of their ticks; one set meanwhile for a time
+  /// that has come is handed out in the same pass, one for later is not.
+  ///
+  /// - Parameter now: must not go backwards; an earlier time than before is taken as the same time.
+  @inlinable
+  package mutating func popExpired(now: Instant) -> Int? {
+    let due = capacity + TimingWheel.dueSlot
+    while true {
+      let first = Int(entries[due].next)
+      if first != due {
+        unlink(first)
+        armed &-= 1
+        return first
+      }
+      let target = tickAtOrBefore(now)
+      if target <= position { return nil }
+      let event = nextEvent()
+      if event > target {
+        position = target
+        return nil
+      }
+      advance(to: event)
+    }
+  }
+
+  /// How long one may sleep: no timer expires before this moment. Nil when none is set.
+  ///
+  /// Exact when the next timer is less than 256 ticks away, otherwise perhaps early (never late): the
+  /// moment at which a group of timers comes down a level. `now` is returned when something is due.
+  @inlinable
+  package func nextDeadline(now: Instant) -> Instant? {
+    if armed == 0 { return nil }
+    if occupied[7] != 0 { return now }
+    return Instant(microseconds: nextEvent() &* tickMicroseconds)
+  }
+
+  // Ticks
+
+  @inlinable
+  package func tickAtOrAfter(_ time: Instant) -> Int64 {
+    let (quotient, rest) = time.microseconds.quotientAndRemainder(dividingBy: tickMicroseconds)
+    return rest > 0 ? quotient + 1 : quotient
+  }
+
+  @inlinable
+  package func tickAtOrBefore(_ time: Instant) -> Int64 {
+    let (quotient, rest) = time.microseconds.quotientAndRemainder(dividingBy: tickMicroseconds)
+    return rest < 0 ? quotient - 1 : quotient
+  }
+
+  /// The whole deadline from its low 32 bits: it is never further than 2^31 - 1 ticks from `position`.
+  @inlinable
+  package func fullDeadline(_ index: Int) -> Int64 {
+    let distance = entries[index].deadline &- UInt32(truncatingIfNeeded: position)
+    return position &+ Int64(Int32(bitPattern: distance))
+  }
+
+  /// Where a timer belongs, seen from `position`.
+  ///
+  /// A slot of level L is emptied when `position` reaches the start of its stretch of time. Choosing
+  /// the level by distance keeps that start between `position` and the deadline: a timer at level 1
+  /// or above is at least one and at most 64 slots ahead, so a slot never holds two turns at once.
+  @inlinable
+  package func slot(for tick: Int64) -> Int {
+    let distance = tick &- position
+    if distance <= 0 { return TimingWheel.dueSlot }
+    if distance < 1 << 8 { return Int(tick & 255) }
+    if distance < 1 << 14 { return 256 + Int(tick >> 8 & 63) }
+    if distance < 1 << 20 { return 320 + Int(tick >> 14 & 63) }
+    let reachable = distance < 1 << 26 ? tick : position &+ ((1 << 26) - 1)
+    return 384 + Int(reachable >> 20 & 63)
+  }
+
+  /// The next tick at which a slot must be emptied; `.max` when the wheel is empty.
+  @inlinable
+  package func nextEvent() -> Int64 {
+    var best = Int64.max
+    let start = Int(truncatingIfNeeded: position &+ 1) & 255
+    let below = ~UInt64(0) << UInt64(start & 63)
+    // The first word is looked at twice: for what follows `start`, and at the end for what is before.
+    for step in 0...4 {
+      let word = (start >> 6 &+ step) & 3
+      var bits = occupied[word]
+      if step == 0 { bits &= below }
+      if step == 4 { bits &= ~below }
+      if bits != 0 {
+        let slot = word &* 64 &+ bits.trailingZeroBitCount
+        best = position &+ Int64((slot &- start) & 255) &+ 1
+        break
+      }
+    }
+    // The levels above only have something to do when a multiple of 256 ticks is reached.
+    if best >> 8 == position >> 8 { return best }
+    for level in 1...3 {
+      let bits = occupied[3 &+ level]
+      if bits == 0 { continue }
+      let shift = Int64(2 &+ 6 &* level)
+      let turn = UInt64(truncatingIfNeeded: (position >> shift &+ 1) & 63)
+      let rotated = bits >> turn | bits << (64 &- turn)
+      let ahead = Int64(rotated.trailingZeroBitCount) &+ 1
+      best = min(best, (position >> shift &+ ahead) << shift)
+    }
+    return best
+  }
+
+  /// Moves to `tick`, which no event precedes: brings timers down from the levels above, the highest
+  /// first, then hands over what expires at this very tick.
+  @inlinable
+  package mutating func advance(to tick: Int64) {
+    position = tick
+    if tick & 255 == 0 {
+      bringDown(level: 3)
+      bringDown(level: 2)
+      bringDown(level: 1)
+    }
+    let slot = Int(tick & 255)
+    if occupied[slot >> 6] >> UInt64(slot & 63) & 1 == 1 { spliceIntoDue(slot) }
+  }
+
+  @inlinable
+  package mutating func bringDown(level: Int) {
+    let shift = Int64(2 &+ 6 &* level)
+    if position & (1 << shift &- 1) != 0 { return }
+    let slot = 192 &+ 64 &* level &+ Int(position >> shift & 63)
+    if occupied[slot >> 6] >> UInt64(slot & 63) & 1 == 0 { return }
+    let head = capacity &+ slot
+    // No timer comes back to this slot: from an aligned position the furthest place is 63 slots ahead.
+    while true {
+      let first = Int(entries[head].next)
+      if first == head { return }
+      unlink(first)
+      link(first, self.slot(for: fullDeadline(first)))
+    }
+  }
+
+  // Lists
+
+  @inlinable
+  package mutating func link(_ index: Int, _ slot: Int) {
+    let head = capacity &+ slot
+    let last = entries[head].previous
+    entries[index].next = Int32(truncatingIfNeeded: head)
+    entries[index].previous = last
+    entries[Int(last)].next = Int32(truncatingIfNeeded: index)
+    entries[head].previous = Int32(truncatingIfNeeded: index)
+    occupied[slot >> 6] |= 1 << UInt64(slot & 63)
+  }
+
+  @inlinable
+  package mutating func unlink(_ index: Int) {
+    let next = entries[index].next
+    let previous = entries[index].previous
+    entries[Int(previous)].next = next
+    entries[Int(next)].previous = previous
+    entries[index].next = -1
+    // Both neighbours are the head: the list is empty now.
+    if next == previous && Int(next) >= capacity {
+      let slot = Int(next) &- capacity
+      occupied[slot >> 6] &= ~(1 << UInt64(slot & 63))
+    }
+  }
+
+  /// Hangs a whole list of level 0 on the end of the due list.
+  @inlinable
+  package mutating func spliceIntoDue(_ slot: Int) {
+    let head = capacity &+ slot
+    let due = capacity &+ TimingWheel.dueSlot
+    let first = entries[head].next
+    let last = entries[head].previous
+    let tail = entries[due].previous
+    entries[Int(tail)].next = first
+    entries[Int(first)].previous = tail
+    entries[Int(last)].next = Int32(truncatingIfNeeded: due)
+    entries[due].previous = last
+    entries[head] = Entry(
+      next: Int32(truncatingIfNeeded: head), previous: Int32(truncatingIfNeeded: head), deadline: 0)
+    occupied[slot >> 6] &= ~(1 << UInt64(slot & 63))
+    occupied[7] |= 1
+  }
+
+  @inlinable
+  @inline(__always)
+  package func checkIndex(_ index: Int) {
+    invariant(
+      UInt(bitPattern: index) < UInt(bitPattern: capacity),
+      "timer \(index) of a wheel of \(capacity)")
+  }
+}
