@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+import Foundation
+package import Flow
+package import Shield
+package import Structures
+package import Suspicion
+
+/// Everything the operator decides, as one immutable value that is swapped as a whole on reload.
+///
+/// Not the reading of it (`ConfigurationReader`) nor the list of its keys (`Setting.all`). Kept: a value that
+/// somebody holds has been checked as a whole; what is wrong never gets this far.
+package struct Configuration: Sendable {
+  package internal(set) var policy: Policy
+  package internal(set) var limits = Limits()
+  package internal(set) var listeners = [Listener.shipped]
+  package internal(set) var downstream = Downstream()
+  package internal(set) var tables = Tables()
+  package internal(set) var log = LogSettings()
+  /// Every file that was read, in the order in which it was: `sluice.yaml`, `conf.d`, tables.
+  package internal(set) var files: [String] = []
+  /// Where each key was set; a key that has its shipped value because nobody wrote it is not here.
+  package internal(set) var origins: [String: SourcePosition] = [:]
+
+  /// As written: nil is `auto`.
+  var workersAsked: Int?
+  var hostnameAsked: String?
+  /// Without the host name and as written, for `dump`.
+  var ownNamesAsked: [String] = []
+  private let environment: Environment
+
+  /// Threads with a ring each.
+  package var workers: Int { workersAsked ?? environment.processors }
+
+  /// What ships, on this machine: the same as an empty file.
+  package init(environment: Environment = .current) {
+    self.environment = environment
+    policy = Policy(
+      access: AccessTable.load(content: [], file: "").table,
+      rates: RateTable.load(content: [], file: "").table)
+    policy.hostname = environment.machineName
+  }
+
+  /// Plain sentences that an operator should have read once, whatever the file says; printed at start.
+  package var cautions: [String] {
+    guard downstream.identity == .none else { return [] }
+    return [
+      "downstream.identity is none: \(downstream.text) sees every client with Sluice's own address. "
+        + "If that server trusts this address (Postfix: mynetworks), it is an OPEN RELAY to the world. "
+        + "Take the address out there, or set proxy_v1 or proxy_v2 on both sides."
+    ]
+  }
+}
+
+/// What a configuration takes from the machine, as a value so that tests need not depend on theirs.
+package struct Environment: Sendable {
+  /// What gethostname(2) says.
+  package var machineName: String
+  /// Processors this process may run on.
+  package var processors: Int
+
+  package init(machineName: String, processors: Int) {
+    self.machineName = machineName
+    self.processors = max(processors, 1)
+  }
+
+  package static var current: Environment {
+    let name = ProcessInfo.processInfo.hostNameOfMachine
+    return Environment(machineName: name, processors: ProcessInfo.processInfo.activeProcessorCount)
+  }
+}
+
+extension ProcessInfo {
+  /// Without asking DNS, which Foundation's `hostName` may do.
+  fileprivate var hostNameOfMachine: String {
+    var name = [UInt8](repeating: 0, count: 256)
+    let failed = name.withUnsafeMutableBytes { raw in
+      raw.withMemoryRebound(to: CChar.self) { text in
+        text.baseAddress.map { gethostname($0, text.count - 1) != 0 } ?? true
+      }
+    }
+    let text = String(decoding: name.prefix { $0 != 0 }, as: UTF8.self)
+    return failed || text.isEmpty ? "localhost" : text
+  }
+}
+
+/// An address we accept clients on. One of IPv6 takes IPv6 only: a second one is needed for IPv4.
+package struct Listener: Sendable, Equatable {
+  package let address: Address
+  package let port: UInt16
+  package let role: Role
+  /// As given.
+  package let text: String
+
+  package init(address: Address, port: UInt16, role: Role, text: String) {
+    self.address = address
+    self.port = port
+    self.role = role
+    self.text = text
+  }
+
+  package static let shipped = Listener(
+    address: Address(v4: 0), port: 25, role: .inbound, text: "0.0.0.0:25")
+
+  /// Whether it takes every address of its family.
+  package var isWildcard: Bool { address == Address(v4: 0) || address == Address(high: 0, low: 0) }
+
+  /// Whether both would take the same connection.
+  func overlaps(_ other: Listener) -> Bool {
+    port == other.port && address.isIPv4 == other.address.isIPv4
+      && (address == other.address || isWildcard || other.isWildcard)
+  }
+}
+
+extension Role {
+  /// The word in configuration and log.
+  package var name: String { self == .inbound ? "inbound" : "outbound" }
+  static let words = ["inbound", "outbound"]
+}
+
+/// The mail server behind us.
+package struct Downstream: Sendable, Equatable {
+  /// How it learns who the client is.
+  package enum Identity: String, Sendable, CaseIterable {
+    /// Not at all: it sees our address, and must not trust that address.
+    case none
+    case proxyV1 = "proxy_v1"
+    case proxyV2 = "proxy_v2"
+  }
+
+  /// A name or an address, without brackets; resolved elsewhere.
+  package internal(set) var host = "127.0.0.1"
+  package internal(set) var port: UInt16 = 10_025
+  /// As given.
+  package internal(set) var text = "127.0.0.1:10025"
+  package internal(set) var identity = Identity.none
+  /// How often we look whether it is there and what it offers, in microseconds.
+  package internal(set) var probeEvery: Int64 = 60_000_000
+
+  package init() {}
+}
+
+/// Where the per-CIDR tables are; nil for none. Absolute, or relative to where the process was started.
+package struct Tables: Sendable, Equatable {
+  package internal(set) var access: String?
+  package internal(set) var rates: String?
+}
+
+/// What is logged and where to.
+package struct LogSettings: Sendable, Equatable {
+  package enum Destination: Sendable, Equatable {
+    case stderr
+    /// An absolute path.
+    case file(String)
+  }
+
+  /// The words of swift-log, from the most to the least talkative.
+  package static let levels = ["trace", "debug", "info", "notice", "warning", "error", "critical"]
+
+  package internal(set) var level = "info"
+  package internal(set) var destination = Destination.stderr
+  /// Lines a second of each kind of event; more are counted and summed up.
+  package internal(set) var floodLinesPerSecond = 50
+
+  package init() {}
+}
+
+/// What the command line says over every file.
+package struct Overrides: Sendable, Equatable {
+  /// Each `--listen ADDRESS:PORT`; together they replace the listeners of the file.
+  package var listen: [String]
+  package var downstream: String?
+  package var mode: String?
+  package var hostname: String?
+
+  package init(
+    listen: [String] = [], downstream: String? = nil, mode: String? = nil, hostname: String? = nil
+  ) {
+    self.listen = listen
+    self.downstream = downstream
+    self.mode = mode
+    self.hostname = hostname
+  }
+
+  /// The same as nodes of a file; their positions name the option.
+  var node: ConfigNode {
+    func at(_ option: String) -> SourcePosition { SourcePosition(file: option, line: 0, column: 0) }
+    func map(_ name: String, _ value: ConfigNode) -> ConfigNode {
+      let member = ConfigNode.Member(name: name, place: value.place, value: value)
+      return ConfigNode(content: .map([member]), place: value.place)
+    }
+    func text(_ value: String, _ option: String) -> ConfigNode {
+      ConfigNode(content: .scalar(value), place: at("\(option) \(ConfigNode.cut(value))"))
+    }
+    var root = ConfigNode(content: .map([]), place: at("command line"))
+    if !listen.isEmpty {
+      let all = listen.map { map("address", text($0, "--listen")) }
+      let list = ConfigNode(content: .list(all), place: at("--listen"))
+      root = root.merged(with: map("listeners", list))
+    }
+    if let downstream {
+      root = root.merged(
+        with: map("downstream", map("address", text(downstream, "--downstream"))))
+    }
+    if let mode { root = root.merged(with: map("mode", text(mode, "--mode"))) }
+    if let hostname { root = root.merged(with: map("hostname", text(hostname, "--hostname"))) }
+    return root
+  }
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+import Flow
+import Shield
+import Structures
+import Suspicion
+
+/// Walks the merged nodes of the files along the list of settings into a draft of a configuration.
+///
+/// Not a reader of files or YAML. Kept: whatever is wrong is reported where it stands, and the walk goes on,
+/// so that one look shows all of it; the draft is nobody's configuration until there is no error.
+struct ConfigurationReader {
+  var draft: Configuration
+  var problems: ProblemList
+  /// Where each key was set.
+  private(set) var places: [String: SourcePosition] = [:]
+
+  /// The key being read: a prefix of its dotted name, for messages.
+  private static let byKey = Dictionary(uniqueKeysWithValues: Setting.all.map { ($0.key, $0) })
+
+  /// The names that may stand in each section, in the order of the manual; "" is the whole file.
+  private static let sections: [String: [String]] = {
+    var found: [String: [String]] = [:]
+    for setting in Setting.all {
+      var section = ""
+      for name in setting.key.split(separator: ".").map(String.init) {
+        if found[section]?.contains(name) != true { found[section, default: []].append(name) }
+        section = section.isEmpty ? name : "\(section).\(name)"
+      }
+    }
+    return found
+  }()
+
+  init(draft: Configuration, problems: ProblemList) {
+    self.draft = draft
+    self.problems = problems
+  }
+
+  mutating func read(_ root: ConfigNode) { readSection(root, "") }
+
+  private mutating func readSection(_ node: ConfigNode, _ section: String) {
+    let known = ConfigurationReader.sections[section] ?? []
+    let where_ = section.isEmpty ? "the configuration" : "'\(section)'"
+    switch node.content {
+    case .null: return
+    case .scalar, .list:
+      problems.add(
+        .error, at: node.place, "\(where_) is a section with keys of its own, not \(node.kind)",
+        "write its keys below it, indented: \(known.prefix(6).joined(separator: ", "))")
+    case .map(let members):
+      for member in members {
+        let key = section.isEmpty ? member.name : "\(section).\(member.name)"
+        if let setting = ConfigurationReader.byKey[key] {
+          readSetting(setting, member)
+        } else if ConfigurationReader.sections[key] != nil {
+          readSection(member.value, key)
+        } else {
+          problems.add(
+            .error, at: member.place, "unknown key '\(ConfigNode.cut(member.name))' in \(where_)",
+            hint(for: member.name, among: known))
+        }
+      }
+    }
+  }
+
+  private mutating func readSetting(_ setting: Setting, _ member: ConfigNode.Member) {
+    places[setting.key] = member.value.place
+    if case .null = member.value.content {
+      problems.add(
+        .error, at: member.place, "'\(member.name)' has no value",
+        "write \(setting.range), or delete the line for the default, "
+          + setting.show(Configuration(environment: Environment(machineName: "", processors: 1))))
+      return
+    }
+    do {
+      try setting.read(member.value, &self)
+    } catch {
+      problems.add(.error, at: member.value.place, error.reason, error.hint)
+    }
+  }
+
+  /// The key that was meant: a near one here, or the same one in another section.
+  private func hint(for name: String, among known: [String]) -> String {
+    if let near = nearest(to: name, among: known) { return "did you mean '\(near)'?" }
+    let elsewhere = ConfigurationReader.sections.filter { $0.value.contains(name) }.keys.sorted()
+    if let section = elsewhere.first {
+      return section.isEmpty
+        ? "'\(name)' belongs to the outermost level: do not indent it" : "'\(name)' belongs below '\(section)'"
+    }
+    return "the keys here are: \(known.joined(separator: ", "))"
+  }
+
+  // Values that are more than one word
+
+  /// Reads a list of words; a single word stands for a list of one.
+  mutating func readList<Value>(
+    _ node: ConfigNode, _ what: String, _ read: (String) throws(BadValue) -> Value
+  ) throws(BadValue) -> [Value] {
+    let nodes: [ConfigNode]
+    switch node.content {
+    case .list(let list): nodes = list
+    case .scalar: nodes = [node]
+    case .null: nodes = []
+    case .map: throw BadValue(reason: "a list of \(what) belongs here", hint: "write [one, two]")
+    }
+    var values: [Value] = []
+    for item in nodes {
+      do {
+        values.append(try read(try Setting.text(item, "one of the \(what)")))
+      } catch {
+        problems.add(.error, at: item.place, error.reason, error.hint)
+      }
+    }
+    return values
+  }
+
+  private static let listenerExample = "[{address: \"0.0.0.0:25\", role: inbound}]"
+
+  mutating func readListeners(_ node: ConfigNode) throws(BadValue) {
+    guard case .list(let nodes) = node.content else {
+      throw BadValue(
+        reason: "\(node.kind) stands where a list of listeners belongs",
+        hint: "write \(ConfigurationReader.listenerExample)")
+    }
+    if nodes.isEmpty {
+      throw BadValue(
+        reason: "without a listener nobody can connect",
+        hint: "write \(ConfigurationReader.listenerExample)")
+    }
+    var listeners: [(listener: Listener, place: SourcePosition)] = []
+    for item in nodes {
+      guard let listener = readListener(item) else { continue }
+      if let other = listeners.first(where: { $0.listener.overlaps(listener) }) {
+        let line = other.place.line > 0 ? " in line \(other.place.line)" : ""
+        let isSame = other.listener.address == listener.address
+        problems.add(
+          .error, at: item.place,
+          "\(listener.text) \(isSame ? "is the same as" : "overlaps with") "
+            + "\(other.listener.text)\(line): which of them takes a client would be chance",
+          isSame ? "delete one of them" : "name single addresses, or the wildcard alone")
+      }
+      listeners.append((listener, item.place))
+    }
+    draft.listeners = listeners.map(\.listener)
+  }
+
+  private mutating func readListener(_ node: ConfigNode) -> Listener? {
+    guard case .map(let members) = node.content else {
+      let hint =
+        if case .scalar(let text) = node.content { "write {address: \"\(text)\", role: inbound}" } else {
+          "write {address: \"0.0.0.0:25\", role: inbound}"
+        }
+      problems.add(.error, at: node.place, "\(node.kind) stands where a listener belongs", hint)
+      return nil
+    }
+    var endpoint: (text: String, address: Address, port: UInt16)?
+    var role = Role.inbound
+    for member in members {
+      do throws(BadValue) {
+        switch member.name {
+        case "address":
+          let text = try Setting.text(member.value, "an address such as 0.0.0.0:25")
+          let read = try Form.endpoint(text, allowsName: false)
+          if let address = read.address { endpoint = (text, address, read.port) }
+        case "role":
+          let text = try Setting.text(member.value, "inbound or outbound")
+          role = try Form.choice(text, Role.words) == 0 ? .inbound : .outbound
+        default:
+          problems.add(
+            .error, at: member.place,
+            "unknown key '\(ConfigNode.cut(member.name))' in a listener",
+            hint(for: member.name, among: ["address", "role"]))
+        }
+      } catch {
+        problems.add(.error, at: member.value.place, error.reason, error.hint)
+      }
+    }
+    if !members.contains(where: { $0.name == "address" }) {
+      problems.add(
+        .error, at: node.place, "a listener without an address",
+        "write {address: \"0.0.0.0:25\", role: inbound}")
+    }
+    guard let endpoint else { return nil }
+    return Listener(
+      address: endpoint.address, port: endpoint.port, role: role, text: endpoint.text)
+  }
+
+  /// The path of a table as the process can open it: relative ones count from the folder of the file
+  /// that names them; files in `conf.d` from the folder above it, which is that of the main file.
+  func tablePath(_ text: String, from node: ConfigNode) throws(BadValue) -> String {
+    var path = text[...]
+    if let colon = text.firstIndex(of: ":"), !text[..<colon].contains("/") {
+      let type = text[..<colon]
+      guard type.lowercased() == "cidr" else {
+        throw BadValue(
+          reason: "'\(ConfigNode.cut(String(type)))' tables are not supported",
+          hint: "write cidr:\(text[text.index(after: colon)...]); the file is read as it is, without postmap")
+      }
+      path = text[text.index(after: colon)...]
+    }
+    if path.isEmpty {
+      throw BadValue(reason: "the path of the table is empty", hint: "write a path, or none")
+    }
+    return path.hasPrefix("/") || folder.isEmpty ? String(path) : "\(folder)/\(path)"
+  }
+
+  /// Where the main file lies, without the slash at its end; empty for where the process was started.
+  var folder = ""
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+import Flow
+package import Shield
+import Suspicion
+
+/// What each limit may take in memory when it is full, in the process and in the kernel, and the sum.
+///
+/// Not a measurement: unit sizes come in as figures. Kept: every limit has a row, and the sum is that of
+/// the rows, so that "everything is bounded" is a number an operator can compare with the machine.
+package struct MemoryStatement: Sendable {
+  /// What one of each takes, in bytes.
+  package struct Units: Sendable, Equatable {
+    /// A record of a held connection.
+    package var connection = 64
+    /// The kernel's part of it with a poll armed (ring.md, fact 5: 3.83 KB + 256 B).
+    package var connectionKernel = 4_100
+    /// A client that floods an unread socket pins this much (SO_RCVBUF = 4096 on the listener), and a
+    /// session may be such a one: on top of `connectionKernel`.
+    package var sessionKernel = 1_700
+    /// Record of a session without its buffers.
+    package var sessionRecord = 600
+    /// Replies waiting for a client.
+    package var outbox = 8_192
+    package var downstream = 14_000
+    package var downstreamKernel = 4_100
+    package var bucket = 16
+    package var source = 16
+    package var journalEntry = 256
+    package var receiveBuffer = 512
+    /// Queues of a worker's ring (4,096 submissions of 64 B, 8,192 completions of 16 B), in the kernel.
+    package var ringKernel = 393_216
+    /// Stack and bookkeeping of a worker.
+    package var worker = 65_536
+    package init() {}
+  }
+
+  package struct Row: Sendable, Equatable {
+    package let name: String
+    package let count: Int
+    /// Of one, in the process.
+    package let user: Int
+    /// Of one, in the kernel.
+    package let kernel: Int
+    package var userSum: Int { count * user }
+    package var kernelSum: Int { count * kernel }
+  }
+
+  package let rows: [Row]
+  package var user: Int { rows.reduce(0) { $0 + $1.userSum } }
+  package var kernel: Int { rows.reduce(0) { $0 + $1.kernelSum } }
+  package var total: Int { user + kernel }
+
+  /// - Parameters:
+  ///   - limits: of the whole process.
+  ///   - workers: 1 and more.
+  ///   - tables: bytes of all per-CIDR tables; while they are reloaded they are there twice.
+  package init(limits: Limits, workers: Int, tables: Int, units: Units = Units()) {
+    // What runs is the sum of the shares, which rounding makes a little more than the limits.
+    let share = limits.share(of: workers)
+    func row(_ name: String, _ each: Int, _ user: Int, _ kernel: Int = 0) -> Row {
+      Row(name: name, count: each * workers, user: user, kernel: kernel)
+    }
+    rows = [
+      row("connections", share.connections, units.connection, units.connectionKernel),
+      row(
+        "sessions", share.sessions, units.sessionRecord + units.outbox + limits.inputBytes,
+        units.sessionKernel),
+      row(
+        "downstream_connections", share.downstreamConnections, units.downstream,
+        units.downstreamKernel),
+      row("buckets", share.buckets, units.bucket),
+      row("sources", share.sources, units.source),
+      row("journal", share.journal, units.journalEntry),
+      row("receive_buffers", share.receiveBuffers, units.receiveBuffer),
+      // Twice: while a table is reloaded the old one still serves.
+      Row(name: "bytes of tables", count: tables, user: 2, kernel: 0),
+      row("workers", 1, units.worker, units.ringKernel),
+    ]
+  }
+
+  /// For a configuration with its tables.
+  package init(_ configuration: Configuration, units: Units = Units()) {
+    self.init(
+      limits: configuration.limits, workers: configuration.workers,
+      tables: configuration.policy.access.footprint + configuration.policy.rates.footprint,
+      units: units)
+  }
+}
+
+extension MemoryStatement: CustomStringConvertible {
+  /// A table of at most 80 columns.
+  package var description: String {
+    func line(_ cells: [String]) -> String {
+      let widths = [24, 14, 9, 13, 13]
+      let padded = zip(cells, widths).enumerated().map { index, cell in
+        let fill = String(repeating: " ", count: max(cell.1 - cell.0.count, 0))
+        return index == 0 ? cell.0 + fill : fill + cell.0
+      }
+      return padded.joined(separator: " ")
+    }
+    var lines = [line(["limit", "count", "each", "process", "kernel"])]
+    for row in rows {
+      lines.append(
+        line([
+          row.name, grouped(row.count), bytesText(row.user + row.kernel), bytesText(row.userSum),
+          bytesText(row.kernelSum),
+        ]))
+    }
+    lines.append(line(["sum", "", "", bytesText(user), bytesText(kernel)]))
+    lines.append("At most \(bytesText(total)) when every limit is reached at once.")
+    return lines.joined(separator: "\n")
+  }
+}
+
+/// A whole number with commas between its thousands.
+func grouped(_ value: some BinaryInteger) -> String {
+  let digits = String(value.magnitude)
+  var text = ""
+  for (index, digit) in digits.enumerated() {
+    if index > 0 && (digits.count - index) % 3 == 0 { text.append(",") }
+    text.append(digit)
+  }
+  return value < 0 ? "-" + text : text
+}
+
+/// Bytes for people, in steps of 1,000 and with three digits: `64 B`, `4.10 KB`, `41.6 MB`.
+func bytesText(_ bytes: Int) -> String {
+  if bytes < 1_000 { return "\(bytes) B" }
+  var unit = 0
+  var scale = 1_000
+  let units = ["KB", "MB", "GB", "TB", "PB", "EB"]
+  // 999.5 of a unit and more would be shown with four digits.
+  while bytes >= scale / 2 * 1_999 && unit + 1 < units.count {
+    unit += 1
+    scale *= 1_000
+  }
+  let decimals = bytes < scale * 10 ? 2 : bytes < scale * 100 ? 1 : 0
+  let power = [1, 10, 100][decimals]
+  let shown = (Double(bytes) / Double(scale) * Double(power)).rounded()
+  let whole = Int(shown) / power
+  if decimals == 0 { return "\(whole) \(units[unit])" }
+  let fraction = String(Int(shown) % power)
+  return "\(whole)." + String(repeating: "0", count: decimals - fraction.count) + "\(fraction) \(units[unit])"
+}
