@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `sluice sink` can be told, as one value, and what it counts. Not the server itself, and not the
+// command line: the demo builds the same value without either. Every fault is off unless asked for.
+
+import ArgumentParser
+
+/// A moment in a session with the sink at which it can be told to misbehave or to wait.
+enum SinkStage: String, CaseIterable, Sendable, ExpressibleByArgument {
+  case banner, ehlo, mail, rcpt, data
+  /// While the message is arriving.
+  case body
+  /// The final dot is here; nothing is stored or counted yet.
+  case dot
+  /// The message is stored and counted; its 250 is not sent yet.
+  case afterDot = "after-dot"
+  case quit
+}
+
+/// How the sink hangs up when told to die.
+enum SinkEnding: String, CaseIterable, Sendable, ExpressibleByArgument {
+  case fin, rst
+}
+
+/// `STAGE=SECONDS` on the command line.
+struct SinkDelay: Sendable, ExpressibleByArgument {
+  var stage: SinkStage
+  var seconds: Double
+
+  init?(argument: String) {
+    let parts = argument.split(separator: "=", maxSplits: 1)
+    guard parts.count == 2, let stage = SinkStage(rawValue: String(parts[0])),
+      let seconds = Double(parts[1]), (0...3_600).contains(seconds)
+    else { return nil }
+    self.stage = stage
+    self.seconds = seconds
+  }
+}
+
+/// `STAGE=REPLY` on the command line, where `\n` in REPLY starts the next line of the reply.
+struct SinkAnswer: Sendable, ExpressibleByArgument {
+  var stage: SinkStage
+  var reply: String
+
+  init?(argument: String) {
+    let parts = argument.split(separator: "=", maxSplits: 1)
+    guard parts.count == 2, let stage = SinkStage(rawValue: String(parts[0])), stage != .body
+    else { return nil }
+    self.stage = stage
+    var lines: [[UInt8]] = [[]]
+    var escaped = false
+    for byte in parts[1].utf8 {
+      if escaped, byte == UInt8(ascii: "n") {
+        lines.append([])
+      } else if escaped {
+        lines[lines.count - 1] += [UInt8(ascii: "\\"), byte]
+      } else if byte != UInt8(ascii: "\\") {
+        lines[lines.count - 1].append(byte)
+      }
+      escaped = !escaped && byte == UInt8(ascii: "\\")
+    }
+    reply = lines.map { String(decoding: $0, as: UTF8.self) }.joined(separator: "\r\n") + "\r\n"
+  }
+}
+
+/// A loopback address and port, as `127.0.0.1:2600` or `[::1]:2600`.
+struct LoopbackEndpoint: Hashable, Sendable, ExpressibleByArgument, CustomStringConvertible {
+  var isIPv6 = false
+  /// The four octets of an address in 127.0.0.0/8; unused for `::1`, the only IPv6 loopback.
+  var octets: [UInt8] = [127, 0, 0, 1]
+  var port: UInt16
+
+  init(port: UInt16) { self.port = port }
+
+  init(octets: [UInt8], port: UInt16) {
+    self.octets = octets
+    self.port = port
+  }
+
+  init?(argument: String) {
+    guard let colon = argument.lastIndex(of: ":"),
+      let port = UInt16(argument[argument.index(after: colon)...])
+    else { return nil }
+    self.port = port
+    let host = argument[..<colon]
+    if host == "[::1]" {
+      isIPv6 = true
+      return
+    }
+    let parts = (host == "localhost" ? "127.0.0.1" : String(host))
+      .split(separator: ".", omittingEmptySubsequences: false).map { UInt8($0) }
+    guard parts.count == 4, parts[0] == 127, !parts.contains(nil) else { return nil }
+    octets = parts.compactMap { $0 }
+  }
+
+  var description: String {
+    isIPv6 ? "[::1]:\(port)" : octets.map(String.init).joined(separator: ".") + ":\(port)"
+  }
+}
+
+/// Everything the sink can be told.
+struct SinkOptions: Sendable {
+  var listen = LoopbackEndpoint(port: 2600)
+  /// Where accepted messages go, one file each; nil to count only.
+  var storeDirectory: String?
+  /// Recipients that contain one of these are refused with 550 5.1.1.
+  var rejectedRecipients: [String] = []
+  var delays: [SinkStage: Double] = [:]
+  /// Whole replies to give instead of our own.
+  var answers: [SinkStage: String] = [:]
+  var dieAt: Set<SinkStage> = []
+  var dieBy = SinkEnding.fin
+  var stallAt: Set<SinkStage> = []
+  var garbageAt: Set<SinkStage> = []
+  /// Bytes of the body after which a fault `at body` strikes.
+  var faultAfterBytes = 1
+  /// How many times faults strike before the sink behaves; `.max` for always.
+  var faultTimes = Int.max
+  /// More EHLO keywords to offer, whether or not they work.
+  var offers: [String] = []
+  /// EHLO keywords of ours to leave out.
+  var withheld: [String] = []
+  var auth = false
+  /// Expect a PROXY protocol header (version 1 or 2) before anything else.
+  var proxyHeader = false
+  var logPeer = false
+  /// Connections at once; more get 421 4.3.2.
+  var connectionsMax = 5_000
+  /// Octets of one message; more get 552 5.3.4.
+  var messageBytesMax = 50 << 20
+  var hostname = "sink.example"
+}
+
+/// What the sink has seen since it started.
+struct SinkCounts: Sendable, Equatable, CustomStringConvertible {
+  var messages = 0
+  /// Of accepted messages, without dot stuffing and without the final dot.
+  var bytes = 0
+  var connections = 0
+  var rejectedRecipients = 0
+  /// LF without CR before it, anywhere in what clients sent.
+  var bareLF = 0
+  /// CR without LF after it, likewise.
+  var bareCR = 0
+
+  var description: String {
+    "accepted \(messages) messages, \(bytes) bytes, \(connections) connections, "
+      + "bare_lf \(bareLF), bare_cr \(bareCR)"
+  }
+}
