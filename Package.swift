@@ -52,7 +52,7 @@ let package = Package(
     .executableTarget(
       name: "sluice",
       dependencies: [
-        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield",
+        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dialect),

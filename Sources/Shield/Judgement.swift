@@ -78,8 +78,10 @@ extension Engine {
     let row = policy.delays[stage]
     var delay = policy.delays.delay(
       stage, tier: tier, score: policy.score(connection.signals), count: count)
-    if stage == .banner, let rule = rateRule(i), !connection.flags.contains(.trusted) {
-      delay = max(delay, rule.delayMicroseconds)
+    if stage == .banner, let rule = rateRule(i), !connection.flags.contains(.trusted),
+      rule.delayMicroseconds >= 0
+    {
+      delay = rule.delayMicroseconds
     }
     delay = min(max(delay, least), row.ceiling)
     if delay == 0 { return 0 }

@@ -19,7 +19,7 @@ package struct Standing: Sendable {
   package let greetingDelay: Int64?
 
   package init(_ address: Address, _ policy: Policy) {
-    let action = policy.access.lookup(address)
+    let action = policy.access.lookup(address)?.action
     let rate = policy.rates.lookup(address)
     isRefused = action == .reject
     if case .classify(let named) = action {

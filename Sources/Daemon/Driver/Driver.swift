@@ -8,7 +8,7 @@ import Glibc
 import SMTP
 package import Shield
 package import Structures
-import Suspicion
+package import Suspicion
 package import Uring
 
 /// What the driver knows of a slot: 16 bytes.
@@ -99,9 +99,11 @@ package struct Driver: ~Copyable {
     engine: consuming Engine, listeners: [Int32], servers: [(Address, UInt16)], origin: Int64
   ) throws(RingError) {
     let slots = engine.slotCount
-    ring = try Ring(entries: 4_096, completions: 32_768, slots: slots)
-    buffers = try BufferRing(
+    let ring = try Ring(entries: 4_096, completions: 32_768, slots: slots)
+    let buffers = try BufferRing(
       ring, group: 1, count: engine.limits.receiveBuffers, bytesEach: Driver.bufferBytes)
+    self.ring = ring
+    self.buffers = buffers
     places = Slab(capacity: slots, repeating: Place())
     self.engine = engine
     self.listeners = listeners
@@ -293,7 +295,7 @@ package struct Driver: ~Copyable {
           token: token(.send, slot))
       case .drip(let slot, let byte):
         ring.send(
-          slot: Int32(slot.index), octets + Int(byte), count: 1, flags: Int32(MSG_DONTWAIT.rawValue),
+          slot: Int32(slot.index), octets + Int(byte), count: 1, flags: Int32(MSG_DONTWAIT),
           skipSuccess: true, token: token(.drip, slot))
       case .connect(let slot, let server): connect(slot, server)
       case .finish(let slot):
@@ -338,7 +340,7 @@ package struct Driver: ~Copyable {
     places[i].flags.insert(.receiving)
     submitted(slot)
     // MSG_DONTWAIT: a receive is never left armed in the kernel (830 bytes), a poll is (256).
-    let flags = Int32(MSG_DONTWAIT.rawValue)
+    let flags = Int32(MSG_DONTWAIT)
     if places[i].want == .fill {
       ring.receive(
         slot: Int32(slot.index), into: engine.arena.base + Int(places[i].offset),

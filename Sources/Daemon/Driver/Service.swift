@@ -5,7 +5,7 @@
 // it. Invariant: a reload either takes effect whole in every worker or not at all.
 
 import Glibc
-import Logging
+package import Logging
 package import Shield
 package import Structures
 package import Suspicion
@@ -124,9 +124,10 @@ package final class Service: Sendable {
     self.listeners = listeners
     ports = listeners.ports
     journal = JournalQueue(capacity: settings.limits.journal)
-    logThread = LogThread(
-      queue: journal, policy: settings.policy, logger: logger, floodLines: settings.floodLines)
     let origin = MonotonicClock.now()
+    logThread = LogThread(
+      queue: journal, policy: settings.policy, logger: logger, floodLines: settings.floodLines,
+      origin: origin)
     let share = settings.limits.share(of: settings.workers)
     var workers: [Worker] = []
     do throws(RingError) {
@@ -142,7 +143,7 @@ package final class Service: Sendable {
       }
     } catch { throw .ring(error) }
     self.workers = workers
-    for worker in workers { startThread(named: "worker-\(worker.number)") { worker.run() } }
+    for worker in workers { startThread { worker.run() } }
     for worker in workers {
       while case .pending = worker.start { usleep(1_000) }
       if case .failed(let error) = worker.start {
@@ -151,7 +152,7 @@ package final class Service: Sendable {
       }
     }
     let logThread = logThread
-    startThread(named: "log") { logThread.run() }
+    startThread { logThread.run() }
   }
 
   /// Puts a new policy in force in every worker.
@@ -203,22 +204,16 @@ package final class Service: Sendable {
   }
 }
 
-/// Starts a detached thread with a small stack.
-package func startThread(named name: String, _ body: @escaping @Sendable () -> Void) {
+/// Starts a detached thread.
+package func startThread(_ body: @escaping @Sendable () -> Void) {
   final class Box {
     let body: @Sendable () -> Void
-    let name: String
-    init(_ body: @escaping @Sendable () -> Void, _ name: String) {
-      self.body = body
-      self.name = name
-    }
+    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
   }
   var thread = pthread_t()
-  let box = Unmanaged.passRetained(Box(body, String(name.prefix(15))))
+  let box = Unmanaged.passRetained(Box(body))
   let status = pthread_create(&thread, nil, { raw in
-    let box = Unmanaged<Box>.fromOpaque(raw!).takeRetainedValue()
-    pthread_setname_np(pthread_self(), box.name)
-    box.body()
+    if let raw { Unmanaged<Box>.fromOpaque(raw).takeRetainedValue().body() }
     return nil
   }, box.toOpaque())
   invariant(status == 0, "a thread could not be started: error \(status)")

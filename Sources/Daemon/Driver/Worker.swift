@@ -7,7 +7,7 @@
 import Glibc
 package import Shield
 package import Structures
-import Suspicion
+package import Suspicion
 import Synchronization
 package import Uring
 

@@ -4,11 +4,12 @@
 // aggregating and writing happen here. Invariant: whatever the log's destination does, no worker waits.
 
 import Glibc
-package import Logging
+import Logging
 import Shield
 import Structures
-package import Suspicion
+import Suspicion
 import Synchronization
+import Uring
 
 final class LogThread: Sendable {
   private struct State {
@@ -20,9 +21,12 @@ final class LogThread: Sendable {
   private let queue: JournalQueue
   private let logger: Logger
   private let floodLines: Int
+  private let origin: Int64
   private let state: Mutex<State>
 
-  init(queue: JournalQueue, policy: Policy, logger: Logger, floodLines: Int) {
+  /// - Parameter origin: the clock reading, in microseconds, that is the entries' instant 0.
+  init(queue: JournalQueue, policy: Policy, logger: Logger, floodLines: Int, origin: Int64) {
+    self.origin = origin
     self.queue = queue
     self.logger = logger
     self.floodLines = floodLines
@@ -45,10 +49,11 @@ final class LogThread: Sendable {
       let text = JournalText(policy: policy)
       let dropped = queue.take(&entries)
       for entry in entries {
-        let now = Duration.microseconds(entry.at.microseconds)
-        if gate.admits(entry.event.word, at: now) { write(entry, text) }
+        if gate.admits(entry.event.word, now: entry.at) { write(entry, text) }
       }
-      for line in gate.due(at: .microseconds(MonotonicTime.now)) { logger.notice("\(line)") }
+      let now = Instant(microseconds: MonotonicClock.now() - origin)
+      let summaries = isFinishing ? gate.flush(now: now) : gate.due(now: now)
+      for line in summaries { logger.notice("\(line)") }
       if dropped > 0 { logger.warning("\(dropped) log entries dropped: the log was too slow") }
       let idle = entries.isEmpty
       entries.removeAll(keepingCapacity: true)
@@ -66,13 +71,5 @@ final class LogThread: Sendable {
     case .downstreamFailed: logger.notice("\(text.line(entry))")
     default: logger.info("\(text.line(entry))")
     }
-  }
-}
-
-enum MonotonicTime {
-  static var now: Int64 {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return Int64(time.tv_sec) * 1_000_000 + Int64(time.tv_nsec) / 1_000
   }
 }

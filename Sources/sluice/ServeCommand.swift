@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `sluice serve`, `sluice check` and `sluice explain`: the three commands that read the configuration.
+// What is wrong in it they all print the same way, and all exit with the same codes (sysexits).
+
+import ArgumentParser
+import Daemon
+import Flow
+import Foundation
+import Glibc
+import Logging
+import Shield
+import Structures
+import Suspicion
+import Uring
+
+extension ConfigurationOptions {
+  /// Reads the configuration and prints what is wrong with it.
+  ///
+  /// - Returns: nil if there is an error; then `exitCode` says which.
+  func load(printing: Bool = true) -> (configuration: Daemon.Configuration?, exitCode: Int32) {
+    let overrides = Overrides(
+      listen: listen, downstream: downstream, mode: mode, hostname: hostname)
+    let (configuration, problems) = Daemon.Configuration.load(file: config, overrides: overrides)
+    if printing { for problem in problems { StandardError.write(problem.description) } }
+    return (configuration, problems.exitCode)
+  }
+}
+
+extension Daemon.Configuration {
+  /// The policy with what the engine must know of the listeners.
+  var enginePolicy: Policy {
+    var policy = policy
+    policy.roles = listeners.map(\.role)
+    return policy
+  }
+}
+
+struct CheckCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "check",
+    abstract: "Say everything that is wrong with a configuration and its tables.")
+
+  @OptionGroup var options: ConfigurationOptions
+
+  @Flag(help: "Print every setting in force.")
+  var dump = false
+
+  func run() throws {
+    let (configuration, exitCode) = options.load()
+    guard let configuration else { throw ExitCode(exitCode) }
+    if dump { print(configuration.dump(), terminator: "") }
+    for caution in configuration.cautions { StandardError.write("warning: \(caution)") }
+    StandardError.write("\(options.config ?? "the shipped configuration"): good")
+  }
+}
+
+struct ExplainCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "explain",
+    abstract: "Say what a client at an address would meet, and which rule says so.",
+    discussion: "Exits with 0 if it would pass, 1 if it would be slowed, 2 if it would be refused.")
+
+  @Argument(help: "An IPv4 or IPv6 address.")
+  var address: String
+
+  @OptionGroup var options: ConfigurationOptions
+
+  @Flag(help: "Print JSON.")
+  var json = false
+
+  func run() throws {
+    let (configuration, exitCode) = options.load()
+    guard let configuration else { throw ExitCode(exitCode) }
+    guard let explanation = Explanation(of: address, in: configuration) else {
+      StandardError.write("'\(address)' is no address: write one like 192.0.2.7 or 2001:db8::7")
+      throw ExitCode(64)
+    }
+    print(json ? explanation.json : explanation.description)
+    throw ExitCode(explanation.exitCode)
+  }
+}
+
+struct ServeCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "serve",
+    abstract: "Stand in front of a mail server.",
+    discussion: """
+      HUP reads the configuration and its tables again and keeps the old ones if anything is wrong with \
+      the new. TERM takes no new clients and lets transactions end; a second TERM, or INT, stops at \
+      once. USR1 opens the log file anew. USR2 writes the counters to the log.
+      """)
+
+  @OptionGroup var options: ConfigurationOptions
+
+  @Option(help: "The most seconds a drain may take.")
+  var drainSeconds = 30
+
+  func run() throws {
+    let (loaded, exitCode) = options.load()
+    guard let configuration = loaded else { throw ExitCode(exitCode) }
+    let sink: LogSink
+    do {
+      sink =
+        switch configuration.log.destination {
+        case .stderr: LogSink.standardError()
+        case .file(let path): try LogSink(path: path, host: configuration.policy.hostname)
+        }
+    } catch {
+      StandardError.write("\(error)")
+      throw ExitCode(73)
+    }
+    let level = Logger.Level(rawValue: configuration.log.level) ?? .info
+    let logger = Logger(label: "smtpd") { label in
+      LineLogHandler(component: label, sink: sink, level: level)
+    }
+    guard let downstream = resolve(configuration.downstream.host) else {
+      StandardError.write(
+        "downstream.address: '\(configuration.downstream.host)' has no address: name a host that "
+          + "resolves, or write its address")
+      throw ExitCode(68)
+    }
+    // The wake-ups for signals must be in place before any thread starts: threads inherit the mask.
+    let signals = SignalQueue([SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGUSR2])
+    signal(SIGPIPE, SIG_IGN)
+    raiseDescriptorLimit()
+
+    var settings = ServiceSettings(
+      policy: configuration.enginePolicy, limits: configuration.limits,
+      listeners: configuration.listeners.map {
+        ServiceSettings.Listener(address: $0.address, port: $0.port)
+      },
+      downstream: (downstream, configuration.downstream.port), workers: configuration.workers,
+      seed: UInt64.random(in: .min ... .max))
+    settings.identity =
+      switch configuration.downstream.identity {
+      case .none: .none
+      case .proxyV1: .proxyV1
+      case .proxyV2: .proxyV2
+      }
+    settings.probeEvery = configuration.downstream.probeEvery
+    settings.floodLines = configuration.log.floodLinesPerSecond
+
+    let statement = MemoryStatement(configuration).description
+    for line in statement.split(separator: "\n") { logger.info("\(line)") }
+    for caution in configuration.cautions { logger.warning("\(caution)") }
+    let service: Service
+    do {
+      service = try Service(settings, logger: logger)
+    } catch {
+      StandardError.write("\(error)")
+      logger.error("\(error)")
+      throw ExitCode(error.exitCode)
+    }
+    for (listener, port) in zip(configuration.listeners, service.ports) {
+      let host = listener.address.isIPv4 ? "\(listener.address)" : "[\(listener.address)]"
+      StandardError.write(
+        "sluice listens on \(host):\(port) (\(listener.role.name)), downstream "
+          + "\(configuration.downstream.text), mode \(configuration.policy.mode.name), "
+          + "\(configuration.workers) worker\(configuration.workers == 1 ? "" : "s")")
+    }
+    StandardError.write("sluice ready")
+    try attend(service, signals: signals, sink: sink, logger: logger)
+  }
+
+  /// Waits for signals and for the workers' end.
+  private func attend(
+    _ service: Service, signals: SignalQueue, sink: LogSink, logger: Logger
+  ) throws {
+    var drainUntil: Date?
+    while true {
+      let number = signals.next(milliseconds: 200)
+      switch number {
+      case SIGHUP: reload(service, logger: logger)
+      case SIGTERM where drainUntil == nil:
+        logger.notice("draining: no new clients, \(drainSeconds) s for what is under way")
+        drainUntil = Date(timeIntervalSinceNow: Double(drainSeconds))
+        service.drain()
+      case SIGTERM, SIGINT: service.stop()
+      case SIGUSR1:
+        do { try sink.reopen() } catch { logger.error("\(error)") }
+      case SIGUSR2: for line in Statistics.lines(service.snapshot) { logger.notice("\(line)") }
+      default: break
+      }
+      if let drainUntil, Date() > drainUntil { service.stop() }
+      if service.isDone { break }
+      if let fault = service.fault {
+        logger.critical("a worker ended: \(fault)")
+        service.stop()
+        service.closeLog()
+        throw ExitCode(71)
+      }
+    }
+    for line in Statistics.lines(service.snapshot) { logger.info("\(line)") }
+    logger.notice("stopped")
+    service.closeLog()
+    if let fault = service.fault {
+      logger.critical("a worker ended: \(fault)")
+      throw ExitCode(71)
+    }
+  }
+
+  private func reload(_ service: Service, logger: Logger) {
+    let overrides = Overrides(
+      listen: options.listen, downstream: options.downstream, mode: options.mode,
+      hostname: options.hostname)
+    let (configuration, problems) = Daemon.Configuration.load(
+      file: options.config, overrides: overrides)
+    for problem in problems {
+      for line in problem.description.split(separator: "\n") { logger.error("\(line)") }
+    }
+    guard let configuration else {
+      logger.error("RELOAD failed: the configuration in force stays")
+      return
+    }
+    service.adopt(configuration.enginePolicy)
+    let policy = configuration.policy
+    logger.notice(
+      """
+      RELOAD done: \(policy.access.rules.rules.count) access rules, \
+      \(policy.rates.rules.rules.count) rate rules, mode \(policy.mode.name)
+      """)
+    if configuration.limits != service.settings.limits
+      || configuration.workers != service.settings.workers
+    {
+      logger.warning("changes of 'limits' and 'workers' take effect at the next start")
+    }
+  }
+}
+
+/// The address of a host: itself if it is one, else what the resolver says first.
+func resolve(_ host: String) -> Address? {
+  if let address = Address(host) { return address }
+  var hints = addrinfo()
+  hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+  var list: UnsafeMutablePointer<addrinfo>?
+  guard getaddrinfo(host, nil, &hints, &list) == 0, let first = list else { return nil }
+  defer { freeaddrinfo(list) }
+  var text = [CChar](repeating: 0, count: Int(NI_MAXHOST))
+  guard
+    getnameinfo(
+      first.pointee.ai_addr, first.pointee.ai_addrlen, &text, socklen_t(text.count), nil, 0,
+      NI_NUMERICHOST) == 0
+  else { return nil }
+  return Address(String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
+}
+
+/// Raises the soft limit on open files to the hard one.
+func raiseDescriptorLimit() {
+  var limit = rlimit()
+  guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+  limit.rlim_cur = limit.rlim_max
+  _ = setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+}
+
+/// Signals as a queue: blocked in every thread, read where there is time for them.
+struct SignalQueue {
+  private let set: sigset_t
+
+  init(_ numbers: [Int32]) {
+    var set = sigset_t()
+    sigemptyset(&set)
+    for number in numbers { sigaddset(&set, number) }
+    pthread_sigmask(SIG_BLOCK, &set, nil)
+    self.set = set
+  }
+
+  /// The next signal, or nil after the time given.
+  func next(milliseconds: Int) -> Int32? {
+    var set = set
+    var wait = timespec(tv_sec: milliseconds / 1_000, tv_nsec: milliseconds % 1_000 * 1_000_000)
+    let number = sigtimedwait(&set, nil, &wait)
+    return number > 0 ? number : nil
+  }
+}
+
+/// The counters on one screen.
+enum Statistics {
+  static func lines(_ snapshot: Snapshot) -> [String] {
+    var words: [String] = []
+    for field in Counters.fields {
+      words.append("\(field.name)=\(snapshot.engine[keyPath: field.path])")
+    }
+    let ring = snapshot.ring
+    let driver = snapshot.driver
+    return [
+      "STATS " + words.joined(separator: " "),
+      "STATS ring enters=\(ring.enters) submissions=\(ring.submissions) "
+        + "completions=\(ring.completions) sq_full=\(ring.sqFull) cq_overflow=\(ring.cqOverflow) "
+        + "no_buffers=\(ring.noBuffers) retries=\(ring.retries) "
+        + "accept_errors=\(driver.acceptErrors) descriptors_exhausted=\(driver.descriptorsExhausted) "
+        + "vanished=\(driver.vanishedBeforeAccept) canceled=\(driver.canceled) stale=\(driver.stale) "
+        + "installs=\(driver.installs) journal_dropped=\(snapshot.journalDropped) "
+        + "downstream_up=\(snapshot.downstreamUp.map { $0 ? "1" : "0" } ?? "unknown")",
+    ]
+  }
+}

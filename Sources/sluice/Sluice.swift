@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The one program: daemon, tools and things to try out, by subcommand. Each command is a file of its own;
+// here is only their list.
+
+import ArgumentParser
+
+@main
+struct Sluice: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "sluice",
+    abstract: "A tarpitting and flow-control shield for SMTP.",
+    version: "0.1.0",
+    subcommands: [
+      ServeCommand.self, CheckCommand.self, ExplainCommand.self, DemoCommand.self,
+      SinkCommand.self,
+    ])
+}
+
+/// Where the configuration comes from, the same for every command that reads one.
+struct ConfigurationOptions: ParsableArguments {
+  @Option(name: [.short, .customLong("config")], help: "The configuration file (YAML).")
+  var config: String?
+
+  @Option(
+    name: .customLong("listen"),
+    help: "Listen here instead, as ADDRESS:PORT; may be given several times.")
+  var listen: [String] = []
+
+  @Option(help: "The mail server behind, as HOST:PORT.")
+  var downstream: String?
+
+  @Option(help: "observe or enforce.")
+  var mode: String?
+
+  @Option(help: "Our name in banner and EHLO reply.")
+  var hostname: String?
+}
