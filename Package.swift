@@ -68,6 +68,10 @@ let package = Package(
         "Shield", "Simulator", "SMTP", "Flow", "Suspicion", "Reputation", "Structures",
       ], swiftSettings: dialect),
     .testTarget(
+      name: "DialogueTests",
+      dependencies: ["Daemon", "Simulator", "Shield", "SMTP", "Suspicion", "Structures"],
+      swiftSettings: dialect),
+    .testTarget(
       name: "UringTests", dependencies: ["Uring", "CUring", "Structures"],
       swiftSettings: dialect),
     .testTarget(

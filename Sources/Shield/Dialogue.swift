@@ -461,9 +461,15 @@ extension Engine {
           sessions[s].flags.remove(.toPit)
           moveToTarpit(i, now: now, into: &effects)
         } else {
-          writeClosingLine(i, now: now)
-          returnSession(i)
-          beginDraining(i, now: now, into: &effects)
+          // After QUIT with nothing behind it there is nothing a reset could destroy.
+          let isDone = sessions[s].verb == .quit && sessions[s].inputStart == sessions[s].inputEnd
+          if isDone {
+            close(i, now: now, into: &effects)
+          } else {
+            writeClosingLine(i, now: now)
+            returnSession(i)
+            beginDraining(i, now: now, into: &effects)
+          }
         }
       } else {
         work(i, now: now, into: &effects)

@@ -277,6 +277,8 @@ package struct Engine: ~Copyable {
   /// How many client connections there are.
   package var heldCount: Int { limits.connections - clientIndexes.free }
   package var linkCount: Int { limits.downstreamConnections - linkIndexes.free }
+  /// How many sessions are leased.
+  package var leasedSessions: Int { limits.sessions - sessionIndexes.free }
 
   /// Brings the gauges up to date. Walks every connection: for a snapshot once a second, not per event.
   package mutating func measure() {

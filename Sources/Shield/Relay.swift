@@ -383,7 +383,8 @@ extension Engine {
     sessions[s].outEnd += Int32(reply.count)
     let code = links[l].reader.code
     sessions[s].lastReply = code
-    tally(s, good: code < 400)
+    // An intermediate reply finishes nothing: DATA and AUTH are counted by their final ones.
+    if code >= 400 || code < 300 { tally(s, good: code < 400) }
     if code >= 400 {
       counters.rejectedDownstream += 1
       countError(i, now: now)
