@@ -55,7 +55,14 @@ extension Configuration {
     var root = ConfigNode(content: .map([]), place: start)
     for source in sources {
       problems.know(source)
-      if let node = YAMLFile.read(source, &problems) { root = root.merged(with: node) }
+      guard let node = YAMLFile.read(source, &problems) else { continue }
+      switch node.content {
+      case .map, .null: root = root.merged(with: node)
+      case .scalar, .list:
+        problems.add(
+          .error, at: node.place, "a configuration is made of keys and values, not of \(node.kind)",
+          "write mode: observe, for a start")
+      }
     }
     root = root.merged(with: overrides.node)
     var draft = Configuration(environment: environment)

@@ -128,10 +128,7 @@ extension Setting {
     Stage.allCases.flatMap { stage in
       let key = "delays.\(stage.name)"
       let shipped = Delays()[stage]
-      let honest =
-        stage == .endOfData
-        ? "a sender that gives up there sends the message again, and it arrives twice"
-        : "senders that wait 30 s for a reply would give up, and their mail be lost"
+      let honest = honestReason(stage)
       let held =
         stage == .endOfData || stage == .other || stage == .startTLS || stage == .authFailure
         ? "there is nothing to gain in holding a peer here for longer"
@@ -148,6 +145,17 @@ extension Setting {
       delay(
         "delays.sum.recipients", \.policy.delays.recipientSum, most: Delays.sumCeiling, sumReason),
     ]
+
+  /// Why a sender that may be honest waits no longer at a stage.
+  private static func honestReason(_ stage: Stage) -> String {
+    switch stage {
+    case .endOfData: "a sender that gives up there sends the message again, and it arrives twice"
+    case .startTLS: "senders that lose patience with a handshake fall back to clear text"
+    case .authFailure: "people who mistype their password wait as well"
+    case .other: "it only makes the sessions of honest senders longer"
+    default: "senders that wait 30 s for a reply would give up, and their mail be lost"
+    }
+  }
 
   private static let sumReason =
     "a sender that may be honest is never delayed for longer than that in one session"

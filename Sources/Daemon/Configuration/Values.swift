@@ -106,7 +106,7 @@ extension Form {
       let meant: [String: String] = [
         "sec": "s", "secs": "s", "second": "s", "seconds": "s", "min": "m", "mins": "m",
         "minute": "m", "minutes": "m", "hour": "h", "hours": "h", "day": "d", "days": "d", "S": "s",
-        "M": "m", "H": "h", "D": "d", "MS": "ms",
+        "s": "s", "m": "m", "h": "h", "d": "d", "ms": "ms", "M": "m", "H": "h", "D": "d", "MS": "ms",
       ]
       let word = meant[unit.trimmingPrefix { $0 == " " }.description]
       throw BadValue(

@@ -107,7 +107,15 @@ package final class LogSink: Sendable {
       if state.dropped > 0 {
         let missed = encoded(
           "warning: \(grouped(state.dropped)) log lines dropped: they were not taken fast enough", 4)
-        if LogSink.put(missed, &state) { state.dropped = 0 }
+        // In one write if it may be: else the short one fits where the long one does not, again and again.
+        if missed.count + bytes.count <= LogSink.lineMax {
+          if LogSink.put(missed + bytes, &state) {
+            state.dropped = 0
+            return
+          }
+        } else if LogSink.put(missed, &state) {
+          state.dropped = 0
+        }
       }
       if state.dropped > 0 || !LogSink.put(bytes, &state) {
         state.dropped += 1
