@@ -16,7 +16,9 @@ struct ConfigurationTests {
     let configuration = try #require(whole.configuration)
     #expect(configuration.dump() == Configuration(environment: machine).dump())
     #expect(read("").configuration?.dump() == configuration.dump())
-    #expect(Configuration.load(file: nil, environment: machine).configuration?.dump() == configuration.dump())
+    #expect(
+      Configuration.load(file: nil, environment: machine).configuration?.dump()
+        == configuration.dump())
     #expect(configuration.dump(changed: true) == "")
     #expect(configuration.limits == Limits())
     #expect(configuration.policy.delays == Delays())
@@ -74,11 +76,13 @@ struct ConfigurationTests {
     case "yes or no": new = old == "yes" ? "no" : "yes"
     case "no": return nil
     case _ where setting.key == "limits.receive_buffers": new = "2048"
+    case _ where setting.key == "limits.connections": new = "9001"
     case _ where ["listeners", "tables.access", "tables.rates"].contains(setting.key): return nil
     case _ where setting.key == "downstream.address": new = "\"127.0.0.1:10026\""
     case _ where setting.key == "hostname": new = "a.example"
     case _ where setting.key == "log.destination": new = "/var/log/sluice"
-    case _ where setting.key.hasPrefix("own."): new = setting.key.hasSuffix("names") ? "[a]" : "[\"::1\"]"
+    case _ where setting.key.hasPrefix("own."):
+      new = setting.key.hasSuffix("names") ? "[a]" : "[\"::1\"]"
     case let range where range.contains(", ") && !range.contains("…"):
       new = range.split(separator: ", ").map(String.init).first { $0 != old } ?? ""
     case _ where old.hasSuffix("%"): new = setting.key.contains("reserved") ? "10%" : "80%"
@@ -86,7 +90,7 @@ struct ConfigurationTests {
     case let range where range.contains("s…"):
       // Within the lowest ceilings; nothing ships with it where it is put.
       let isLow = [".starttls", ".other", "data"].contains { setting.key.contains($0) }
-      new = bad || isLow ? "1s" : "7s"
+      new = setting.key.hasPrefix("timeouts.") ? "11s" : bad || isLow ? "1s" : "7s"
     case _ where setting.key.contains("bytes"): new = "8k"
     default: new = "91"
     }
@@ -126,17 +130,26 @@ struct ConfigurationTests {
     ("- a", "1:1", "keys and values, not of a list", "mode"),
     ("word", "1:1", "keys and values, not of 'word'", "mode"),
     ("delays: {banner: {clean: 4}}", "1:26", "does not say in which unit", "write 4s"),
-    ("delays: {banner: {clean: 26s}}", "1:26", "ceiling of 25s: senders that wait 30 s", "25s at most"),
+    (
+      "delays: {banner: {clean: 26s}}", "1:26", "ceiling of 25s: senders that wait 30 s",
+      "25s at most"
+    ),
     ("delays: {banner: {bad: 281s}}", "1:24", "ceiling of 280s", "280s at most"),
     ("delays: {end_of_data: {clean: 6s}}", "1:31", "ceiling of 5s", "5s at most"),
     ("delays: {sum: {suspicious: 3m}}", "1:28", "ceiling of 2m", "2m at most"),
     ("signals: {errors: {proof: true}}", "1:27", "cannot be a proof", "raise the weight"),
     ("signals: {errors: {weight: 1.5}}", "1:28", "1.5 is more than the most, 1.0", "0.0 to 1.0"),
     ("signals: {pregret: {weight: 1}}", "1:11", "unknown key 'pregret' in 'signals'", "'pregreet'"),
-    ("signals: {errors: {wieght: 1}}", "1:20", "unknown key 'wieght' in 'signals.errors'", "'weight'"),
+    (
+      "signals: {errors: {wieght: 1}}", "1:20", "unknown key 'wieght' in 'signals.errors'",
+      "'weight'"
+    ),
     ("smtp: {errors: many}", "1:16", "not a whole number", "digits"),
     ("smtp: {errors: 0}", "1:16", "0 is less than the least, 1", "1 to 100000"),
-    ("smtp: {command_bytes: 32k}", "1:23", "does not fit into limits.input_bytes (16k)", "lower the first"),
+    (
+      "smtp: {command_bytes: 32k}", "1:23", "does not fit into limits.input_bytes (16k)",
+      "lower the first"
+    ),
     ("overload: {shrink_at: 95%}", "1:23", "above overload.shed_at (90%)", "second"),
     ("overload: {shrink_at: 0.5}", "1:23", "not a percentage", "write 50%"),
     ("limits: {receive_buffers: 1000}", "1:27", "not a power of two", "512 or 1024"),
@@ -152,7 +165,10 @@ struct ConfigurationTests {
     ("listeners: [{role: inbound}]", "1:13", "without an address", "{address"),
     ("listeners: [{address: \":25\"}]", "1:23", "has no address", "0.0.0.0:25"),
     ("listeners: [{address: \"[::]:25\", rol: inbound}]", "1:34", "unknown key 'rol'", "'role'"),
-    ("listeners: [{address: \"[::]:25\", role: in}]", "1:40", "'in' is not one of", "inbound or outbound"),
+    (
+      "listeners: [{address: \"[::]:25\", role: in}]", "1:40", "'in' is not one of",
+      "inbound or outbound"
+    ),
     (
       "listeners:\n- {address: \"0.0.0.0:25\"}\n- {address: \"0.0.0.0:25\"}", "3:3",
       "is the same as 0.0.0.0:25 in line 2", "delete"
@@ -167,7 +183,10 @@ struct ConfigurationTests {
     ("tables: {access: nowhere/a.cidr}", "1:18", "cannot open nowhere/a.cidr", "check the path"),
     ("log: {destination: syslog}", "1:20", "neither stderr nor", "/var/log"),
     ("workers: 0", "1:10", "0 workers", "auto"),
-    ("mode: observe\nmode: enforce", "2:1", "'mode' is given twice here; the first is in line 1", "one"),
+    (
+      "mode: observe\nmode: enforce", "2:1", "'mode' is given twice here; the first is in line 1",
+      "one"
+    ),
     ("mode: observe\n\ta: 1", "2:1", "this is not YAML", "tabs"),
     ("delays: {banner: {clean: 4s}", "1:29", "this is not YAML", "indentation"),
     ("a: \"x", "1:6", "this is not YAML", "quotes"),
@@ -203,10 +222,11 @@ struct ConfigurationTests {
       """
     let places = read(yaml).problems.map { "\($0.position.line) \($0.reason.prefix(22))" }
     #expect(
-      places == [
-        "2 'errors' is given twice", "2 unknown key 'erors' in", "3 'mode' is given twice ",
-        "6 'banner' is given twic", "6 '1' does not say in whi", "7 'mode' is given twice ",
-      ].map { String($0.prefix(24)) })
+      places
+        == [
+          "2 'errors' is given twice", "2 unknown key 'erors' in", "3 'mode' is given twice ",
+          "6 'banner' is given twic", "6 '1' does not say in whi", "7 'mode' is given twice ",
+        ].map { String($0.prefix(24)) })
   }
 
   /// Severity, a part of the reason.

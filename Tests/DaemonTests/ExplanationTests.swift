@@ -42,7 +42,8 @@ struct ExplanationTests {
     arguments: [
       ("192.0.2.1", 0, "T0", "permitted"), ("192.0.2.17", 2, "T1", "rejected"),
       ("192.0.2.33", 1, "T2", "suspicious"), ("192.0.2.49", 2, "T3", "bad: never let through"),
-      ("192.0.2.65", 1, "T2", "dunno leaves the class to the rates"), ("203.0.113.1", 1, "T1", "unknown"),
+      ("192.0.2.65", 1, "T2", "dunno leaves the class to the rates"),
+      ("203.0.113.1", 1, "T1", "unknown"),
       ("::ffff:192.0.2.1", 0, "T0", "the mapped form is the same client"),
       ("[192.0.2.1]", 0, "T0", "as in a log"), ("[IPv6:2001:DB8::1]", 1, "T1", "as in a HELO"),
     ])
@@ -52,7 +53,9 @@ struct ExplanationTests {
     #expect(explanation.standing.tier.name == tier, "\(reason)")
   }
 
-  @Test("no address, no explanation", arguments: ["", "mx.example.org", "192.0.2", "192.0.2.1:25", "[", "[]"])
+  @Test(
+    "no address, no explanation",
+    arguments: ["", "mx.example.org", "192.0.2", "192.0.2.1:25", "[", "[]"])
   func noAddress(text: String) {
     #expect(Explanation(of: text, in: configuration) == nil)
   }
@@ -138,7 +141,8 @@ struct MemoryStatementTests {
     let statement = MemoryStatement(limits: Limits(), workers: 3, tables: 1_000)
     #expect(statement.total == statement.rows.reduce(0) { $0 + $1.userSum + $1.kernelSum })
     let names = Set(statement.rows.map(\.name))
-    for setting in Setting.all where setting.key.hasPrefix("limits.") && setting.key != "limits.input_bytes" {
+    for setting in Setting.all
+    where setting.key.hasPrefix("limits.") && setting.key != "limits.input_bytes" {
       #expect(names.contains(String(setting.key.dropFirst(7))), "\(setting.key)")
     }
   }
@@ -162,7 +166,9 @@ struct MemoryStatementTests {
     var limits = Limits()
     limits.connections = 10_000_000
     limits.sources = 1_000_000_000
-    for line in MemoryStatement(limits: limits, workers: 1024, tables: 1 << 40).description.split(separator: "\n") {
+    for line in MemoryStatement(limits: limits, workers: 1024, tables: 1 << 40).description.split(
+      separator: "\n")
+    {
       #expect(line.count <= 80, "\(line)")
     }
   }

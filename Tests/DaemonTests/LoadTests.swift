@@ -13,7 +13,8 @@ struct LoadTests {
     let folder = try Folder()
     let main = try folder.write(
       "sluice.yaml", "mode: observe\ndelays: {banner: {clean: 1s, bad: 20s}}\nsmtp: {errors: 7}\n")
-    try folder.write("conf.d/20-b.yaml", "delays: {banner: {clean: 3s}}\nlisteners: [{address: \"[::1]:26\"}]\n")
+    try folder.write(
+      "conf.d/20-b.yaml", "delays: {banner: {clean: 3s}}\nlisteners: [{address: \"[::1]:26\"}]\n")
     try folder.write("conf.d/10-a.yaml", "delays: {banner: {clean: 2s}}\nsmtp:\n")
     try folder.write("conf.d/.hidden.yaml", "nonsense")
     try folder.write("conf.d/30-c.yaml.bak", "nonsense")
@@ -40,7 +41,8 @@ struct LoadTests {
 
   @Test("a missing file is one problem with exit code 66")
   func missing() {
-    let (configuration, problems) = Configuration.load(file: "/nowhere/sluice.yaml", environment: machine)
+    let (configuration, problems) = Configuration.load(
+      file: "/nowhere/sluice.yaml", environment: machine)
     #expect(configuration == nil)
     #expect(problems.exitCode == 66)
     #expect(
@@ -61,7 +63,8 @@ struct LoadTests {
   @Test("tables are found beside the file, and what is wrong in them is told")
   func tables() throws {
     let folder = try Folder()
-    let main = try folder.write("sluice.yaml", "tables: {access: a.cidr, rates: \"cidr:\(folder.path)/r.cidr\"}\n")
+    let main = try folder.write(
+      "sluice.yaml", "tables: {access: a.cidr, rates: \"cidr:\(folder.path)/r.cidr\"}\n")
     try folder.write("a.cidr", "192.0.2.0/24 reject\n198.51.100.0/24 permit\n")
     let rates = try folder.write("r.cidr", "0.0.0.0/0 conn=60/min\n")
     let good = Configuration.load(file: main, environment: machine)
@@ -118,8 +121,12 @@ struct LoadTests {
       file: nil, overrides: overrides, environment: machine)
     #expect(configuration == nil)
     #expect(
-      Set(problems.map(\.position.file)) == ["--listen 25", "--downstream x", "--mode on", "--hostname -"])
-    #expect(problems.first { $0.position.file == "--mode on" }?.description.hasPrefix("--mode on: error: ") == true)
+      Set(problems.map(\.position.file)) == [
+        "--listen 25", "--downstream x", "--mode on", "--hostname -",
+      ])
+    #expect(
+      problems.first { $0.position.file == "--mode on" }?.description.hasPrefix(
+        "--mode on: error: ") == true)
   }
 
   @Test("aliases that would blow up are refused, not followed")
@@ -150,13 +157,20 @@ struct LoadTests {
 
 /// Every line of the shipped file deleted or garbled: never a crash, always an answer.
 struct MutationTests {
-  @Test("a garbled file gives a configuration or a problem with a position", arguments: [1, 2, 3, 4, 5, 6])
+  @Test(
+    "a garbled file gives a configuration or a problem with a position",
+    arguments: [1, 2, 3, 4, 5, 6])
   func mutations(seed: UInt64) throws {
     var random = SeededGenerator(seed: seed)
-    let lines = try contents("docs/sluice.yaml").split(separator: "\n", omittingEmptySubsequences: false)
+    let lines = try contents("docs/sluice.yaml").split(
+      separator: "\n", omittingEmptySubsequences: false)
     for index in lines.indices {
       var mutated = lines.map(String.init)
-      if seed == 1 { mutated.remove(at: index) } else { mutated[index] = Self.garbled(mutated[index], &random) }
+      if seed == 1 {
+        mutated.remove(at: index)
+      } else {
+        mutated[index] = Self.garbled(mutated[index], &random)
+      }
       let yaml = mutated.joined(separator: "\n")
       let (configuration, problems) = read(yaml)
       let label = "seed \(seed), line \(index + 1): \(seed == 1 ? "deleted" : mutated[index])"
@@ -171,7 +185,8 @@ struct MutationTests {
 
   private static func garbled(_ line: String, _ random: inout SeededGenerator) -> String {
     var scalars = Array(line.unicodeScalars)
-    let pool = Array("\t \"'{}[]:,#&*!|>%@`-?0a\u{0}\u{7F}\u{85}\u{2028}é\u{E000}\u{FFFD}😀".unicodeScalars)
+    let pool = Array(
+      "\t \"'{}[]:,#&*!|>%@`-?0a\u{0}\u{7F}\u{85}\u{2028}é\u{E000}\u{FFFD}😀".unicodeScalars)
     for _ in 0..<Int.random(in: 1...3, using: &random) {
       let place = Int.random(in: 0...scalars.count, using: &random)
       let scalar = pool[Int.random(in: 0..<pool.count, using: &random)]
@@ -194,7 +209,8 @@ struct MutationTests {
       }
       let source = SourceText(file: "noise", bytes: bytes)
       let (configuration, problems) = Configuration.read([source], folder: "", Overrides(), machine)
-      #expect((configuration != nil) != problems.hasErrors, "seed \(seed), round \(round): \(bytes)")
+      #expect(
+        (configuration != nil) != problems.hasErrors, "seed \(seed), round \(round): \(bytes)")
     }
   }
 }

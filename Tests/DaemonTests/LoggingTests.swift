@@ -12,8 +12,10 @@ struct EscapeTests {
     "client bytes cannot leave their place in a line",
     arguments: [
       ("EHLO x\r\n", "EHLO x\\r\\n", "line ends"), ("a\tb", "a\\tb", "tabs"),
-      ("a\\nb", "a\\\\nb", "a backslash is no escape of ours"), ("\u{1B}[2J", "\\x1b[2J", "terminals"),
-      ("é", "\\xc3\\xa9", "8-bit"), ("\u{0}\u{7F}", "\\x00\\x7f", "NUL and DEL"), ("", "", "nothing"),
+      ("a\\nb", "a\\\\nb", "a backslash is no escape of ours"),
+      ("\u{1B}[2J", "\\x1b[2J", "terminals"),
+      ("é", "\\xc3\\xa9", "8-bit"), ("\u{0}\u{7F}", "\\x00\\x7f", "NUL and DEL"),
+      ("", "", "nothing"),
     ])
   func escapes(text: String, escaped: String, reason: String) {
     #expect(escape(Array(text.utf8)) == escaped, "\(reason)")
@@ -133,7 +135,10 @@ struct LogSinkTests {
   @Test("a line names component and process, and its metadata in order")
   func lines() {
     let ends = Self.pipe()
-    defer { close(ends.read); close(ends.write) }
+    defer {
+      close(ends.read)
+      close(ends.write)
+    }
     let sink = LogSink(descriptor: ends.write)
     var logger = Logger(label: "x") { _ in LineLogHandler(component: "smtpd", sink: sink, pid: 42) }
     logger[metadataKey: "b"] = "2"
@@ -148,10 +153,14 @@ struct LogSinkTests {
         """)
   }
 
-  @Test("a reader that stops reading is never waited for; what was lost is told once it reads again")
+  @Test(
+    "a reader that stops reading is never waited for; what was lost is told once it reads again")
   func stuckReader() {
     let ends = Self.pipe()
-    defer { close(ends.read); close(ends.write) }
+    defer {
+      close(ends.read)
+      close(ends.write)
+    }
     let sink = LogSink(descriptor: ends.write)
     let line = String(repeating: "x", count: 999)
     for _ in 0..<100 { sink.write(line) }
@@ -172,7 +181,10 @@ struct LogSinkTests {
   func socket() {
     var ends: [Int32] = [0, 0]
     _ = socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends)
-    defer { close(ends[0]); close(ends[1]) }
+    defer {
+      close(ends[0])
+      close(ends[1])
+    }
     let sink = LogSink(descriptor: ends[1])
     for i in 0..<3_000 { sink.write(String(repeating: "y", count: 500) + "\(i % 10)") }
     var text = Self.drain(ends[0])
@@ -188,7 +200,10 @@ struct LogSinkTests {
   @Test("a long line is cut at a character and ends in dots")
   func longLines() {
     let ends = Self.pipe()
-    defer { close(ends.read); close(ends.write) }
+    defer {
+      close(ends.read)
+      close(ends.write)
+    }
     LogSink(descriptor: ends.write).write(String(repeating: "é", count: 5_000))
     let text = Self.drain(ends.read)
     #expect(text.utf8.count <= LogSink.lineMax)
@@ -221,6 +236,7 @@ struct LogSinkTests {
     let error = #expect(throws: LogFailure.self) { try LogSink(path: "/nowhere/x.log", host: "mx") }
     #expect(
       error?.description
-        == "cannot open the log file /nowhere/x.log: No such file or directory: make its folder first")
+        == "cannot open the log file /nowhere/x.log: No such file or directory: make its folder first"
+    )
   }
 }

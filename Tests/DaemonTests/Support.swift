@@ -9,7 +9,8 @@ import Structures
 let machine = Environment(machineName: "mx.example.org", processors: 2)
 
 /// The folder of the package.
-let package = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+let package = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+  .deletingLastPathComponent()
   .deletingLastPathComponent().path
 
 func contents(_ path: String) throws -> String {

@@ -35,7 +35,8 @@ extension Setting {
         }
         let count = try Form.count(word)
         guard (1...1024).contains(count) else {
-          throw BadValue(reason: "\(count) workers are not possible", hint: "write auto, or 1 to 1024")
+          throw BadValue(
+            reason: "\(count) workers are not possible", hint: "write auto, or 1 to 1024")
         }
         reader.draft.workersAsked = count
       },
@@ -135,7 +136,8 @@ extension Setting {
         : "peers leave before that, and a held connection costs memory"
       return [
         delay("\(key).clean", \.policy.delays[stage].clean, most: shipped.ceiling, honest),
-        delay("\(key).suspicious", \.policy.delays[stage].suspicious, most: shipped.ceiling, honest),
+        delay(
+          "\(key).suspicious", \.policy.delays[stage].suspicious, most: shipped.ceiling, honest),
         delay("\(key).bad", \.policy.delays[stage].bad, most: shipped.badCeiling, held),
       ]
     } + [
@@ -177,7 +179,8 @@ extension Setting {
   ]
 
   private static let smtp: [Setting] = [
-    choice("smtp.bare_newline", \.policy.bareNewline, [("reject", .reject), ("normalize", .normalize)]),
+    choice(
+      "smtp.bare_newline", \.policy.bareNewline, [("reject", .reject), ("normalize", .normalize)]),
     size("smtp.command_bytes", \.policy.session.commandBytes, 512...65_536),
     size(
       "smtp.text_line_bytes", \.policy.session.textLineBytes, 1_000...(1 << 30), zero: "no limit"),
@@ -259,7 +262,8 @@ extension Configuration {
   ///
   /// - Parameter changed: leave out what is as it ships.
   package func dump(changed: Bool = false) -> String {
-    let shipped = Configuration(environment: Environment(machineName: policy.hostname, processors: 1))
+    let shipped = Configuration(
+      environment: Environment(machineName: policy.hostname, processors: 1))
     var text = ""
     var open: [Substring] = []
     for setting in Setting.all {
