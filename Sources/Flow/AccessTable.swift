@@ -70,7 +70,8 @@ package final class AccessTable: Sendable {
       } catch {
         actions.append(.dunno)
         problems.add(
-          text.problem(.error, error.offset, line: Int(record.line), error.reason, error.hint), .error)
+          text.problem(.error, error.offset, line: Int(record.line), error.reason, error.hint),
+          .error)
       }
     }
     return (AccessTable(rules: rules, actions: actions), problems.sorted(file: file))
@@ -140,7 +141,7 @@ package final class AccessTable: Sendable {
     let known = prefixed ? PeerClass.names : words
     let hint =
       nearest(to: name, among: known).map { "did you mean \(prefixed ? "class=" : "")\($0)?" }
-      ?? (text.contains("=")
+      ?? (!prefixed && text.contains("=")
         ? "settings such as rates belong into the rate table"
         : "write one of: \(known.joined(separator: ", "))")
     throw CIDRLineError(

@@ -104,7 +104,9 @@ package struct BucketTable: ~Copyable {
   ///   - units: 0 asks whether the source is within its limit.
   ///   - now: 0…17 years after the origin.
   @inlinable
-  package mutating func take(_ key: BucketKey, _ units: UInt64, _ rate: Rate, now: Instant) -> Decision {
+  package mutating func take(_ key: BucketKey, _ units: UInt64, _ rate: Rate, now: Instant)
+    -> Decision
+  {
     if rate.isUnlimited { return .allowed }
     let hash = self.hash(key.high, key.low, key.tag)
     let slot = find(hash)
@@ -125,7 +127,8 @@ package struct BucketTable: ~Copyable {
   /// - Returns: how long until the source is back within its limit; zero when it is within. At most one
   ///   hour: what goes beyond is forgiven.
   @inlinable
-  package mutating func charge(_ key: BucketKey, _ units: UInt64, _ rate: Rate, now: Instant) -> Duration
+  package mutating func charge(_ key: BucketKey, _ units: UInt64, _ rate: Rate, now: Instant)
+    -> Duration
   {
     if rate.isUnlimited { return .zero }
     let hash = self.hash(key.high, key.low, key.tag)

@@ -7,8 +7,9 @@ package import Structures
 /// the bytes that were parsed, and neither is empty.
 enum CIDRLine {
   case rule(CIDRPattern, pattern: Range<Int>, result: Range<Int>)
-  case beginIf(CIDRPattern, pattern: Range<Int>)
-  case endIf
+  /// `extra` is where text begins that has no business there: an error, but the block counts.
+  case beginIf(CIDRPattern, pattern: Range<Int>, extra: Int?)
+  case endIf(extra: Int?)
 }
 
 /// A network or, negated, the rest of its address family.
@@ -31,13 +32,7 @@ extension CIDRLine {
   ///   - end: after the last byte that is not white space.
   init(_ bytes: Span<UInt8>, _ start: Int, _ end: Int) throws(CIDRLineError) {
     if CIDRLine.hasWord("endif", bytes, start, end) {
-      if start + 5 < end {
-        let extra = CIDRLine.skipSpace(bytes, start + 5, end)
-        throw CIDRLineError(
-          offset: extra, reason: "nothing may follow `endif` on its line",
-          hint: "an indented line continues the line above it: start rules in the first column")
-      }
-      self = .endIf
+      self = .endIf(extra: start + 5 < end ? CIDRLine.skipSpace(bytes, start + 5, end) : nil)
       return
     }
     if CIDRLine.hasWord("if", bytes, start, end) {
@@ -48,13 +43,8 @@ extension CIDRLine {
       }
       let first = cursor
       let pattern = try CIDRPattern(bytes, &cursor, end)
-      if cursor < end {
-        throw CIDRLineError(
-          offset: CIDRLine.skipSpace(bytes, cursor, end),
-          reason: "nothing may follow the network of an `if` on its line",
-          hint: "an indented line continues the line above it: start rules in the first column")
-      }
-      self = .beginIf(pattern, pattern: first..<cursor)
+      let extra = cursor < end ? CIDRLine.skipSpace(bytes, cursor, end) : nil
+      self = .beginIf(pattern, pattern: first..<cursor, extra: extra)
       return
     }
     var cursor = start
@@ -106,7 +96,8 @@ extension CIDRPattern {
   /// - Parameter cursor: the first byte; afterwards the byte behind the pattern.
   init(_ bytes: Span<UInt8>, _ cursor: inout Int, _ end: Int) throws(CIDRLineError) {
     var negated = false
-    while cursor < end && (bytes[cursor] == UInt8(ascii: "!") || (negated && isSpace(bytes[cursor])))
+    while cursor < end
+      && (bytes[cursor] == UInt8(ascii: "!") || (negated && isSpace(bytes[cursor])))
     {
       if bytes[cursor] == UInt8(ascii: "!") { negated.toggle() }
       cursor += 1
@@ -168,7 +159,8 @@ extension CIDRPattern {
       if cursor < end || slash + 1 == end || length > width {
         throw CIDRLineError(
           offset: slash + 1,
-          reason: "the prefix length \(quoted(bytes, slash + 1, end)) is not a number from 0 to \(width)",
+          reason:
+            "the prefix length \(quoted(bytes, slash + 1, end)) is not a number from 0 to \(width)",
           hint: address.isDotted
             ? "write a length such as /24; netmasks such as /255.255.255.0 are not read"
             : "write a length such as /64")
@@ -220,7 +212,8 @@ extension CIDRPattern {
       }
       if value > 255 {
         throw CIDRLineError(
-          offset: start, reason: "\(value) is more than the 255 that fit into one part of an address",
+          offset: start,
+          reason: "\(value) is more than the 255 that fit into one part of an address",
           hint: "write four numbers from 0 to 255, such as 192.0.2.1")
       }
       octets += 1
@@ -259,7 +252,8 @@ extension CIDRPattern {
         + "without the zero in front")
   }
 
-  private static func notAnAddress(_ bytes: Span<UInt8>, _ first: Int, _ last: Int) -> CIDRLineError {
+  private static func notAnAddress(_ bytes: Span<UInt8>, _ first: Int, _ last: Int) -> CIDRLineError
+  {
     CIDRLineError(
       offset: first, reason: "\(quoted(bytes, first, last)) is not an address",
       hint: "write an IPv4 or IPv6 network first, such as 192.0.2.0/24 or 2001:db8::/32; "

@@ -9,8 +9,6 @@ import Structures
 struct CIDRReader {
   /// Deeper nesting is a mistake, and each level may cut the space into 128 more pieces.
   static let nestingMax = 64
-  /// Negations and `if`s multiply networks; at 32 bytes each this is 256 MB while loading.
-  static let networksMax = 8 * 1024 * 1024
   /// Offsets are 32 bits; a file of 20 million rules is smaller.
   static let bytesMax = 1 << 30
 
@@ -48,8 +46,10 @@ struct CIDRReader {
   private(set) var explained: Set<UInt32> = []
   private var blocks: [Block]
   private var tooManyReported = false
+  private let networksMax: Int
 
-  init(content: [UInt8], file: String) {
+  init(content: [UInt8], file: String, networksMax: Int) {
+    self.networksMax = networksMax
     text = TableText(file: file, content: content)
     let everything = [AddressBlock.allIPv4, .allIPv6]
     blocks = [Block(opened: nil, space: everything, rest: everything, narrowedBy: [])]
@@ -64,13 +64,20 @@ struct CIDRReader {
     for block in blocks.dropFirst() {
       if let opened = block.opened {
         report(
-          opened.offset, line: opened.line, "this `if` has no `endif`", "write `endif` where it ends")
+          opened.offset, line: opened.line, "this `if` has no `endif`",
+          "write `endif` where it ends")
       }
     }
   }
 
   private mutating func report(_ offset: Int, line: Int, _ reason: String, _ hint: String) {
     problems.add(text.problem(.error, offset, line: line, reason, hint), .error)
+  }
+
+  private mutating func reportExtra(_ offset: Int, _ line: Int, _ what: String) {
+    report(
+      offset, line: line, "nothing may follow \(what) on its line",
+      "an indented line continues the line above it: start rules in the first column")
   }
 
   // Lines
@@ -140,7 +147,8 @@ struct CIDRReader {
       if !joined.isEmpty { joined.append(32) }
       joins.append(
         TableText.Join(
-          offset: UInt32(base + joined.count), source: UInt32(piece.start), line: UInt32(piece.line)))
+          offset: UInt32(base + joined.count), source: UInt32(piece.start), line: UInt32(piece.line)
+        ))
       for i in piece.start..<piece.end { joined.append(bytes[i]) }
     }
     text.append(joined: joined, joins)
@@ -161,9 +169,11 @@ struct CIDRReader {
             result: UInt32(result.lowerBound + shift), resultCount: UInt32(result.count),
             line: UInt32(line), patternCount: UInt16(clamping: patternRange.count)))
         add(pattern, rule, offset: start + shift, line: line)
-      case .beginIf(let pattern, let range):
+      case .beginIf(let pattern, let range, let extra):
+        if let extra { reportExtra(extra + shift, line, "the network of an `if`") }
         begin(pattern, offset: range.lowerBound + shift, line: line)
-      case .endIf:
+      case .endIf(let extra):
+        if let extra { reportExtra(extra + shift, line, "`endif`") }
         if blocks.count == 1 {
           report(start + shift, line: line, "`endif` without an `if`", "delete it")
         } else {
@@ -179,7 +189,7 @@ struct CIDRReader {
 
   private mutating func add(_ pattern: CIDRPattern, _ rule: UInt32, offset: Int, line: Int) {
     // The way of nearly every line of a long list.
-    if blocks.count == 1 && !pattern.isNegated && networks.count < CIDRReader.networksMax {
+    if blocks.count == 1 && !pattern.isNegated && networks.count < networksMax {
       networks.add(pattern.block, rule)
       return
     }
@@ -202,11 +212,11 @@ struct CIDRReader {
       pieces = blocks[here].space.compactMap { $0.intersection(pattern.block) }
       if pieces.isEmpty { warnUnreachable(rule, offset, line, false) }
     }
-    guard networks.count + pieces.count <= CIDRReader.networksMax else {
+    guard networks.count + pieces.count <= networksMax else {
       if !tooManyReported {
         report(
           offset, line: line,
-          "with this line the file comes to more than \(CIDRReader.networksMax) networks",
+          "with this line the file comes to more than \(networksMax) networks",
           "use fewer `!` and `if`: each may stand for up to 128 networks")
       }
       tooManyReported = true
@@ -220,7 +230,8 @@ struct CIDRReader {
     space.flatMap { $0.isIPv4 == block.isIPv4 ? $0.subtracting(block) : [] }
   }
 
-  private mutating func warnUnreachable(_ rule: UInt32, _ offset: Int, _ line: Int, _ reached: Bool) {
+  private mutating func warnUnreachable(_ rule: UInt32, _ offset: Int, _ line: Int, _ reached: Bool)
+  {
     explained.insert(rule)
     let block = blocks[blocks.count - 1]
     if block.isIgnored { return }

@@ -15,11 +15,15 @@ package final class CIDRTable: Sendable {
   private let table: PrefixTable
   let found: TableProblems
 
+  /// Negations and `if`s multiply networks; at 32 bytes each this is 256 MB while loading.
+  package static let networksMax = 8 * 1024 * 1024
+
   /// - Parameters:
   ///   - content: the bytes of the file, in any line-ending style; at most 1 GB.
   ///   - file: its name, for messages.
-  package init(content: [UInt8], file: String) {
-    var reader = CIDRReader(content: content, file: file)
+  ///   - networksMax: more networks than this, negations and `if`s taken apart, are an error.
+  package init(content: [UInt8], file: String, networksMax: Int = CIDRTable.networksMax) {
+    var reader = CIDRReader(content: content, file: file, networksMax: networksMax)
     let rules = reader.records.count
     // Which single rule holds every network of this one; `nobody`, or `several` when there are more.
     var coveredBy = [UInt32](repeating: nobody, count: rules)
@@ -94,7 +98,8 @@ package struct CIDRRule: Sendable {
     do throws(CIDRLineError) {
       return try CIDRPattern(bytes.span, &cursor, cursor + Int(record.patternCount))
     } catch {
-      invariantFailed("a pattern that was read once cannot be read again", file: #fileID, line: #line)
+      invariantFailed(
+        "a pattern that was read once cannot be read again", file: #fileID, line: #line)
     }
   }
 
@@ -113,7 +118,7 @@ extension CIDRReader {
     // The others are only counted.
     let shown = Set(dead.prefix(TableProblems.kept).map { UInt32($0) })
     var pieces: [UInt32: [AddressBlock]] = [:]
-    networks.forEach { block, rule in
+    networks.forEachNetwork { block, rule in
       if !wins[Int(rule)] && shown.contains(rule) { pieces[rule, default: []].append(block) }
     }
     for rule in dead {

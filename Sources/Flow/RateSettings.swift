@@ -10,7 +10,8 @@ struct RateSettings {
   static let delaySecondsMax = 300
 
   private static let names = [
-    "conn", "msgs", "rcpt", "errors", "bytes", "concurrency", "burst", "delay", "class", "per", "over",
+    "conn", "msgs", "rcpt", "errors", "bytes", "concurrency", "burst", "delay", "class", "per",
+    "over",
   ]
 
   private(set) var rule = RateRule()
@@ -45,6 +46,8 @@ struct RateSettings {
         followsMistake = true
         mistakes.append(
           CIDRLineError(offset: first + error.at, reason: error.reason, hint: error.hint))
+        // What follows an address are the settings of another rule.
+        if error.endsRule { break }
       }
       cursor = CIDRLine.skipSpace(bytes, cursor, end)
     }
@@ -55,6 +58,7 @@ struct RateSettings {
     var at = 0
     var reason: String
     var hint: String
+    var endsRule = false
   }
 
   private mutating func read(_ token: [UInt8]) throws(Mistake) {
@@ -108,6 +112,7 @@ struct RateSettings {
   private func withoutValue(_ text: String) -> Mistake {
     let word = text.lowercased()
     let hint: String
+    var endsRule = false
     if text.hasPrefix("#") {
       hint = "write a space after the # to start a comment"
     } else if PeerClass(named: word.utf8) != nil {
@@ -120,12 +125,14 @@ struct RateSettings {
       hint = "write \(RateSettings.example(word)), with no space around the ="
     } else if word.utf8.contains(where: { $0 == 46 || $0 == 58 }) {
       hint = "an indented line continues the line above it: start a new rule in the first column"
+      endsRule = true
     } else if let name = nearest(to: word, among: RateSettings.names) {
       hint = "did you mean \(RateSettings.example(name))?"
     } else {
-      hint = "settings look like \(RateSettings.example("conn")), with no space around the = or the /"
+      hint =
+        "settings look like \(RateSettings.example("conn")), with no space around the = or the /"
     }
-    return Mistake(reason: "\"\(text)\" is not a setting", hint: hint)
+    return Mistake(reason: "\"\(text)\" is not a setting", hint: hint, endsRule: endsRule)
   }
 
   private static func example(_ name: String) -> String {
@@ -279,7 +286,8 @@ struct RateSettings {
     }
     throw Mistake(
       at: at,
-      reason: "per=\(value) does not say which \(isIPv4 ? "IPv4" : "IPv6") sources share one bucket",
+      reason:
+        "per=\(value) does not say which \(isIPv4 ? "IPv4" : "IPv6") sources share one bucket",
       hint: "write per=/0 to per=/\(width), or per=net for all of the rule's network together")
   }
 
@@ -314,11 +322,15 @@ struct RateSettings {
     }
     if number.isEmpty { return unit }
     let parts = number.split(separator: ".", omittingEmptySubsequences: false)
-    guard parts.count <= 2, parts[0].utf8.count <= 6, let whole = Int64(parts[0]) else { return nil }
+    guard parts.count <= 2, parts[0].utf8.count <= 6, let whole = Int64(parts[0]) else {
+      return nil
+    }
     var microseconds = whole * unit
     if parts.count == 2 {
       // Three digits behind the point are whole microseconds in every unit.
-      guard (1...3).contains(parts[1].utf8.count), let fraction = Int64(parts[1]) else { return nil }
+      guard (1...3).contains(parts[1].utf8.count), let fraction = Int64(parts[1]) else {
+        return nil
+      }
       let scale: Int64 = [10, 100, 1_000][parts[1].utf8.count - 1]
       microseconds += fraction * unit / scale
     }

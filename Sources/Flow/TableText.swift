@@ -49,7 +49,9 @@ struct TableText: Sendable {
       shown.append(byte == 9 ? 32 : byte < 32 || byte == 127 ? UInt8(ascii: "?") : byte)
       cursor += 1
     }
-    if shown.last == UInt8(ascii: "?"), cursor > start, bytes[cursor - 1] == 13 { shown.removeLast() }
+    if shown.last == UInt8(ascii: "?"), cursor > start, bytes[cursor - 1] == 13 {
+      shown.removeLast()
+    }
     return String(decoding: shown, as: UTF8.self)
   }
 
@@ -57,7 +59,8 @@ struct TableText: Sendable {
     _ severity: TableProblem.Severity, _ offset: Int, line: Int, _ reason: String, _ hint: String
   ) -> TableProblem {
     TableProblem(
-      severity, at: position(offset, line: line), line: lineText(offset), reason: reason, hint: hint)
+      severity, at: position(offset, line: line), line: lineText(offset), reason: reason, hint: hint
+    )
   }
 
   func string(_ range: Range<Int>) -> String { String(decoding: bytes[range], as: UTF8.self) }

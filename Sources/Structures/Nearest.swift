@@ -19,7 +19,8 @@ package func nearest(to word: String, among known: [String]) -> String? {
     let letters = Array(candidate.lowercased().utf8)
     let allowed = min(3, max(1, max(letters.count, written.count) / 3))
     let distance = editDistance(written, letters)
-    if distance <= allowed && distance * 2 < letters.count + 1 && distance < best?.distance ?? .max {
+    if distance <= allowed && distance * 2 < letters.count + 1 && distance < best?.distance ?? .max
+    {
       best = (candidate, distance)
     }
   }

@@ -39,7 +39,7 @@ package final class PrefixTable: Sendable {
   package func lookup(_ address: Address) -> UInt32? {
     let value =
       address.isIPv4
-      ? v4.value(address.v4) : v6.value(UInt128(address.high) << 64 | UInt128(address.low))
+      ? v4.value(address.v4) : v6.value(high: address.high, low: address.low)
     return value == noValue ? nil : value
   }
 
@@ -72,8 +72,8 @@ package final class PrefixTable: Sendable {
         range += 1
       }
     } else {
-      var range = v6.range(of: block.bits)
-      while note(v6.values[range]), range + 1 < v6.starts.count, v6.starts[range + 1] <= last {
+      var range = v6.range(high: block.high, low: block.low)
+      while note(v6.values[range]), range + 1 < v6.highs.count, v6.start(range + 1) <= last {
         range += 1
       }
     }
@@ -113,13 +113,9 @@ private struct RangesIPv4: Sendable {
   /// The last range that starts at or before `address`.
   func range(of address: UInt32) -> Int {
     let stretch = Int(UInt64(address) >> shift)
-    var low = Int(directory[stretch])
-    var high = Int(directory[stretch + 1])
-    while low < high {
-      let middle = (low + high + 1) >> 1
-      if starts[middle] <= address { low = middle } else { high = middle - 1 }
-    }
-    return low
+    let first = Int(directory[stretch])
+    let last = Int(directory[stretch + 1])
+    return lastNotAfter(address, in: starts, from: first, count: last - first + 1)
   }
 
   func value(_ address: UInt32) -> UInt32 { values[range(of: address)] }
@@ -127,42 +123,83 @@ private struct RangesIPv4: Sendable {
   var footprint: Int { 4 * (starts.count + values.count + directory.count) }
 }
 
-/// Sorted starts found through a sample of them: 20 bytes per range.
+/// Sorted starts found through a directory of what lies between the first and the last: 20 bytes per range.
 ///
-/// A directory of leading bits would be of no use here: everything that sends mail lies in 2000::/3,
-/// and a list may lie in one /32 altogether. A sample follows the data whatever they are.
+/// Fixed leading bits would be of no use here: everything that sends mail lies in 2000::/3, and a list
+/// may lie in one /32 altogether. So the stretches are cut from where the networks really are. The
+/// halves of a start lie apart because the lower one is only looked at inside of one /64.
 private struct RangesIPv6: Sendable {
-  let starts: [UInt128]
+  let highs: [UInt64]
+  let lows: [UInt64]
   let values: [UInt32]
-  /// Every 64th start: 256 KB for a million ranges, which stays in a core's own cache.
-  let sample: [UInt128]
+  /// For each stretch, the range in which it begins; then the last range.
+  let directory: [UInt32]
+  /// Where the first stretch begins.
+  let origin: UInt64
+  let shift: UInt64
 
   init(_ flat: FlatRanges<UInt128>) {
-    starts = flat.starts
+    let highs = flat.starts.map { UInt64(truncatingIfNeeded: $0 >> 64) }
+    lows = flat.starts.map { UInt64(truncatingIfNeeded: $0) }
     values = flat.values
-    sample = stride(from: 0, to: starts.count, by: 64).map { flat.starts[$0] }
+    // The start of everything, 0, says nothing about where the networks are.
+    let origin = highs.count > 1 ? highs[1] : 0
+    let span = highs[highs.count - 1] - origin
+    let bits = min(16, highs.count.bitWidth - 1 - highs.count.leadingZeroBitCount)
+    let shift = max(0, 64 - span.leadingZeroBitCount - bits)
+    var directory = [UInt32](repeating: 0, count: Int(span >> UInt64(shift)) + 2)
+    var range = 0
+    for stretch in 0..<directory.count - 1 {
+      let first = origin + UInt64(stretch) << UInt64(shift)
+      while range + 1 < highs.count && highs[range + 1] < first { range += 1 }
+      directory[stretch] = UInt32(range)
+    }
+    directory[directory.count - 1] = UInt32(highs.count - 1)
+    self.highs = highs
+    self.directory = directory
+    self.origin = origin
+    self.shift = UInt64(shift)
   }
 
-  /// The last range that starts at or before `address`.
-  func range(of address: UInt128) -> Int {
-    var low = 0
-    var high = sample.count - 1
-    while low < high {
-      let middle = (low + high + 1) >> 1
-      if sample[middle] <= address { low = middle } else { high = middle - 1 }
+  func start(_ range: Int) -> UInt128 { UInt128(highs[range]) << 64 | UInt128(lows[range]) }
+
+  /// The last range that starts at or before the address.
+  func range(high: UInt64, low: UInt64) -> Int {
+    // Before the first network there is one range only; what lies after the last start is the last.
+    if high < origin { return 0 }
+    let stretch = Int(min((high - origin) >> shift, UInt64(directory.count - 2)))
+    let first = Int(directory[stretch])
+    let count = Int(directory[stretch + 1]) - first + 1
+    let last = lastNotAfter(high, in: highs, from: first, count: count)
+    if highs[last] < high || lows[last] <= low { return last }
+    // The address lies before the last start of its /64: find the place among those of this /64. The
+    // first start of all is 0, which is not after any address.
+    var before = 0
+    var after = last
+    while before < after - 1 {
+      let middle = (before + after) >> 1
+      if (highs[middle], lows[middle]) <= (high, low) { before = middle } else { after = middle }
     }
-    low *= 64
-    high = min(low + 63, starts.count - 1)
-    while low < high {
-      let middle = (low + high + 1) >> 1
-      if starts[middle] <= address { low = middle } else { high = middle - 1 }
-    }
-    return low
+    return before
   }
 
-  func value(_ address: UInt128) -> UInt32 { values[range(of: address)] }
+  func value(high: UInt64, low: UInt64) -> UInt32 { values[range(high: high, low: low)] }
 
-  var footprint: Int { 16 * (starts.count + sample.count) + 4 * values.count }
+  var footprint: Int { 16 * highs.count + 4 * (directory.count + values.count) }
+}
+
+/// The last index in `first..<first + count` whose key is not after `key`; the first key must not be.
+@inline(__always)
+private func lastNotAfter<Key: FixedWidthInteger>(
+  _ key: Key, in keys: [Key], from first: Int, count: Int
+) -> Int {
+  var low = first
+  var high = first + count - 1
+  while low < high {
+    let middle = (low + high + 1) >> 1
+    if keys[middle] <= key { low = middle } else { high = middle - 1 }
+  }
+  return low
 }
 
 /// Collects networks with their values, in any order, until a `PrefixTable` is made of them.
@@ -201,7 +238,7 @@ package struct PrefixTableBuilder {
   }
 
   /// Calls `body` with every network that has been added.
-  package func forEach(_ body: (AddressBlock, UInt32) -> Void) {
+  package func forEachNetwork(_ body: (AddressBlock, UInt32) -> Void) {
     for item in v4.items {
       let bits = UInt128(item.start) | 0xFFFF_0000_0000
       body(AddressBlock(bits: bits, depth: Int(item.length) + 96, isIPv4: true), item.value)

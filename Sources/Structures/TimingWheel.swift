@@ -47,14 +47,19 @@ package struct TimingWheel: ~Copyable {
   /// - Parameters:
   ///   - capacity: indexes 0..<capacity may have a timer; at most 2^31 - 450.
   ///   - tick: the grain of time, at least 1 µs. Everything that expires within one tick is one wake-up.
-  package init(capacity: Int, tick: Duration = .milliseconds(10)) {
+  ///   - start: where time begins; what lies before is due at once. Give the present moment when the
+  ///     wheel is made long after the origin (deadlines reach 2^31 ticks from the last look at the clock).
+  package init(
+    capacity: Int, tick: Duration = .milliseconds(10), start: Instant = .origin
+  ) {
     let slots = TimingWheel.dueSlot + 1
     invariant(
       capacity >= 0 && capacity <= Int(Int32.max) - slots, "a wheel cannot have \(capacity) timers")
     invariant(tick.microseconds >= 1, "a tick of \(tick) is shorter than a microsecond")
     self.capacity = capacity
     tickMicroseconds = tick.microseconds
-    position = 0
+    // One whole tick back when the start is negative and no multiple: still no timer fires early.
+    position = start.microseconds / tick.microseconds - (start.microseconds < 0 ? 1 : 0)
     armed = 0
     occupied = InlineArray(repeating: 0)
     entries = Slab(

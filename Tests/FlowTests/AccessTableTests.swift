@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+import Flow
+import Structures
+import Testing
+
+@Suite struct AccessTableTests {
+  private func load(_ text: String) -> (table: AccessTable, problems: [TableProblem]) {
+    AccessTable.load(content: Array(text.utf8), file: "access.cidr")
+  }
+
+  @Test(
+    "every word of the access table means what it says, in any letter case",
+    arguments: [
+      ("permit", .classify(.trusted)), ("OK", .classify(.trusted)), ("Reject", .reject),
+      ("DUNNO", .dunno), ("trusted", .classify(.trusted)), ("unknown", .classify(.unknown)),
+      ("Suspicious", .classify(.suspicious)), ("bad", .classify(.bad)),
+      ("class=bad", .classify(.bad)), ("CLASS=Suspicious", .classify(.suspicious)),
+    ] as [(String, AccessAction)])
+  func words(word: String, action: AccessAction) throws {
+    let (table, problems) = load("192.0.2.0/24 \(word)\n")
+    #expect(problems == [])
+    #expect(table.lookup(try address("192.0.2.7")) == action)
+    #expect(table.lookup(try address("192.0.3.7")) == nil)
+  }
+
+  @Test("explain gives the rule, its reply and its place")
+  func explain() throws {
+    let (table, problems) = load(
+      "# mine\n192.0.2.0/24 reject 550 5.7.1 No,\n   thank you # really\n0.0.0.0/0 reject\n")
+    #expect(problems == [])
+    let match = try #require(table.explain(try address("192.0.2.7")))
+    #expect(match.rule.action == .reject && match.rule.reply == "550 5.7.1 No, thank you")
+    #expect(match.rule.rule.pattern == "192.0.2.0/24")
+    #expect(match.position.description == "access.cidr:2:1")
+    let other = try #require(table.explain(try address("198.51.100.1")))
+    #expect(other.rule.reply == nil && other.position.line == 4)
+    #expect(table.explain(try address("2001:db8::1")) == nil)
+  }
+
+  @Test(
+    "a word that is not an action is an error that names the nearest one",
+    arguments: [
+      ("rejct", 14, "did you mean reject?", "a slip"),
+      ("class=trused", 14, "did you mean class=trusted?", "a slip in a class"),
+      ("class=good", 14, "write one of: trusted, unknown, suspicious, bad", "no such class"),
+      ("conn=60/min", 14, "rate table", "a rate"),
+      ("permit bulk mail", 21, "start a comment", "text that would be ignored"),
+      ("dunno\n  10.0.0.0/8 reject", 3, "first column", "an indented rule"),
+    ] as [(String, Int, String, String)])
+  func mistakes(result: String, column: Int, hint: String, why: String) throws {
+    let (_, problems) = load("192.0.2.0/24 \(result)\n")
+    #expect(problems.count == 1)
+    let problem = try #require(problems.first)
+    #expect(problem.severity == .error && problem.position.column == column, "\(why): \(problem)")
+    #expect(problem.hint.contains(hint), "\(why): \(problem.hint)")
+  }
+
+  @Test("mistakes in networks and in actions come in one list, in the order of the file")
+  func together() {
+    let (_, problems) = load("10.0.0.0/8 what\n10.0.0.1/8 reject\n10.1.0.0/16 permit\nx\n")
+    #expect(problems.map(\.position.line) == [1, 2, 3, 4])
+    #expect(problems.map(\.severity) == [.error, .error, .warning, .error])
+  }
+}
