@@ -23,9 +23,11 @@ struct FormTests {
   @Test(
     "a duration that is none says what to write",
     arguments: [
-      ("6", "write 6s", "a bare number"), ("6 s", "write 6s", "a space"), ("6sec", "write 6s", "a word"),
+      ("6", "write 6s", "a bare number"), ("6 s", "write 6s", "a space"),
+      ("6sec", "write 6s", "a word"),
       ("10min", "write 10m", "Flow's unit"), ("2w", "write 14d", "weeks"),
-      ("6S", "write 6s", "a capital"), ("-6s", "such as", "a sign"), ("1h30m", "such as", "two units"),
+      ("6S", "write 6s", "a capital"), ("-6s", "such as", "a sign"),
+      ("1h30m", "such as", "two units"),
       ("", "such as", "nothing"), ("s", "such as", "no number"), ("1.2345s", "such as", "too fine"),
       ("99999999999999999999s", "such as", "too long"), ("1e3s", "such as", "an exponent"),
     ])
@@ -57,18 +59,23 @@ struct FormTests {
     #expect(error?.hint.contains(advice) == true, "\(text): \(error?.hint ?? "")")
   }
 
-  @Test("percentages need their sign", arguments: [("0.7", "write 70%"), ("70", "write 70%"), ("x", "70%")])
+  @Test(
+    "percentages need their sign",
+    arguments: [("0.7", "write 70%"), ("70", "write 70%"), ("x", "70%")])
   func badPercentages(text: String, advice: String) {
     let error = #expect(throws: BadValue.self) { try Form.percentage(text) }
     #expect(error?.hint.contains(advice) == true)
   }
 
-  @Test("a percentage reads back as written", arguments: ["0%", "5%", "70%", "12.5%", "100%", "29%", "58%"])
+  @Test(
+    "a percentage reads back as written",
+    arguments: ["0%", "5%", "70%", "12.5%", "100%", "29%", "58%"])
   func percentages(text: String) throws {
     #expect(Form.write(percentage: try Form.percentage(text)) == text)
   }
 
-  @Test("booleans are YAML 1.1's", arguments: ["yes", "no", "true", "false", "on", "off", "Yes", "OFF"])
+  @Test(
+    "booleans are YAML 1.1's", arguments: ["yes", "no", "true", "false", "on", "off", "Yes", "OFF"])
   func toggles(text: String) throws {
     #expect(try Form.toggle(text) == ["yes", "true", "on"].contains(text.lowercased()))
     #expect(throws: BadValue.self) { try Form.toggle(text + "!") }
@@ -83,7 +90,8 @@ struct FormTests {
   @Test(
     "an endpoint is an address and a port",
     arguments: [
-      ("0.0.0.0:25", "0.0.0.0", 25), ("[::]:25", "::", 25), ("[2001:db8::1]:587", "2001:db8::1", 587),
+      ("0.0.0.0:25", "0.0.0.0", 25), ("[::]:25", "::", 25),
+      ("[2001:db8::1]:587", "2001:db8::1", 587),
       ("mx.example.org:25", "mx.example.org", 25), ("Postfix:10025", "postfix", 10_025),
     ])
   func endpoints(text: String, host: String, port: UInt16) throws {
@@ -98,8 +106,10 @@ struct FormTests {
       (":25", "write 0.0.0.0:25"), ("*:25", "write 0.0.0.0:25"), ("25", "such as"),
       ("0.0.0.0", "write 0.0.0.0:25"), ("2001:db8::1", "write [2001:db8::1]:25"),
       ("[192.0.2.1]:25", "write 192.0.2.1:25"), ("192.0.2.1:0", "such as"),
-      ("192.0.2.1:65536", "such as"), ("192.0.2.256:25", "such as"), ("mx.example.org:25", "such as"),
-      ("/run/lmtp", "such as"), ("[fe80::1%eth0]:25", "not link-local"), ("", "such as"), (":", "such as"),
+      ("192.0.2.1:65536", "such as"), ("192.0.2.256:25", "such as"),
+      ("mx.example.org:25", "such as"),
+      ("/run/lmtp", "such as"), ("[fe80::1%eth0]:25", "not link-local"), ("", "such as"),
+      (":", "such as"),
     ])
   func badEndpoints(text: String, advice: String) {
     let error = #expect(throws: BadValue.self) { try Form.endpoint(text, allowsName: false) }

@@ -137,7 +137,8 @@ struct YAMLFile {
     let place = node.mark.map { position($0.line, $0.column) } ?? position(1, 1)
     valuesLeft -= 1
     if valuesLeft == 0 {
-      problems.add(.error, at: place, "with its aliases the file holds too many values", "use no aliases")
+      problems.add(
+        .error, at: place, "with its aliases the file holds too many values", "use no aliases")
     }
     guard valuesLeft > 0 else { return ConfigNode(content: .null, place: place) }
     switch node {
@@ -155,7 +156,9 @@ struct YAMLFile {
     }
   }
 
-  private mutating func members(_ mapping: Node.Mapping, _ problems: inout ProblemList) -> [ConfigNode.Member] {
+  private mutating func members(_ mapping: Node.Mapping, _ problems: inout ProblemList)
+    -> [ConfigNode.Member]
+  {
     var found: [ConfigNode.Member] = []
     for (key, value) in mapping {
       let place = key.mark.map { position($0.line, $0.column) } ?? position(1, 1)
@@ -183,10 +186,12 @@ struct YAMLFile {
   private func report(_ error: YamlError, _ problems: inout ProblemList) {
     let hint = "check the indentation, colons and quotes of this line and the one above it"
     switch error {
-    case .scanner(let context, let problem, let mark, _), .parser(let context, let problem, let mark, _):
+    case .scanner(let context, let problem, let mark, _),
+      .parser(let context, let problem, let mark, _):
       // The end of the file is past its last line.
       let line = min(max(mark.line, 1), max(source.lineCount, 1))
-      let column = mark.line > source.lineCount ? source.line(line).unicodeScalars.count + 1 : mark.column
+      let column =
+        mark.line > source.lineCount ? source.line(line).unicodeScalars.count + 1 : mark.column
       var reason = "this is not YAML: \(problem)"
       if let context {
         reason += " (\(context.text)"

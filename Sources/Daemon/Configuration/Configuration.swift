@@ -1,6 +1,6 @@
+package import Flow
 // SPDX-License-Identifier: Apache-2.0
 import Foundation
-package import Flow
 package import Shield
 package import Structures
 package import Suspicion

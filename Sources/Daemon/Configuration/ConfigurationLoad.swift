@@ -55,7 +55,14 @@ extension Configuration {
     var root = ConfigNode(content: .map([]), place: start)
     for source in sources {
       problems.know(source)
-      if let node = YAMLFile.read(source, &problems) { root = root.merged(with: node) }
+      guard let node = YAMLFile.read(source, &problems) else { continue }
+      switch node.content {
+      case .map, .null: root = root.merged(with: node)
+      case .scalar, .list:
+        problems.add(
+          .error, at: node.place, "a configuration is made of keys and values, not of \(node.kind)",
+          "write mode: observe, for a start")
+      }
     }
     root = root.merged(with: overrides.node)
     var draft = Configuration(environment: environment)
@@ -114,61 +121,70 @@ extension ConfigurationReader {
     let limits = draft.limits
     let policy = draft.policy
     let places = self.places
-    func place(_ keys: String...) -> SourcePosition { keys.compactMap { places[$0] }.first ?? whole }
+    func place(_ keys: String...) -> SourcePosition {
+      keys.compactMap { places[$0] }.first ?? whole
+    }
     var found: [(Problem.Severity, SourcePosition, String, String)] = []
     if policy.session.commandBytes > limits.inputBytes {
-      found.append((
-        .error, place("smtp.command_bytes", "limits.input_bytes"),
-        "smtp.command_bytes (\(Form.write(size: policy.session.commandBytes))) does not fit into "
-          + "limits.input_bytes (\(Form.write(size: limits.inputBytes)))",
-        "a command must fit into the buffer as a whole: lower the first or raise the second"
-      ))
+      found.append(
+        (
+          .error, place("smtp.command_bytes", "limits.input_bytes"),
+          "smtp.command_bytes (\(Form.write(size: policy.session.commandBytes))) does not fit into "
+            + "limits.input_bytes (\(Form.write(size: limits.inputBytes)))",
+          "a command must fit into the buffer as a whole: lower the first or raise the second"
+        ))
     }
     if limits.sessions > limits.connections {
-      found.append((
-        .error, place("limits.sessions", "limits.connections"),
-        "limits.sessions (\(limits.sessions)) is more than limits.connections (\(limits.connections))",
-        "a session is a connection that talks: lower the first or raise the second"
-      ))
+      found.append(
+        (
+          .error, place("limits.sessions", "limits.connections"),
+          "limits.sessions (\(limits.sessions)) is more than limits.connections (\(limits.connections))",
+          "a session is a connection that talks: lower the first or raise the second"
+        ))
     }
     if limits.downstreamConnections > limits.sessions {
-      found.append((
-        .warning, place("limits.downstream_connections", "limits.sessions"),
-        "limits.downstream_connections (\(limits.downstreamConnections)) is more than limits.sessions "
-          + "(\(limits.sessions)): the rest can never be used",
-        "write limits.downstream_connections: \(limits.sessions) or less"
-      ))
+      found.append(
+        (
+          .warning, place("limits.downstream_connections", "limits.sessions"),
+          "limits.downstream_connections (\(limits.downstreamConnections)) is more than limits.sessions "
+            + "(\(limits.sessions)): the rest can never be used",
+          "write limits.downstream_connections: \(limits.sessions) or less"
+        ))
     }
     if limits.receiveBuffers & (limits.receiveBuffers - 1) != 0 {
       let power = 1 << (Int.bitWidth - limits.receiveBuffers.leadingZeroBitCount)
-      found.append((
-        .error, place("limits.receive_buffers"),
-        "limits.receive_buffers (\(limits.receiveBuffers)) is not a power of two, as the kernel asks for",
-        "write \(power / 2) or \(min(power, 32_768))"
-      ))
+      found.append(
+        (
+          .error, place("limits.receive_buffers"),
+          "limits.receive_buffers (\(limits.receiveBuffers)) is not a power of two, as the kernel asks for",
+          "write \(power / 2) or \(min(power, 32_768))"
+        ))
     }
     if policy.shrinkAt > policy.shedAt {
-      found.append((
-        .error, place("overload.shrink_at", "overload.shed_at"),
-        "overload.shrink_at (\(Form.write(percentage: policy.shrinkAt))) is above overload.shed_at "
-          + "(\(Form.write(percentage: policy.shedAt)))",
-        "holding for a shorter time comes first, sending away second"
-      ))
+      found.append(
+        (
+          .error, place("overload.shrink_at", "overload.shed_at"),
+          "overload.shrink_at (\(Form.write(percentage: policy.shrinkAt))) is above overload.shed_at "
+            + "(\(Form.write(percentage: policy.shedAt)))",
+          "holding for a shorter time comes first, sending away second"
+        ))
     }
     if policy.timeouts.commandUnderStress > policy.timeouts.command {
-      found.append((
-        .error, place("timeouts.command_under_stress", "timeouts.command"),
-        "timeouts.command_under_stress (\(Form.write(duration: policy.timeouts.commandUnderStress))) is "
-          + "longer than timeouts.command (\(Form.write(duration: policy.timeouts.command)))",
-        "under stress we wait less: lower the first or raise the second"
-      ))
+      found.append(
+        (
+          .error, place("timeouts.command_under_stress", "timeouts.command"),
+          "timeouts.command_under_stress (\(Form.write(duration: policy.timeouts.commandUnderStress))) is "
+            + "longer than timeouts.command (\(Form.write(duration: policy.timeouts.command)))",
+          "under stress we wait less: lower the first or raise the second"
+        ))
     }
     if policy.session.recipients < 100 {
-      found.append((
-        .warning, place("smtp.recipients"),
-        "fewer than 100 recipients a message are less than RFC 5321 (4.5.3.1.8) promises to senders",
-        "write smtp.recipients: 100 or more, unless all senders are yours"
-      ))
+      found.append(
+        (
+          .warning, place("smtp.recipients"),
+          "fewer than 100 recipients a message are less than RFC 5321 (4.5.3.1.8) promises to senders",
+          "write smtp.recipients: 100 or more, unless all senders are yours"
+        ))
     }
     found += delaysOutOfOrder(place)
     for (severity, position, reason, hint) in found {
@@ -213,7 +229,7 @@ extension ConfigurationReader {
     }
     if draft.policy.mode == .enforce && downstream.identity == .none {
       problems.add(
-        .warning, at: places["downstream.identity"] ?? places["downstream.address"] ?? whole,
+        .warning, at: places["downstream.identity"] ?? places["mode"] ?? whole,
         "with identity none the downstream takes every client for Sluice itself, and if it trusts that "
           + "address it is an open relay",
         "write identity: proxy_v2 (or proxy_v1) here and let the downstream expect it; or make sure "

@@ -39,12 +39,12 @@ struct ConfigurationReader {
 
   private mutating func readSection(_ node: ConfigNode, _ section: String) {
     let known = ConfigurationReader.sections[section] ?? []
-    let where_ = section.isEmpty ? "the configuration" : "'\(section)'"
+    let title = section.isEmpty ? "the configuration" : "'\(section)'"
     switch node.content {
     case .null: return
     case .scalar, .list:
       problems.add(
-        .error, at: node.place, "\(where_) is a section with keys of its own, not \(node.kind)",
+        .error, at: node.place, "\(title) is a section with keys of its own, not \(node.kind)",
         "write its keys below it, indented: \(known.prefix(6).joined(separator: ", "))")
     case .map(let members):
       for member in members {
@@ -55,7 +55,7 @@ struct ConfigurationReader {
           readSection(member.value, key)
         } else {
           problems.add(
-            .error, at: member.place, "unknown key '\(ConfigNode.cut(member.name))' in \(where_)",
+            .error, at: member.place, "unknown key '\(ConfigNode.cut(member.name))' in \(title)",
             hint(for: member.name, among: known))
         }
       }
@@ -84,7 +84,8 @@ struct ConfigurationReader {
     let elsewhere = ConfigurationReader.sections.filter { $0.value.contains(name) }.keys.sorted()
     if let section = elsewhere.first {
       return section.isEmpty
-        ? "'\(name)' belongs to the outermost level: do not indent it" : "'\(name)' belongs below '\(section)'"
+        ? "'\(name)' belongs to the outermost level: do not indent it"
+        : "'\(name)' belongs below '\(section)'"
     }
     return "the keys here are: \(known.joined(separator: ", "))"
   }
@@ -146,7 +147,9 @@ struct ConfigurationReader {
   private mutating func readListener(_ node: ConfigNode) -> Listener? {
     guard case .map(let members) = node.content else {
       let hint =
-        if case .scalar(let text) = node.content { "write {address: \"\(text)\", role: inbound}" } else {
+        if case .scalar(let text) = node.content {
+          "write {address: \"\(text)\", role: inbound}"
+        } else {
           "write {address: \"0.0.0.0:25\", role: inbound}"
         }
       problems.add(.error, at: node.place, "\(node.kind) stands where a listener belongs", hint)
@@ -193,7 +196,9 @@ struct ConfigurationReader {
       guard type.lowercased() == "cidr" else {
         throw BadValue(
           reason: "'\(ConfigNode.cut(String(type)))' tables are not supported",
-          hint: "write cidr:\(text[text.index(after: colon)...]); the file is read as it is, without postmap")
+          hint:
+            "write cidr:\(text[text.index(after: colon)...]); the file is read as it is, without postmap"
+        )
       }
       path = text[text.index(after: colon)...]
     }

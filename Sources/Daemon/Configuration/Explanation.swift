@@ -188,7 +188,7 @@ package struct Explanation: Sendable {
   /// What the mode makes of all this.
   package var modeNote: String {
     mode == .observe
-      ? "observe: this is decided and recorded, and nobody is delayed or refused"
-      : "enforce: this is carried out"
+      ? "observe: decided and recorded; nobody is delayed or refused"
+      : "enforce: carried out"
   }
 }

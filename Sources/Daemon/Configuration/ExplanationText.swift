@@ -18,7 +18,8 @@ extension Explanation: CustomStringConvertible {
     if let bucket { add("bucket", bucket) }
     add("class", "\(standing.peerClass)")
     add("signals", signalNames.isEmpty ? "none at connect" : signalNames.joined(separator: ", "))
-    add("tier", "\(standing.tier.name) at connect, without history; score \(rounded(standing.score))")
+    add(
+      "tier", "\(standing.tier.name) at connect, without history; score \(rounded(standing.score))")
     add("mode", modeNote)
     add("verdict", verdict)
     for (index, limit) in limits.enumerated() { add(index == 0 ? "limits" : "", limit) }
@@ -40,13 +41,16 @@ extension Explanation: CustomStringConvertible {
     switch outcome {
     case .pass: "would pass without delay"
     case .slowed: "would be slowed, then let through"
-    case .refused: standing.isRefused ? "would be refused at once" : "would be held, never let through"
+    case .refused:
+      standing.isRefused ? "would be refused at once" : "would be held, never let through"
     }
   }
 
   private var signalNames: [String] { standing.signals.members.map(\.name) }
 
-  private func rounded(_ score: Double) -> String { Form.write(number: (score * 100).rounded() / 100) }
+  private func rounded(_ score: Double) -> String {
+    Form.write(number: (score * 100).rounded() / 100)
+  }
 
   /// `{"version":1,…}` on one line; delays in milliseconds.
   package var json: String {

@@ -140,5 +140,6 @@ func bytesText(_ bytes: Int) -> String {
   let whole = Int(shown) / power
   if decimals == 0 { return "\(whole) \(units[unit])" }
   let fraction = String(Int(shown) % power)
-  return "\(whole)." + String(repeating: "0", count: decimals - fraction.count) + "\(fraction) \(units[unit])"
+  return "\(whole)." + String(repeating: "0", count: decimals - fraction.count)
+    + "\(fraction) \(units[unit])"
 }

@@ -41,7 +41,8 @@ extension Setting {
     "\(least)…\(most)" + (zero.map { ", or 0: \($0)" } ?? "")
   }
 
-  static func duration(_ key: String, _ field: Field<Int64>, _ range: ClosedRange<Int64>) -> Setting {
+  static func duration(_ key: String, _ field: Field<Int64>, _ range: ClosedRange<Int64>) -> Setting
+  {
     let write: @Sendable (Int64) -> String = { Form.write(duration: $0) }
     return Setting(
       key: key, range: span(write(range.lowerBound), write(range.upperBound), zero: nil),
@@ -99,7 +100,8 @@ extension Setting {
       show: { write($0[keyPath: field]) })
   }
 
-  static func number(_ key: String, _ field: Field<Double>, _ range: ClosedRange<Double>) -> Setting {
+  static func number(_ key: String, _ field: Field<Double>, _ range: ClosedRange<Double>) -> Setting
+  {
     let write: @Sendable (Double) -> String = { Form.write(number: $0) }
     return Setting(
       key: key, range: span(write(range.lowerBound), write(range.upperBound), zero: nil),

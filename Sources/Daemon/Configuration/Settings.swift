@@ -35,7 +35,8 @@ extension Setting {
         }
         let count = try Form.count(word)
         guard (1...1024).contains(count) else {
-          throw BadValue(reason: "\(count) workers are not possible", hint: "write auto, or 1 to 1024")
+          throw BadValue(
+            reason: "\(count) workers are not possible", hint: "write auto, or 1 to 1024")
         }
         reader.draft.workersAsked = count
       },
@@ -128,17 +129,15 @@ extension Setting {
     Stage.allCases.flatMap { stage in
       let key = "delays.\(stage.name)"
       let shipped = Delays()[stage]
-      let honest =
-        stage == .endOfData
-        ? "a sender that gives up there sends the message again, and it arrives twice"
-        : "senders that wait 30 s for a reply would give up, and their mail be lost"
+      let honest = honestReason(stage)
       let held =
         stage == .endOfData || stage == .other || stage == .startTLS || stage == .authFailure
         ? "there is nothing to gain in holding a peer here for longer"
         : "peers leave before that, and a held connection costs memory"
       return [
         delay("\(key).clean", \.policy.delays[stage].clean, most: shipped.ceiling, honest),
-        delay("\(key).suspicious", \.policy.delays[stage].suspicious, most: shipped.ceiling, honest),
+        delay(
+          "\(key).suspicious", \.policy.delays[stage].suspicious, most: shipped.ceiling, honest),
         delay("\(key).bad", \.policy.delays[stage].bad, most: shipped.badCeiling, held),
       ]
     } + [
@@ -148,6 +147,17 @@ extension Setting {
       delay(
         "delays.sum.recipients", \.policy.delays.recipientSum, most: Delays.sumCeiling, sumReason),
     ]
+
+  /// Why a sender that may be honest waits no longer at a stage.
+  private static func honestReason(_ stage: Stage) -> String {
+    switch stage {
+    case .endOfData: "a sender that gives up there sends the message again, and it arrives twice"
+    case .startTLS: "senders that lose patience with a handshake fall back to clear text"
+    case .authFailure: "people who mistype their password wait as well"
+    case .other: "it only makes the sessions of honest senders longer"
+    default: "senders that wait 30 s for a reply would give up, and their mail be lost"
+    }
+  }
 
   private static let sumReason =
     "a sender that may be honest is never delayed for longer than that in one session"
@@ -169,7 +179,8 @@ extension Setting {
   ]
 
   private static let smtp: [Setting] = [
-    choice("smtp.bare_newline", \.policy.bareNewline, [("reject", .reject), ("normalize", .normalize)]),
+    choice(
+      "smtp.bare_newline", \.policy.bareNewline, [("reject", .reject), ("normalize", .normalize)]),
     size("smtp.command_bytes", \.policy.session.commandBytes, 512...65_536),
     size(
       "smtp.text_line_bytes", \.policy.session.textLineBytes, 1_000...(1 << 30), zero: "no limit"),
@@ -251,7 +262,8 @@ extension Configuration {
   ///
   /// - Parameter changed: leave out what is as it ships.
   package func dump(changed: Bool = false) -> String {
-    let shipped = Configuration(environment: Environment(machineName: policy.hostname, processors: 1))
+    let shipped = Configuration(
+      environment: Environment(machineName: policy.hostname, processors: 1))
     var text = ""
     var open: [Substring] = []
     for setting in Setting.all {

@@ -25,7 +25,8 @@ struct SourceText: Sendable {
     isUTF8 = valid != nil
     let text = valid ?? String(decoding: bytes, as: UTF8.self)
     // A byte-order mark is no part of the text; Yams would count it as a column.
-    content = text.unicodeScalars.first == "\u{FEFF}" ? String(text.unicodeScalars.dropFirst()) : text
+    content =
+      text.unicodeScalars.first == "\u{FEFF}" ? String(text.unicodeScalars.dropFirst()) : text
     lines = SourceText.split(content)
   }
 
@@ -53,7 +54,9 @@ struct SourceText: Sendable {
     var view = content.unicodeScalars
     var start = view.startIndex
     for _ in 1..<max(line, 1) {
-      while start < view.endIndex, !SourceText.isBreak(view[start]) { view.formIndex(after: &start) }
+      while start < view.endIndex, !SourceText.isBreak(view[start]) {
+        view.formIndex(after: &start)
+      }
       guard start < view.endIndex else { return self }
       let wasReturn = view[start] == "\r"
       view.formIndex(after: &start)

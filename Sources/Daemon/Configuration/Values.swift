@@ -26,7 +26,8 @@ extension Form {
   }
 
   private static func digits(_ text: Substring) -> Int? {
-    guard (1...15).contains(text.utf8.count), text.utf8.allSatisfy({ (48...57).contains($0) }) else {
+    guard (1...15).contains(text.utf8.count), text.utf8.allSatisfy({ (48...57).contains($0) })
+    else {
       return nil
     }
     return Int(text)
@@ -106,7 +107,8 @@ extension Form {
       let meant: [String: String] = [
         "sec": "s", "secs": "s", "second": "s", "seconds": "s", "min": "m", "mins": "m",
         "minute": "m", "minutes": "m", "hour": "h", "hours": "h", "day": "d", "days": "d", "S": "s",
-        "M": "m", "H": "h", "D": "d", "MS": "ms",
+        "s": "s", "m": "m", "h": "h", "d": "d", "ms": "ms", "M": "m", "H": "h", "D": "d",
+        "MS": "ms",
       ]
       let word = meant[unit.trimmingPrefix { $0 == " " }.description]
       throw BadValue(
@@ -121,7 +123,9 @@ extension Form {
   /// In the largest unit that needs no fraction.
   static func write(duration: Int64) -> String {
     if duration == 0 { return "0s" }
-    for (name, scale) in timeUnits where duration % scale == 0 { return "\(duration / scale)\(name)" }
+    for (name, scale) in timeUnits where duration % scale == 0 {
+      return "\(duration / scale)\(name)"
+    }
     return "\(Double(duration) / 1_000_000)s"
   }
 
@@ -147,11 +151,14 @@ extension Form {
     throw BadValue(
       reason: "'\(ConfigNode.cut(text))' is not a size",
       hint: isNear && (known != nil || unit == "b")
-        ? "write \(number)\(known?.name ?? "")" : "write octets, or a number with k, M or G, such as 64k")
+        ? "write \(number)\(known?.name ?? "")"
+        : "write octets, or a number with k, M or G, such as 64k")
   }
 
   static func write(size: Int) -> String {
-    for (name, scale) in sizeUnits where size > 0 && size % scale == 0 { return "\(size / scale)\(name)" }
+    for (name, scale) in sizeUnits where size > 0 && size % scale == 0 {
+      return "\(size / scale)\(name)"
+    }
     return "\(size)"
   }
 
@@ -174,7 +181,8 @@ extension Form {
       let allowed = label.utf8.allSatisfy {
         (97...122).contains($0) || (48...57).contains($0) || $0 == 45
       }
-      guard (1...63).contains(label.utf8.count), allowed, label.first != "-", label.last != "-" else {
+      guard (1...63).contains(label.utf8.count), allowed, label.first != "-", label.last != "-"
+      else {
         let isAddress = Address(text) != nil
         throw bad(
           "is not a host name",
@@ -185,7 +193,8 @@ extension Form {
       throw bad("is not a host name", "write the name, not the address")
     }
     if isFull && labels.count < 2 {
-      throw bad("is not a full name (RFC 5321, 2.3.5)", "write it with its domain: \(text).example.org")
+      throw bad(
+        "is not a full name (RFC 5321, 2.3.5)", "write it with its domain: \(text).example.org")
     }
     return text.lowercased()
   }
@@ -218,7 +227,8 @@ extension Form {
     let isBracketed = host.hasPrefix("[") && host.hasSuffix("]")
     if isBracketed { host = String(host.dropFirst().dropLast()) }
     if host.contains("%") {
-      throw bad("names an interface, which is not supported", "use an address that is not link-local")
+      throw bad(
+        "names an interface, which is not supported", "use an address that is not link-local")
     }
     if let address = Address(host) {
       if !isBracketed && !address.isIPv4 || host.contains(":") && !isBracketed {

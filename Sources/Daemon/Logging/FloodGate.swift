@@ -60,7 +60,9 @@ package struct FloodGate: Sendable {
   }
 
   /// All that is still counted: at the end, and before the log goes elsewhere.
-  package mutating func flush(now: Instant) -> [String] { summaries(heldBefore: .distantFuture, now) }
+  package mutating func flush(now: Instant) -> [String] {
+    summaries(heldBefore: .distantFuture, now)
+  }
 
   private mutating func summaries(heldBefore limit: Instant, _ now: Instant) -> [String] {
     var lines: [String] = []
@@ -69,7 +71,8 @@ package struct FloodGate: Sendable {
       guard let kind = kinds[name], kind.held > 0, kind.heldSince <= limit else { continue }
       let seconds = max(((now - kind.heldSince).microseconds + 500_000) / 1_000_000, 1)
       lines.append(
-        "... \(grouped(kind.held)) more \(name) line\(kind.held == 1 ? "" : "s") in \(grouped(seconds)) s")
+        "... \(grouped(kind.held)) more \(name) line\(kind.held == 1 ? "" : "s") in \(grouped(seconds)) s"
+      )
       kinds[name]?.held = 0
     }
     return lines

@@ -106,8 +106,17 @@ package final class LogSink: Sendable {
     state.withLock { state in
       if state.dropped > 0 {
         let missed = encoded(
-          "warning: \(grouped(state.dropped)) log lines dropped: they were not taken fast enough", 4)
-        if LogSink.put(missed, &state) { state.dropped = 0 }
+          "warning: \(grouped(state.dropped)) log lines dropped: they were not taken fast enough", 4
+        )
+        // In one write if it may be: else the short one fits where the long one does not, again and again.
+        if missed.count + bytes.count <= LogSink.lineMax {
+          if LogSink.put(missed + bytes, &state) {
+            state.dropped = 0
+            return
+          }
+        } else if LogSink.put(missed, &state) {
+          state.dropped = 0
+        }
       }
       if state.dropped > 0 || !LogSink.put(bytes, &state) {
         state.dropped += 1
@@ -139,12 +148,17 @@ package final class LogSink: Sendable {
 
   /// `Jan  2 03:04:05` in local time; month names do not depend on the locale.
   private static func timeText() -> String {
-    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+    let months = [
+      "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ]
     var now = time(nil)
     var parts = tm()
     localtime_r(&now, &parts)
-    func two(_ value: Int32, _ fill: String) -> String { value < 10 ? "\(fill)\(value)" : "\(value)" }
-    let clock = [parts.tm_hour, parts.tm_min, parts.tm_sec].map { two($0, "0") }.joined(separator: ":")
+    func two(_ value: Int32, _ fill: String) -> String {
+      value < 10 ? "\(fill)\(value)" : "\(value)"
+    }
+    let clock = [parts.tm_hour, parts.tm_min, parts.tm_sec].map { two($0, "0") }.joined(
+      separator: ":")
     return "\(months[Int(parts.tm_mon) % 12]) \(two(parts.tm_mday, " ")) \(clock)"
   }
 

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+import Flow
+import Foundation
+import Shield
+import Structures
+import Suspicion
+import Testing
+
+@testable import Daemon
+
+/// What `explain` says about an address is what the tables and the policy would do.
+struct ExplanationTests {
+  private let folder: Folder
+  private let configuration: Configuration
+
+  init() throws {
+    folder = try Folder()
+    let main = try folder.write(
+      "sluice.yaml", "tables: {access: access.cidr, rates: rates.cidr}\nmode: observe\n")
+    try folder.write(
+      "access.cidr",
+      """
+      192.0.2.0/28 permit
+      192.0.2.16/28 reject go away
+      192.0.2.32/28 suspicious
+      192.0.2.48/28 bad
+      192.0.2.64/28 dunno
+      """)
+    try folder.write(
+      "rates.cidr",
+      """
+      192.0.2.64/28 class=suspicious delay=1s
+      192.0.2.0/24 conn=60/min burst=20 rcpt=2000/h concurrency=5 per=/24 over=tempfail
+      198.51.100.0/24 bytes=64k/s msgs=unlimited per=net delay=40s
+      2001:db8::/32 conn=10/min
+      """)
+    configuration = try #require(Configuration.load(file: main, environment: machine).configuration)
+  }
+
+  @Test(
+    "the exit code is 0 for pass, 1 for slowed, 2 for refused",
+    arguments: [
+      ("192.0.2.1", 0, "T0", "permitted"), ("192.0.2.17", 2, "T1", "rejected"),
+      ("192.0.2.33", 1, "T2", "suspicious"), ("192.0.2.49", 2, "T3", "bad: never let through"),
+      ("192.0.2.65", 1, "T2", "dunno leaves the class to the rates"),
+      ("203.0.113.1", 1, "T1", "unknown"),
+      ("::ffff:192.0.2.1", 0, "T0", "the mapped form is the same client"),
+      ("[192.0.2.1]", 0, "T0", "as in a log"), ("[IPv6:2001:DB8::1]", 1, "T1", "as in a HELO"),
+    ])
+  func exitCodes(text: String, code: Int32, tier: String, reason: String) throws {
+    let explanation = try #require(Explanation(of: text, in: configuration))
+    #expect(explanation.exitCode == code, "\(reason)")
+    #expect(explanation.standing.tier.name == tier, "\(reason)")
+  }
+
+  @Test(
+    "no address, no explanation",
+    arguments: ["", "mx.example.org", "192.0.2", "192.0.2.1:25", "[", "[]"])
+  func noAddress(text: String) {
+    #expect(Explanation(of: text, in: configuration) == nil)
+  }
+
+  @Test("rules are named with file, line and text")
+  func rules() throws {
+    let explanation = try #require(Explanation(of: "192.0.2.17", in: configuration))
+    #expect(explanation.access?.position.line == 2)
+    #expect(explanation.access?.position.file == "\(folder.path)/access.cidr")
+    #expect(explanation.access?.text == "192.0.2.16/28 reject go away")
+    #expect(explanation.rate?.position.line == 2)
+  }
+
+  @Test("limits are told in words, and what shares them")
+  func limits() throws {
+    let shared = try #require(Explanation(of: "192.0.2.1", in: configuration))
+    #expect(
+      shared.limits == [
+        "60 connections per minute per /24, burst 20; over it: tempfail (4xx)",
+        "2000 recipients per hour per /24, burst 2,000; over it: tempfail (4xx)",
+        "5 sessions at once per /24; over it: tempfail (4xx)",
+      ])
+    #expect(shared.bucket == "192.0.2.0/24, shared by all of it")
+    let whole = try #require(Explanation(of: "198.51.100.9", in: configuration))
+    #expect(whole.bucket == "198.51.100.0/24, shared by all of it")
+    #expect(
+      whole.limits == [
+        "messages: no limit",
+        "64k bytes per second for the whole network together, burst 16,384; over it: slow down",
+      ])
+    let v6 = try #require(Explanation(of: "2001:db8::5", in: configuration))
+    #expect(v6.bucket == "2001:db8::/64, shared by all of it")
+  }
+
+  @Test("delays are those of the tier and of the next one; a rule's delay keeps to the ceiling")
+  func delays() throws {
+    func row(_ text: String, _ stage: Stage) throws -> Explanation.StageDelay {
+      let explanation = try #require(Explanation(of: text, in: configuration))
+      return try #require(explanation.stages.first { $0.stage == stage })
+    }
+    let clean = try row("203.0.113.1", .banner)
+    #expect(clean.now == 4_000_000)
+    #expect(clean.next == 22_000_000)
+    #expect(try row("203.0.113.1", .recipientRejected).next == 20_000_000)
+    let known = try row("192.0.2.1", .banner)
+    #expect(known.now == 0)
+    #expect(known.next == nil, "what the operator vouches for is not judged")
+    #expect(try row("198.51.100.9", .banner).now == 25_000_000, "delay=40s is above the ceiling")
+    #expect(try row("192.0.2.65", .banner).now == 1_000_000)
+    #expect(try row("192.0.2.33", .banner).next == 110_000_000)
+  }
+
+  @Test("the text keeps to 80 columns but for what the operator wrote, and names the mode")
+  func text() throws {
+    let text = try #require(Explanation(of: "203.0.113.1", in: configuration)).description
+    #expect(text.contains("observe: "))
+    #expect(text.contains("T1 at connect, without history"))
+    #expect(text.split(separator: "\n").allSatisfy { $0.count <= 80 }, "\(text)")
+  }
+
+  @Test("the JSON is JSON, with a version")
+  func json() throws {
+    let text = try #require(Explanation(of: "192.0.2.17", in: configuration)).json
+    let object = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any]
+    #expect(object?["version"] as? Int == 1)
+    #expect(object?["outcome"] as? String == "refused")
+    #expect((object?["access"] as? [String: Any])?["line"] as? Int == 2)
+    #expect((object?["delays_ms"] as? [Any])?.count == Stage.allCases.count)
+  }
+
+  @Test("a JSON string survives every scalar")
+  func jsonStrings() throws {
+    let odd = "\"\\\n\r\t\u{0}\u{7F}é😀/"
+    let data = Data(JSON.array([.string(odd), .decimal(.nan), .bool(true)]).text.utf8)
+    let back = try JSONSerialization.jsonObject(with: data) as? [Any]
+    #expect(back?.first as? String == odd)
+  }
+}
+
+struct MemoryStatementTests {
+  @Test("the sum is that of the rows, and every limit has one")
+  func sums() {
+    let statement = MemoryStatement(limits: Limits(), workers: 3, tables: 1_000)
+    #expect(statement.total == statement.rows.reduce(0) { $0 + $1.userSum + $1.kernelSum })
+    let names = Set(statement.rows.map(\.name))
+    for setting in Setting.all
+    where setting.key.hasPrefix("limits.") && setting.key != "limits.input_bytes" {
+      #expect(names.contains(String(setting.key.dropFirst(7))), "\(setting.key)")
+    }
+  }
+
+  @Test("what runs is never less than the limits", arguments: [1, 2, 3, 7, 64])
+  func shares(workers: Int) {
+    let statement = MemoryStatement(limits: Limits(), workers: workers, tables: 0)
+    #expect(statement.rows.first { $0.name == "connections" }?.count ?? 0 >= Limits().connections)
+  }
+
+  @Test("figures that are measured later replace the estimates")
+  func units() {
+    var units = MemoryStatement.Units()
+    units.connection = 1_000
+    let statement = MemoryStatement(limits: Limits(), workers: 1, tables: 0, units: units)
+    #expect(statement.rows.first { $0.name == "connections" }?.userSum == 10_000_000)
+  }
+
+  @Test("the table keeps to 80 columns, however large the machine")
+  func columns() {
+    var limits = Limits()
+    limits.connections = 10_000_000
+    limits.sources = 1_000_000_000
+    for line in MemoryStatement(limits: limits, workers: 1024, tables: 1 << 40).description.split(
+      separator: "\n")
+    {
+      #expect(line.count <= 80, "\(line)")
+    }
+  }
+
+  @Test(
+    "bytes are told with three digits",
+    arguments: [
+      (0, "0 B"), (999, "999 B"), (1_000, "1.00 KB"), (4_100, "4.10 KB"), (41_600_000, "41.6 MB"),
+      (999_499, "999 KB"), (999_500, "1.00 MB"), (123_000_000_000, "123 GB"), (9_999, "10.00 KB"),
+    ])
+  func bytes(count: Int, text: String) { #expect(bytesText(count) == text) }
+}
