@@ -85,8 +85,6 @@ extension Engine {
     connections[i].port = peer.port
     connections[i].listener = peer.listener
     connections[i].accepted = UInt32(clamping: now.microseconds / 10_000)
-    connections[i].accessRule = access.map { UInt32($0.rule) + 1 } ?? 0
-    connections[i].rateRule = rates.map { $0.rule + 1 } ?? 0
     connections[i].flags = flags
     connections[i].signals = signals
     connections[i].tier = tier
@@ -209,7 +207,8 @@ extension Engine {
     default: break
     }
     if bad {
-      // What it said is thrown away; it may say it again when it has read the whole banner.
+      // What it said is answered in the tarpit, behind the banner.
+      _ = owe(i, bytes)
       enterTarpit(i, .banner, .banner, now: now, into: &effects)
       return
     }

@@ -233,16 +233,13 @@ package struct Engine: ~Copyable {
 
   /// Puts a new policy in force. Open connections are judged by it from their next step on.
   ///
-  /// Rule numbers belong to a table, so every open connection is looked up again and the concurrency
-  /// counts are made anew: some 0.2 µs a connection.
+  /// What a connection counts under comes from its rule, so the concurrency counts are made anew: some
+  /// 0.2 µs a connection.
   package mutating func adopt(_ policy: Policy) {
     let renamed = policy.hostname != self.policy.hostname
     open.removeAll()
     self.policy = policy
     for i in 0..<connections.capacity where connections[i].state != .free {
-      let address = connections[i].address
-      connections[i].accessRule = policy.access.lookup(address).map { UInt32($0.rule) + 1 } ?? 0
-      connections[i].rateRule = policy.rates.lookup(address).map { $0.rule + 1 } ?? 0
       if connections[i].flags.contains(.counted) {
         connections[i].flags.remove(.counted)
         if let key = concurrencyKey(i), open.increment(key) != nil {

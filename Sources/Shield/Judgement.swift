@@ -57,7 +57,7 @@ extension Engine {
 
   /// The rule of the rate table that holds for a client.
   func rateRule(_ i: Int) -> RateRule? {
-    connections[i].rateRule == 0 ? nil : policy.rates.lookup(connections[i].address)
+    policy.rates.lookup(connections[i].address)
   }
 
   // MARK: Delays
@@ -261,8 +261,8 @@ extension Engine {
     entry.tier = connection.tier
     entry.signals = connection.signals
     entry.score = policy.score(connection.signals)
-    entry.accessRule = connection.accessRule
-    entry.rateRule = connection.rateRule
+    entry.accessRule = policy.access.lookup(connection.address).map { UInt32($0.rule) + 1 } ?? 0
+    entry.rateRule = policy.rates.lookup(connection.address).map { $0.rule + 1 } ?? 0
     entry.held = now.microseconds - Int64(connection.accepted) * 10_000
     entry.delayed = Int64(connection.delayed) * 10_000
     let s = Int(connection.session)

@@ -41,8 +41,8 @@ package struct ConnectionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let counted = ConnectionFlags(rawValue: 4)
   /// Counted as a tarpit session of its source.
   static let countedBad = ConnectionFlags(rawValue: 8)
-  /// A piece of its line has come but not the end (tarpit only).
-  static let midLine = ConnectionFlags(rawValue: 16)
+  /// The first word of the line that is coming in is complete (tarpit only).
+  static let pastWord = ConnectionFlags(rawValue: 16)
   /// Said HELO or EHLO (tarpit only).
   static let saidHelo = ConnectionFlags(rawValue: 32)
   /// The tarpit's reply being dripped is the last one.
@@ -66,11 +66,10 @@ package struct Connection: BitwiseCopyable, Sendable {
   /// When it came, in ticks of 10 ms since the origin (497 days).
   package var accepted: UInt32 = 0
   package var signals = SignalSet()
-  /// Rule number + 1; 0 for none.
-  package var accessRule: UInt32 = 0
-  package var rateRule: UInt32 = 0
   /// Tarpit: replies still owed, one class of command per 4 bits, the next one lowest.
   package var owed: UInt32 = 0
+  /// Tarpit: the first four letters of the line that is coming in.
+  package var word: UInt32 = 0
   package var port: UInt16 = 0
   /// Artificial delay so far, in ticks, held at the maximum of 655 s.
   package var delayed: UInt16 = 0

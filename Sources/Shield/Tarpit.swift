@@ -7,8 +7,8 @@ import Suspicion
 //
 // A peer here owns no session and no buffer. It hears ready texts one byte at a time, evenly spread
 // over the delay of the stage, so that the last byte comes when the delay ends. It is refused every
-// recipient with 450, and nothing of it ever reaches the downstream. Of what it says only the first
-// letters of each line are looked at.
+// recipient with 450, and nothing of it ever reaches the downstream. Of each line it says, the first
+// four letters are looked at.
 extension Engine {
   /// What a line in the tarpit was, packed into 4 bits of `owed`. 0 means nothing.
   private enum Heard: UInt32 {
@@ -111,7 +111,8 @@ extension Engine {
     connections[i].owed >>= 4
     guard let next else {
       connections[i].state = .pit
-      wheel.set(i, at: now + .microseconds(commandTimeout))
+      // The deadline is for the whole line: letters that trickle in do not move it.
+      if !wheel.isSet(i) { wheel.set(i, at: now + .microseconds(commandTimeout)) }
       effects.append(.listen(slot(client: i), limit: 512))
       return
     }
@@ -147,26 +148,26 @@ extension Engine {
     answerNext(i, now: now, into: &effects)
   }
 
-  /// Notes which replies the lines in `bytes` are owed.
+  /// Notes which replies the lines in `bytes` are owed. Of each line its first four letters are kept until
+  /// its end comes, so that it makes no difference how the bytes are split.
   ///
   /// - Returns: false if there are more lines than can be kept.
-  private mutating func owe(_ i: Int, _ bytes: Span<UInt8>) -> Bool {
-    var start = 0
-    for end in 0..<bytes.count where bytes[end] == UInt8(ascii: "\n") {
-      // The rest of a line whose beginning was dealt with already is owed nothing.
-      if !connections[i].flags.contains(.midLine) {
+  mutating func owe(_ i: Int, _ bytes: Span<UInt8>) -> Bool {
+    for k in 0..<bytes.count {
+      let byte = bytes[k]
+      if byte == UInt8(ascii: "\n") {
         if connections[i].owed >> 28 != 0 { return false }
-        let heard = classify(Command.leading(bytes.extracting(start..<end)))
-        connections[i].owed |= heard.rawValue << owedShift(i)
+        connections[i].owed |= heard(connections[i].word).rawValue << owedShift(i)
+        connections[i].word = 0
+        connections[i].flags.remove(.pastWord)
+      } else if !connections[i].flags.contains(.pastWord) {
+        let upper = byte & 0xDF
+        if upper >= 65 && upper <= 90 && connections[i].word >> 24 == 0 {
+          connections[i].word = connections[i].word << 8 | UInt32(upper)
+        } else {
+          connections[i].flags.insert(.pastWord)
+        }
       }
-      connections[i].flags.remove(.midLine)
-      start = end + 1
-    }
-    if start < bytes.count && !connections[i].flags.contains(.midLine) {
-      if connections[i].owed >> 28 != 0 { return false }
-      let heard = classify(Command.leading(bytes.extracting(start..<bytes.count)))
-      connections[i].owed |= heard.rawValue << owedShift(i)
-      connections[i].flags.insert(.midLine)
     }
     return true
   }
@@ -176,16 +177,17 @@ extension Engine {
     return UInt32((used + 3) / 4 * 4)
   }
 
-  private func classify(_ verb: Verb) -> Heard {
-    switch verb {
-    case .ehlo: .ehlo
-    case .helo: .helo
-    case .mail: .mail
-    case .rcpt: .recipient
-    case .data: .data
-    case .quit: .quit
-    case .rset, .noop: .harmless
-    case .starttls: .starttls
+  /// Which command begins with these letters. Four tell all of them apart that have a reply of their own.
+  private func heard(_ word: UInt32) -> Heard {
+    switch word {
+    case 0x45_48_4C_4F: .ehlo
+    case 0x48_45_4C_4F: .helo
+    case 0x4D_41_49_4C: .mail
+    case 0x52_43_50_54: .recipient
+    case 0x44_41_54_41: .data
+    case 0x51_55_49_54: .quit
+    case 0x52_53_45_54, 0x4E_4F_4F_50: .harmless  // RSET, NOOP
+    case 0x53_54_41_52: .starttls
     default: .unknown
     }
   }
@@ -204,7 +206,8 @@ extension Engine {
     let start = Int(sessions[s].inputStart)
     let count = min(Int(sessions[s].inputEnd) - start, 512)
     connections[i].owed = 0
-    connections[i].flags.remove(.midLine)
+    connections[i].word = 0
+    connections[i].flags.remove(.pastWord)
     var kept = InlineArray<512, UInt8>(repeating: 0)
     for k in 0..<count { kept[k] = arena[region.offset + start + k] }
     let fits = owe(i, kept.span.extracting(0..<count))

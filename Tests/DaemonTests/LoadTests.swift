@@ -70,7 +70,7 @@ struct LoadTests {
     let good = Configuration.load(file: main, environment: machine)
     #expect(good.problems == [])
     let policy = try #require(good.configuration).policy
-    #expect(policy.access.lookup(try #require(Address("192.0.2.7"))) == .reject)
+    #expect(policy.access.lookup(try #require(Address("192.0.2.7")))?.action == .reject)
     #expect(policy.rates.lookup(try #require(Address("203.0.113.1"))) != nil)
     try folder.write("r.cidr", "0.0.0.0/0 con=60/min\n")
     let bad = Configuration.load(file: main, environment: machine)

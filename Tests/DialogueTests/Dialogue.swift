@@ -33,6 +33,8 @@ struct Dialogue {
   var configuration = ""
   var offers: [String]?
   var rules: [(prefix: String, answer: String)] = []
+  /// Whether it may be run byte by byte.
+  var splits = true
   var steps: [(line: Int, step: Step)] = []
 
   struct Fault: Error, CustomStringConvertible {
@@ -72,6 +74,8 @@ struct Dialogue {
     case "rates": rates += value + "\n"
     case "config": configuration += value + "\n"
     case "offers": offers = value.components(separatedBy: ", ")
+    case "split", "real":
+      if key == "split" { splits = false }
     case "downstream":
       let parts = value.components(separatedBy: " => ")
       guard parts.count == 2 else { throw Fault(description: "downstream PREFIX => ANSWER") }

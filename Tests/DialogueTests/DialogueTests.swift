@@ -69,6 +69,7 @@ struct DialogueTests {
 
   private func speak(_ file: String, receiveMax: Int) throws {
     let dialogue = try Dialogue(file: dialogueFolder.appendingPathComponent(file))
+    if receiveMax == 1 && !dialogue.splits { return }
     var shield = try virtualShield(
       configuration: dialogue.configuration, access: dialogue.access, rates: dialogue.rates)
     shield.driver.receiveMax = receiveMax
@@ -92,9 +93,8 @@ struct DialogueTests {
     shield.advance(by: .seconds(1))
     let start = shield.driver.now
     let address = try #require(Address(dialogue.from))
-    let client = try #require(
-      shield.driver.connect(Peer(address: address, port: 40_000, listener: 0)),
-      "the client was turned away")
+    let admitted = shield.driver.connect(Peer(address: address, port: 40_000, listener: 0))
+    let client = try #require(admitted, "the client was turned away")
     var hearing = Hearing()
     var told = shield.downstream.lines.count
     for (line, step) in dialogue.steps {
