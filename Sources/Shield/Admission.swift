@@ -57,13 +57,10 @@ extension Engine {
     case .suspicious, .bad: break
     }
     let source = peer.address.isIPv4 ? peer.address : peer.address.network(64)
-    let network = peer.address.network(peer.address.isIPv4 ? 24 : 64)
     let address = reputation.key(.address, source)
-    if reputation.isGood(address, now: now)
-      || reputation.isGood(reputation.key(.network, network), now: now)
-    {
-      flags.insert(.known)
-    }
+    // Not by its network alone: one bot whose message was accepted would open the door to all its
+    // neighbours. A pool's other addresses become known by network and HELO domain together.
+    if reputation.isGood(address, now: now) { flags.insert(.known) }
     if policy[.history].action != .ignore && reputation.isBad(address, now: now) {
       signals.insert(SignalSet(.history))
     }

@@ -301,6 +301,7 @@ extension Engine {
     dropLink(of: i, now: now, into: &effects)
     arena.move(name, to: heloRegion(s).offset)
     sessions[s].heloCount = UInt8(name.count)
+    recognizePool(i, now: now)
     sessions[s].flags.insert(.greeted)
     sessions[s].flags.remove(.authenticated)
     let extended = sessions[s].verb == .ehlo

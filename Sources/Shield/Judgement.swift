@@ -161,6 +161,18 @@ extension Engine {
     return reputation.key(heloDomain: name.extracting(domain))
   }
 
+  /// Whether a client whose address is new belongs to a known pool: its network and the domain it says it
+  /// is of have both delivered before. Each alone proves too little; a HELO can be copied, and a network
+  /// has other hosts.
+  mutating func recognizePool(_ i: Int, now: Instant) {
+    guard !connections[i].flags.contains(.known), let domain = heloDomainKey(i),
+      reputation.isGood(domain, now: now),
+      reputation.isGood(reputation.key(.network, networkAddress(i)), now: now)
+    else { return }
+    connections[i].flags.insert(.known)
+    judge(i, now: now)
+  }
+
   /// A message was accepted downstream: its source is known good from now on.
   mutating func earnedTrust(_ i: Int, now: Instant) {
     reputation.markGood(
