@@ -58,10 +58,12 @@ final class Sink: Sendable {
 
   /// Ends every connection and waits until the thread is done.
   func stop() {
-    guard let was = running.withLock({ state in
-      defer { state = nil }
-      return state
-    }) else { return }
+    guard
+      let was = running.withLock({ state in
+        defer { state = nil }
+        return state
+      })
+    else { return }
     close(was.stopper)
     was.done.wait()
   }
@@ -188,7 +190,8 @@ struct SinkCommand: ParsableCommand {
     }
     if let store {
       var isFolder: ObjCBool = false
-      guard FileManager.default.fileExists(atPath: store, isDirectory: &isFolder), isFolder.boolValue
+      guard FileManager.default.fileExists(atPath: store, isDirectory: &isFolder),
+        isFolder.boolValue
       else { throw ValidationError("--store \(store): there is no such folder; make it first") }
     }
   }

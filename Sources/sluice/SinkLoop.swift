@@ -181,7 +181,8 @@ final class SinkLoop: SinkBooks {
         }
       }
     }
-    let name = String(decoding: host.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    let name = String(
+      decoding: host.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     return isIPv6 ? "[\(name)]:\(port)" : "\(name):\(port)"
   }
 

@@ -500,7 +500,8 @@ struct SinkSession {
         for i in stride(from: at, to: at + 16, by: 2) {
           groups.append(String(Int(input[i]) << 8 | Int(input[i + 1]), radix: 16))
         }
-        proxied = "[\(groups.joined(separator: ":"))]:\(Int(input[at + 32]) << 8 | Int(input[at + 33]))"
+        proxied =
+          "[\(groups.joined(separator: ":"))]:\(Int(input[at + 32]) << 8 | Int(input[at + 33]))"
       } else {
         proxied = "UNKNOWN"
       }
@@ -511,11 +512,16 @@ struct SinkSession {
       {
         return .abort(.rst)
       }
-      guard let lf = input[head...].firstIndex(of: 10) else { return have > 107 ? .abort(.rst) : nil }
+      guard let lf = input[head...].firstIndex(of: 10) else {
+        return have > 107 ? .abort(.rst) : nil
+      }
       // A version 2 signature that is not whole yet also holds LF.
       if input[head] == 13 { return have < 12 ? nil : .abort(.rst) }
-      let words = String(decoding: input[head..<lf], as: UTF8.self).split { $0 == " " || $0 == "\r" }
-      proxied = words.count == 6 ? "\(words[2]):\(words[4])" : words.dropFirst().joined(separator: " ")
+      let words = String(decoding: input[head..<lf], as: UTF8.self).split {
+        $0 == " " || $0 == "\r"
+      }
+      proxied =
+        words.count == 6 ? "\(words[2]):\(words[4])" : words.dropFirst().joined(separator: " ")
       head = lf + 1
     }
     searched = head

@@ -50,7 +50,8 @@ struct Bot: Sendable {
     case .pregreeter:
       // Does not wait for anything: the whole dialogue in one piece, before the banner.
       try socket.send(
-        "EHLO pc-\(source[3])\r\nMAIL FROM:<win@example.org>\r\nRCPT TO:<you@example.com>\r\nDATA\r\n")
+        "EHLO pc-\(source[3])\r\nMAIL FROM:<win@example.org>\r\nRCPT TO:<you@example.com>\r\nDATA\r\n"
+      )
       try greet(&socket, board)
       _ = try ask(nil, &socket, board)
       throw socket.hold(for: patience)

@@ -127,7 +127,8 @@ struct HonestSender: Sendable {
     var line = 0
     while text.utf8.count < size {
       // Stuffed, as RFC 5321 (4.5.2) asks: the receiver sees one dot.
-      text += line % 7 == 6 ? "..dots stay what they are\r\n" : "Line \(line) of an honest letter.\r\n"
+      text +=
+        line % 7 == 6 ? "..dots stay what they are\r\n" : "Line \(line) of an honest letter.\r\n"
       line += 1
     }
     return Array((text + ".\r\n").utf8)

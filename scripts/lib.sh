@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+# Functions the other scripts share: installing what is missing, finding Swift, building. Sourced, not run.
+
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$root"
+
+die() {
+  echo "$(basename "$0"): $*" >&2
+  exit 1
+}
+
+# as_root COMMAND...: runs it as root, by sudo if need be.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo -- "$@"
+  else
+    die "must be root, or have sudo, to run: $*"
+  fi
+}
+
+# need_packages NAME...: installs the Debian packages that are not here yet. Services of new packages are
+# kept from starting: Postfix must not begin to listen because a test needed its programs.
+need_packages() {
+  local missing=() name
+  for name in "$@"; do
+    if ! dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q 'ok installed'; then
+      missing+=("$name")
+    fi
+  done
+  [ ${#missing[@]} = 0 ] && return 0
+  command -v apt-get >/dev/null || die "please install: ${missing[*]}"
+  echo "installing: ${missing[*]}" >&2
+  local policy=/usr/sbin/policy-rc.d made=0 failed=0
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    made=1
+  fi
+  install_now "${missing[@]}" || failed=1
+  if [ "$failed" = 1 ]; then
+    # The lists of a fresh machine are empty or old.
+    failed=0
+    as_root apt-get update -qq >&2 || true
+    install_now "${missing[@]}" || failed=1
+  fi
+  if [ "$made" = 1 ]; then as_root rm -f "$policy"; fi
+  if [ "$failed" = 1 ]; then die "apt-get could not install: ${missing[*]}"; fi
+}
+
+install_now() {
+  as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "$@" </dev/null >&2
+}
+
+# find_swift: puts swift on the PATH if it is in one of the usual places.
+find_swift() {
+  local place
+  if ! command -v swift >/dev/null; then
+    for place in /opt/swift/usr/bin /usr/share/swift/usr/bin "$HOME/.local/share/swiftly/bin"; do
+      if [ -x "$place/swift" ]; then
+        export PATH="$place:$PATH"
+        break
+      fi
+    done
+  fi
+  command -v swift >/dev/null || die "Swift 6.3 is needed: https://www.swift.org/install/linux/"
+}
+
+# What every build needs beside Swift: the ring library, and git for the package's dependencies.
+need_build_packages() {
+  need_packages git ca-certificates pkg-config liburing-dev
+  find_swift
+}
+
+# build_release: .build/release/sluice. The build's output goes to standard error.
+build_release() {
+  need_build_packages
+  swift build -c release --product sluice >&2
+}
+
+# build_tests: the debug build with all unit tests.
+build_tests() {
+  need_build_packages
+  swift build --build-tests >&2
+}
