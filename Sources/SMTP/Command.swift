@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// What a line asks for, or what it really is when it is not SMTP.
+package enum Verb: UInt8, Sendable, BitwiseCopyable {
+  case unknown
+  case ehlo, helo, lhlo, mail, rcpt, data, rset, noop, quit, vrfy, expn, help
+  case auth, starttls, bdat, burl
+  case xclient, xforward, etrn, atrn, turn
+  case send, soml, saml
+  /// The first word is a method of HTTP (RFC 9110, 9.3, and WebDAV's): a confused or forced client.
+  case http
+  /// Reads like "Name: value": the header of a message or of another protocol.
+  case header
+  /// Begins like a TLS record with a handshake (RFC 8446, 5.1).
+  case tlsHello
+  /// Begins like SOCKS 4 or 5 (RFC 1928, 3).
+  case socks
+  /// Control octets anywhere, or octets beyond ASCII where no command has them.
+  case binary
+
+  /// Whether this is another protocol and not a mistaken mail client.
+  package var isForeign: Bool {
+    switch self {
+    case .http, .header, .tlsHello, .socks, .binary: true
+    default: false
+    }
+  }
+}
+
+/// One command line, taken apart as far as its verb.
+///
+/// Not the meaning of its argument: `MailArguments`, `RcptArguments` and `HeloForm` read that. Invariant:
+/// unless the verb is foreign, the argument holds no control octet, begins and ends with something other
+/// than white space, and lies inside the line.
+package struct Command: Equatable, Sendable {
+  /// How well the line keeps to the letter of RFC 5321, 4.1.1.
+  package enum Form: UInt8, Sendable, BitwiseCopyable {
+    case strict
+    /// Understood, with a space too many: after the colon of `FROM:`, or after the verb.
+    case loose
+    /// MAIL without `FROM:` or RCPT without `TO:`; answer 501 5.5.4.
+    case malformed
+  }
+
+  package let verb: Verb
+  /// Where in the line the argument is; for MAIL and RCPT what follows `FROM:` and `TO:`.
+  package let argument: Range<Int>
+  package let form: Form
+
+  private init(_ verb: Verb, _ argument: Range<Int>, _ form: Form = .strict) {
+    self.verb = verb
+    self.argument = argument
+    self.form = form
+  }
+
+  /// Reads one line without its line end.
+  package init(line: Span<UInt8>) {
+    if let foreign = Command.foreignProtocol(at: line) {
+      self.init(foreign, 0..<line.count)
+      return
+    }
+    let whole = line.withoutTrailingSpace(0..<line.count)
+    let end = whole.upperBound
+    let odd = line.firstUnprintable(in: whole)
+    if odd < end, line.hasControl(in: odd..<end) {
+      self.init(.binary, 0..<line.count)
+      return
+    }
+    let word = 0..<(line.first(0x20, in: whole) ?? end)
+    var start = word.upperBound
+    while start < end && line[start] == 0x20 { start += 1 }
+    let argument = start..<end
+    let verb = Command.verb(in: line, word)
+    if odd < end && !(odd >= start && verb.takesEightBit) {
+      self.init(.binary, 0..<line.count)
+      return
+    }
+    let form: Form = start - word.upperBound > 1 ? .loose : .strict
+    switch verb {
+    case .mail: self = Command.path(verb, "FROM:", line, argument, form)
+    case .rcpt: self = Command.path(verb, "TO:", line, argument, form)
+    case .http, .header: self.init(verb, 0..<end)
+    default: self.init(verb, argument, form)
+    }
+  }
+
+  /// Another protocol's first bytes, told from the raw input: such bytes often hold a NUL and so
+  /// never become a line.
+  package static func foreignProtocol(at bytes: Span<UInt8>) -> Verb? {
+    guard bytes.count >= 2 else { return nil }
+    switch (bytes[0], bytes[1]) {
+    case (0x16, 0x03): return .tlsHello
+    // SOCKS 4: CONNECT or BIND. SOCKS 5: a count of methods, of which there are never many.
+    case (0x04, 1...2), (0x05, 1...9): return .socks
+    default: return nil
+    }
+  }
+
+  /// MAIL and RCPT: takes the keyword off the argument, and one space that does not belong there.
+  private static func path(
+    _ verb: Verb, _ keyword: StaticString, _ line: Span<UInt8>, _ argument: Range<Int>, _ form: Form
+  ) -> Command {
+    let length = keyword.utf8CodeUnitCount
+    guard argument.count >= length,
+      line.matches(keyword, in: argument.lowerBound..<argument.lowerBound + length)
+    else { return Command(verb, argument, .malformed) }
+    let start = argument.lowerBound + length
+    if start < argument.upperBound && line[start] == 0x20 {
+      return Command(verb, start + 1..<argument.upperBound, .loose)
+    }
+    return Command(verb, start..<argument.upperBound, form)
+  }
+
+  private static func verb(in line: Span<UInt8>, _ word: Range<Int>) -> Verb {
+    guard let keyword = Keyword(line, in: word) else {
+      return isHeaderName(line, word) ? .header : .unknown
+    }
+    // By length first: a verb costs two or three comparisons, not thirty.
+    switch word.count {
+    case 3:
+      switch keyword {
+      case "GET", "PUT", "PRI": return .http
+      default: return .unknown
+      }
+    case 4: return fourLetters(keyword)
+    default: return longer(keyword)
+    }
+  }
+
+  private static func fourLetters(_ keyword: Keyword) -> Verb {
+    switch keyword {
+    case "EHLO": .ehlo
+    case "HELO": .helo
+    case "MAIL": .mail
+    case "RCPT": .rcpt
+    case "DATA": .data
+    case "RSET": .rset
+    case "NOOP": .noop
+    case "QUIT": .quit
+    case "AUTH": .auth
+    case "VRFY": .vrfy
+    case "EXPN": .expn
+    case "HELP": .help
+    case "LHLO": .lhlo
+    case "BDAT": .bdat
+    case "BURL": .burl
+    case "ETRN": .etrn
+    case "ATRN": .atrn
+    case "TURN": .turn
+    case "SEND": .send
+    case "SOML": .soml
+    case "SAML": .saml
+    case "POST", "HEAD", "COPY", "MOVE", "LOCK": .http
+    default: .unknown
+    }
+  }
+
+  private static func longer(_ keyword: Keyword) -> Verb {
+    switch keyword {
+    case "STARTTLS": .starttls
+    case "XCLIENT": .xclient
+    case "XFORWARD": .xforward
+    case "CONNECT", "OPTIONS", "DELETE", "PATCH", "TRACE", "PROPFIND", "PROPPATCH", "MKCOL",
+      "UNLOCK", "SEARCH", "REPORT":
+      .http
+    default: .unknown
+    }
+  }
+
+  /// A field name (RFC 5322, 2.2, narrowed to what is used) up to a colon inside the first word.
+  private static func isHeaderName(_ line: Span<UInt8>, _ word: Range<Int>) -> Bool {
+    for i in word {
+      if line[i] == UInt8(ascii: ":") { return i > word.lowerBound }
+      guard isAlphanumeric(line[i]) || line[i] == UInt8(ascii: "-") || line[i] == UInt8(ascii: "_")
+      else { return false }
+    }
+    return false
+  }
+}
+
+extension Verb {
+  /// Whether octets beyond ASCII in the argument are for the argument's own reader to judge: RFC 6531
+  /// allows them in paths and in VRFY and EXPN, and a host name with an umlaut deserves its 501.
+  fileprivate var takesEightBit: Bool {
+    switch self {
+    case .mail, .rcpt, .vrfy, .expn, .ehlo, .helo, .lhlo, .http, .header: true
+    default: false
+    }
+  }
+}
