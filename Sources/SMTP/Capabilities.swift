@@ -111,8 +111,9 @@ package struct Capabilities: Sendable, BitwiseCopyable {
       Int(authLength) + separator + word.count <= Capabilities.authOctetsMax
     else { return }
     for i in word {
-      guard isAlphanumeric(names[i]) || names[i] == UInt8(ascii: "-")
-        || names[i] == UInt8(ascii: "_")
+      guard
+        isAlphanumeric(names[i]) || names[i] == UInt8(ascii: "-")
+          || names[i] == UInt8(ascii: "_")
       else { return }
     }
     if separator == 1 { push(0x20) }
@@ -238,7 +239,8 @@ package struct Capabilities: Sendable, BitwiseCopyable {
       let keyword = Keywords(rawValue: 1 << UInt32(bit))
       guard Keywords.offerable.isSuperset(of: keyword), keywords.contains(keyword) else { continue }
       separator = out.count + 3
-      written = out.appendLiteral("250-") && writeKeyword(keyword, into: &out) && out.appendLineEnd()
+      written =
+        out.appendLiteral("250-") && writeKeyword(keyword, into: &out) && out.appendLineEnd()
     }
     if written {
       out[separator] = 0x20

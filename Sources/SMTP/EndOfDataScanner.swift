@@ -119,9 +119,18 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
       case .text, .lineStartBare, .done:
         break
       }
-      // Inside a line. The common way round the loop is: here to the CR, over the LF, and back.
-      let special = runEnd(bytes, from: i)
+      // Inside a line.
+      var special = runEnd(bytes, from: i)
       if let excess = advance(special &- i) { return fault(.lineTooLong, at: special &- excess) }
+      // Line after line without leaving this state: only a dot first in a line needs the automaton.
+      while special &+ 2 < count && bytes[special] == carriageReturn
+        && bytes[special &+ 1] == lineFeed && bytes[special &+ 2] != UInt8(ascii: ".")
+      {
+        i = special &+ 2
+        column = 0
+        special = runEnd(bytes, from: i)
+        if let excess = advance(special &- i) { return fault(.lineTooLong, at: special &- excess) }
+      }
       i = special
       guard i < count else { break }
       if bytes[i] == lineFeed { return fault(.bareLF, at: i) }
@@ -142,7 +151,15 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
   /// The next CR, LF or (if that is a fault) NUL, or the end of the run.
   @inline(__always)
   private func runEnd(_ bytes: Span<UInt8>, from start: Int) -> Int {
-    var i = bytes.firstLineControl(from: start)
+    let i = bytes.firstLineControl(from: start)
+    if i == bytes.count || bytes[i] == carriageReturn { return i }
+    return runEndBeyond(bytes, from: i)
+  }
+
+  /// As `runEnd`, for when the search stopped at something rarer than a CR.
+  @inline(never)
+  private func runEndBeyond(_ bytes: Span<UInt8>, from start: Int) -> Int {
+    var i = start
     while i < bytes.count {
       let byte = bytes[i]
       if byte == carriageReturn || byte == lineFeed || (byte == 0 && nulIsFault) { break }
@@ -228,6 +245,8 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
       }
       let special = min(runEnd(input, from: i), i &+ out.freeCapacity &- 2)
       if let excess = advance(special &- i) {
+        // What is good goes out first, or the output would depend on the split.
+        out.appendRun(input, in: i..<special &- excess)
         return faulted(.lineTooLong, at: special &- excess)
       }
       out.appendRun(input, in: i..<special)

@@ -83,8 +83,9 @@ package enum HeloForm: Equatable, Sendable {
       argument[label.upperBound - 1] != UInt8(ascii: "-")
     else { return false }
     for i in label {
-      guard isAlphanumeric(argument[i]) || argument[i] == UInt8(ascii: "-")
-        || argument[i] == UInt8(ascii: "_")
+      guard
+        isAlphanumeric(argument[i]) || argument[i] == UInt8(ascii: "-")
+          || argument[i] == UInt8(ascii: "_")
       else { return false }
     }
     return true

@@ -63,12 +63,14 @@ extension OwnReply {
     252, .init(2, 5, 0), "Cannot verify the user, but will take mail for it and try to deliver")
   package static let help = OwnReply(
     214, .init(2, 0, 0), "See RFC 5321; questions to the postmaster of this domain")
-  package static let startMailInput = OwnReply(354, nil, "Send the message, end it with <CRLF>.<CRLF>")
+  package static let startMailInput = OwnReply(
+    354, nil, "Send the message, end it with <CRLF>.<CRLF>")
   package static let readyForTLS = OwnReply(220, .init(2, 0, 0), "Ready to start TLS")
 
   // 421: we are closing
   package static let systemFailing = OwnReply(
-    421, .init(4, 3, 0), "Service unavailable: a fault on our side, please try again later; closing")
+    421, .init(4, 3, 0), "Service unavailable: a fault on our side, please try again later; closing"
+  )
   package static let shuttingDown = OwnReply(
     421, .init(4, 3, 2), "Service unavailable: shutting down, please try again shortly; closing")
   package static let overloaded = OwnReply(
@@ -92,11 +94,13 @@ extension OwnReply {
   package static let temporaryPolicy = OwnReply(
     450, .init(4, 3, 0), "Service unavailable: cannot decide now, please try again later")
   package static let downstreamFailed = OwnReply(
-    451, .init(4, 3, 0), "Service unavailable: the mail system behind this one failed, try again later")
+    451, .init(4, 3, 0),
+    "Service unavailable: the mail system behind this one failed, try again later")
   package static let downstreamUnreachable = OwnReply(
     451, .init(4, 4, 1), "Service unavailable: the mail system behind this one does not answer")
   package static let downstreamLost = OwnReply(
-    451, .init(4, 4, 2), "Service unavailable: lost the mail system behind this one, try again later")
+    451, .init(4, 4, 2),
+    "Service unavailable: lost the mail system behind this one, try again later")
   package static let temporarilyRejected = OwnReply(
     451, .init(4, 7, 1), "Client host rejected: please try again later")
   package static let tooManyRecipients = OwnReply(
@@ -127,7 +131,8 @@ extension OwnReply {
   package static let parameterNotImplemented = OwnReply(
     504, .init(5, 5, 4), "Parameter value not implemented")
   package static let bareLineFeed = OwnReply(
-    521, .init(5, 5, 2), "Client host rejected: lines must end with CR LF, bare LF or CR seen; closing")
+    521, .init(5, 5, 2),
+    "Client host rejected: lines must end with CR LF, bare LF or CR seen; closing")
   package static let tlsRequired = OwnReply(530, .init(5, 7, 0), "Send STARTTLS first")
   package static let authenticationRequired = OwnReply(
     530, .init(5, 7, 0), "Authentication required")

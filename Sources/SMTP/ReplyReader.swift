@@ -142,7 +142,8 @@ package struct ReplyReader: Sendable, BitwiseCopyable {
   }
 
   private mutating func takeDigit(_ byte: UInt8) -> ReplyFault? {
-    let allowed: ClosedRange<UInt8> = column == 1 ? 0x32...0x35 : column == 2 ? 0x30...0x35 : 0x30...0x39
+    let allowed: ClosedRange<UInt8> =
+      column == 1 ? 0x32...0x35 : column == 2 ? 0x30...0x35 : 0x30...0x39
     guard allowed.contains(byte) else { return .badCode }
     lineCode = lineCode * 10 + UInt16(byte - 0x30)
     if column == 3 { state = .separator }

@@ -34,7 +34,8 @@ private func offer(_ lines: [String], _ role: Capabilities.Role) -> String? {
 @Test("an EHLO reply is read keyword by keyword")
 func readKeywords() {
   let found = capabilities([
-    "PIPELINING", "size 123", "8BITMIME", "AUTH PLAIN login X!Y", "LIMITS RCPTMAX=9 MAILMAX=x FOO=1",
+    "PIPELINING", "size 123", "8BITMIME", "AUTH PLAIN login X!Y",
+    "LIMITS RCPTMAX=9 MAILMAX=x FOO=1",
     "XCLIENT ADDR NAME", "UNHEARD-OF", "ENHANCEDSTATUSCODES", "", "SIZEX 9", "CHUNKING",
   ])
   #expect(
@@ -64,7 +65,8 @@ func manyMechanisms() {
   let found = capabilities(["AUTH " + names])
   let all = (0..<found.authMechanismOctets).map { found.authMechanismOctet($0) }
   #expect(all.count <= Capabilities.authOctetsMax)
-  #expect(all.split(separator: 0x20).allSatisfy { bytes(names).split(separator: 0x20).contains($0) })
+  #expect(
+    all.split(separator: 0x20).allSatisfy { bytes(names).split(separator: 0x20).contains($0) })
 }
 
 @Test(
@@ -72,7 +74,8 @@ func manyMechanisms() {
   arguments: [
     (
       [
-        "PIPELINING", "SIZE 500", "8BITMIME", "SMTPUTF8", "DSN", "STARTTLS", "CHUNKING", "BINARYMIME",
+        "PIPELINING", "SIZE 500", "8BITMIME", "SMTPUTF8", "DSN", "STARTTLS", "CHUNKING",
+        "BINARYMIME",
         "XCLIENT ADDR", "XFORWARD NAME", "ETRN", "BURL", "PIPECONNECT", "VRFY", "DELIVERBY",
         "FUTURERELEASE", "MT-PRIORITY", "REQUIRETLS", "AUTH PLAIN", "LIMITS RCPTMAX=9 MAILMAX=4",
       ], Capabilities.Role.inbound,
@@ -84,7 +87,8 @@ func manyMechanisms() {
     (
       ["AUTH PLAIN LOGIN", "8BITMIME"], .outbound,
       [
-        "PIPELINING", "SIZE 1000", "8BITMIME", "ENHANCEDSTATUSCODES", "STARTTLS", "AUTH PLAIN LOGIN",
+        "PIPELINING", "SIZE 1000", "8BITMIME", "ENHANCEDSTATUSCODES", "STARTTLS",
+        "AUTH PLAIN LOGIN",
         "LIMITS RCPTMAX=50",
       ], "AUTH is for our own users"
     ),
@@ -124,7 +128,10 @@ func smallReplies() {
 
 @Test("the parameters sent down are those the downstream said it knows")
 func passableParameters() {
-  #expect(capabilities(["SIZE", "DSN"]).parameters(role: .inbound) == [.size, .ret, .envid, .notify, .orcpt])
+  #expect(
+    capabilities(["SIZE", "DSN"]).parameters(role: .inbound) == [
+      .size, .ret, .envid, .notify, .orcpt,
+    ])
   #expect(capabilities(["AUTH PLAIN"]).parameters(role: .inbound) == [])
   #expect(capabilities(["AUTH PLAIN"]).parameters(role: .outbound) == [.auth])
 }

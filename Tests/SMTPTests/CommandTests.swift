@@ -38,9 +38,11 @@ import Testing
     ("SOML x", .soml, "x", .strict, ""), ("SAML x", .saml, "x", .strict, ""),
     ("", .unknown, "", .strict, "an empty line"),
     (" QUIT", .unknown, "QUIT", .strict, "leading space: no verb"),
-    ("QUITX", .unknown, "", .strict, "a longer word"), ("QUI", .unknown, "", .strict, "a shorter one"),
+    ("QUITX", .unknown, "", .strict, "a longer word"),
+    ("QUI", .unknown, "", .strict, "a shorter one"),
     ("GET / HTTP/1.1", .http, "GET / HTTP/1.1", .strict, "HTTP"),
-    ("POST /x", .http, "POST /x", .strict, "HTTP"), ("PRI * HTTP/2.0", .http, "PRI * HTTP/2.0", .strict, "HTTP/2"),
+    ("POST /x", .http, "POST /x", .strict, "HTTP"),
+    ("PRI * HTTP/2.0", .http, "PRI * HTTP/2.0", .strict, "HTTP/2"),
     ("Connect a:25 HTTP/1.0", .http, "Connect a:25 HTTP/1.0", .strict, "HTTP"),
     ("Host: example.org", .header, "Host: example.org", .strict, "a header of HTTP"),
     ("Received:from x", .header, "Received:from x", .strict, "a header of mail"),
@@ -71,7 +73,8 @@ func commandArguments() {
     let all =
       bytes(starts[random.number(0..<starts.count)])
       + (0..<random.number(0..<12)).map { _ in
-        random.number(0..<3) == 0 ? UInt8(random.number(0..<256)) : 0x20 + UInt8(random.number(0..<95))
+        random.number(0..<3) == 0
+          ? UInt8(random.number(0..<256)) : 0x20 + UInt8(random.number(0..<95))
       }
     let command = Command(line: all.span)
     #expect(command.argument.upperBound <= all.count, "seed \(seed)")
@@ -218,7 +221,8 @@ func tooManyParameters() {
     return
   }
   #expect(found.parameters.count == 10 && found.parameters.size == 1)
-  guard case .fault(.tooManyParameters) = MailArguments.parse(bytes("<a@b> \(ten) MT-PRIORITY=1").span)
+  guard
+    case .fault(.tooManyParameters) = MailArguments.parse(bytes("<a@b> \(ten) MT-PRIORITY=1").span)
   else {
     Issue.record("eleven were taken")
     return
@@ -232,7 +236,9 @@ func mailRemade() {
     Issue.record("not parsed")
     return
   }
-  let line = written { writeMail(mail, from: argument.span, passing: [.size, .smtputf8], into: &$0) }
+  let line = written {
+    writeMail(mail, from: argument.span, passing: [.size, .smtputf8], into: &$0)
+  }
   #expect(line == "MAIL FROM:<a@b> size=7 SMTPUTF8\r\n")
   let length = line?.utf8.count ?? 0
   for room in 1...length {
@@ -270,7 +276,8 @@ func remadeParsesAgain() {
   for seed in UInt64(0)..<20_000 {
     var random = SeededGenerator(seed: seed)
     let parts = [
-      "<", ">", "@", "a", "b.c", "\"", "\\", " ", ".", "[", "]", ":", ",", "SIZE=1", "RET=FULL", "é",
+      "<", ">", "@", "a", "b.c", "\"", "\\", " ", ".", "[", "]", ":", ",", "SIZE=1", "RET=FULL",
+      "é",
       "SMTPUTF8", "<a@b>", "<>",
     ]
     let all = bytes(

@@ -123,7 +123,8 @@ func lineLimit() {
       let expected: BodyEvent = good ? .end(all.count) : .fault(.lineTooLong, at: 998)
       #expect(scanned(all, cutAt: cuts, lineMax: 998).event == expected, "\(length), \(cuts)")
       #expect(
-        normalized(all, cutAt: cuts, room: 64, lineMax: 998).event == expected, "\(length), \(cuts)")
+        normalized(all, cutAt: cuts, room: 64, lineMax: 998).event == expected, "\(length), \(cuts)"
+      )
     }
   }
 }

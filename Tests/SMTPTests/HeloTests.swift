@@ -34,7 +34,8 @@ private let longName = String(repeating: "a.", count: 127) + "b"
     ("a-.example.org", .invalid, "a trailing hyphen"), ("a..b", .invalid, "an empty label"),
     (".", .invalid, "only a dot"), ("a.b..", .invalid, "two trailing dots"),
     ("a b.example", .invalid, "a space"), ("m\u{FC}ller.example", .invalid, "eight bits"),
-    ("a;b.example", .invalid, "a character no host has"), ("1.2.3", .invalid, "no address, no name"),
+    ("a;b.example", .invalid, "a character no host has"),
+    ("1.2.3", .invalid, "no address, no name"),
     ("192.0.2.256", .invalid, "no address, no name"), ("12345", .invalid, "only digits"),
     (String(repeating: "a", count: 64) + ".example", .invalid, "a label of 64"),
   ] as [(String, HeloForm, String)])
@@ -70,14 +71,17 @@ func caseFolding() {
 
 @Test("addresses read from bytes are those read from text")
 func addressTwin() {
-  let parts = ["::", ":", "1", "ffff", "192.0.2.1", ".", "0", "12345", "255", "256", "g", "::1", "1:2:3"]
+  let parts = [
+    "::", ":", "1", "ffff", "192.0.2.1", ".", "0", "12345", "255", "256", "g", "::1", "1:2:3",
+  ]
   for seed in UInt64(0)..<40_000 {
     var random = SeededGenerator(seed: seed)
     let text: String
     if random.number(0..<2) == 0 {
       let address = Address(
         high: random.next() & random.next() & random.next(), low: random.next() & random.next())
-      text = (random.number(0..<2) == 0 ? address : Address(v4: UInt32(truncatingIfNeeded: address.low)))
+      text =
+        (random.number(0..<2) == 0 ? address : Address(v4: UInt32(truncatingIfNeeded: address.low)))
         .description
     } else {
       text = (0..<random.number(1..<9)).map { _ in parts[random.number(0..<parts.count)] }.joined()

@@ -12,19 +12,30 @@ import Testing
   arguments: [
     ("QUIT\r\n", LineEnds.strict, [LineEvent.line(at: 0, length: 4)], "a line"),
     ("\r\n\r\n", .strict, [.line(at: 0, length: 0), .line(at: 2, length: 0)], "empty lines"),
-    ("A\r\nB\r\nC", .strict, [.line(at: 0, length: 1), .line(at: 3, length: 1)], "an unfinished third"),
+    (
+      "A\r\nB\r\nC", .strict, [.line(at: 0, length: 1), .line(at: 3, length: 1)],
+      "an unfinished third"
+    ),
     ("A\r", .strict, [], "a CR at the end of the buffer may yet get its LF"),
     ("A\nB", .strict, [.bareLF(at: 1)], "bare LF, strict"),
-    ("A\nB\r\n", .normalize, [.line(at: 0, length: 1), .line(at: 2, length: 1)], "bare LF, normalised"),
+    (
+      "A\nB\r\n", .normalize, [.line(at: 0, length: 1), .line(at: 2, length: 1)],
+      "bare LF, normalised"
+    ),
     ("A\rB", .strict, [.bareCR(at: 1)], "bare CR"),
     ("A\rB", .normalize, [.bareCR(at: 1)], "bare CR is a fault in both modes"),
     ("A\r\r\n", .normalize, [.bareCR(at: 1)], "CR CR LF"),
     ("A\0B\r\n", .strict, [.nul(at: 1)], "NUL"),
-    ("A\tB\u{B}\r\n", .strict, [.line(at: 0, length: 4)], "other control octets are for the parser"),
+    (
+      "A\tB\u{B}\r\n", .strict, [.line(at: 0, length: 4)], "other control octets are for the parser"
+    ),
     ("0123456789\r\n", .strict, [.line(at: 0, length: 10)], "exactly the limit"),
     ("0123456789a\r\n", .strict, [.tooLong(at: 0)], "one more than the limit"),
     ("0123456789a", .strict, [.tooLong(at: 0)], "too long before it ends"),
-    ("A\r\n0123456789a\0", .strict, [.line(at: 0, length: 1), .tooLong(at: 3)], "length comes first"),
+    (
+      "A\r\n0123456789a\0", .strict, [.line(at: 0, length: 1), .tooLong(at: 3)],
+      "length comes first"
+    ),
   ])
 func lineTable(stream: String, ends: LineEnds, expected: [LineEvent], reason: String) {
   let all = bytes(stream)

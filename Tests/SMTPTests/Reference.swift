@@ -60,7 +60,9 @@ func referenceNormalized(_ bytes: [UInt8], lineMax: Int) -> (event: BodyEvent, o
   }
   return (.open, out + begun(line))
 
-  func begun(_ line: [UInt8]) -> [UInt8] { (previousWasBare && line.first == 46 ? [46] : []) + line }
+  func begun(_ line: [UInt8]) -> [UInt8] {
+    (previousWasBare && line.first == 46 ? [46] : []) + line
+  }
 }
 
 /// The pieces of a stream cut at the given places.

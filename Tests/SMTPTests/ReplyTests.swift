@@ -6,25 +6,31 @@ import SMTP
 import Structures
 import Testing
 
-private let good: [(reply: String, code: UInt16, enhanced: EnhancedCode?, made: String, reason: String)] = [
-  ("250 OK\r\n", 250, nil, "250 OK\r\n", "plain"),
-  ("250\r\n", 250, nil, "250 \r\n", "no text: the space is added"),
-  ("250 \r\n", 250, nil, "250 \r\n", "empty text"),
-  ("220-a\r\n220-b\r\n220 c\r\n", 220, nil, "220-a\r\n220-b\r\n220 c\r\n", "three lines"),
-  ("250-\r\n250\r\n", 250, nil, "250-\r\n250 \r\n", "empty lines"),
-  ("250 2.1.5 Ok\r\n", 250, .init(2, 1, 5), "250 2.1.5 Ok\r\n", "an enhanced code"),
-  ("550 5.7.2\r\n", 550, .init(5, 7, 2), "550 5.7.2\r\n", "without text (Postfix CVE-2026-43964)"),
-  ("550 5.7.234 x\r\n", 550, .init(5, 7, 234), "550 5.7.234 x\r\n", "three digits"),
-  ("550 5.7.2345 x\r\n", 550, nil, "550 5.7.2345 x\r\n", "four digits are none"),
-  ("550 5.7. x\r\n", 550, nil, "550 5.7. x\r\n", "a missing digit"),
-  ("550 5.7.2x\r\n", 550, nil, "550 5.7.2x\r\n", "no space behind it"),
-  ("550 4.7.2 x\r\n", 550, nil, "550 4.7.2 x\r\n", "contradicts the code: text, but no code"),
-  ("354 3.0.0 x\r\n", 354, nil, "354 3.0.0 x\r\n", "there is no class 3"),
-  ("450-4.2.0 a\r\n450 4.7.1 b\r\n", 450, .init(4, 2, 0), "450-4.2.0 a\r\n450 4.7.1 b\r\n", "the first counts"),
-  ("250 a\tb\u{1B}[2J\0\r\n", 250, nil, "250 a?b?[2J?\r\n", "control octets"),
-  ("250 \u{E9}\u{7F}\r\n", 250, nil, "250 ???\r\n", "eight bits (two octets) and DEL"),
-  ("559 x\r\n", 559, nil, "559 x\r\n", "the last code there is"),
-]
+private let good:
+  [(reply: String, code: UInt16, enhanced: EnhancedCode?, made: String, reason: String)] = [
+    ("250 OK\r\n", 250, nil, "250 OK\r\n", "plain"),
+    ("250\r\n", 250, nil, "250 \r\n", "no text: the space is added"),
+    ("250 \r\n", 250, nil, "250 \r\n", "empty text"),
+    ("220-a\r\n220-b\r\n220 c\r\n", 220, nil, "220-a\r\n220-b\r\n220 c\r\n", "three lines"),
+    ("250-\r\n250\r\n", 250, nil, "250-\r\n250 \r\n", "empty lines"),
+    ("250 2.1.5 Ok\r\n", 250, .init(2, 1, 5), "250 2.1.5 Ok\r\n", "an enhanced code"),
+    (
+      "550 5.7.2\r\n", 550, .init(5, 7, 2), "550 5.7.2\r\n", "without text (Postfix CVE-2026-43964)"
+    ),
+    ("550 5.7.234 x\r\n", 550, .init(5, 7, 234), "550 5.7.234 x\r\n", "three digits"),
+    ("550 5.7.2345 x\r\n", 550, nil, "550 5.7.2345 x\r\n", "four digits are none"),
+    ("550 5.7. x\r\n", 550, nil, "550 5.7. x\r\n", "a missing digit"),
+    ("550 5.7.2x\r\n", 550, nil, "550 5.7.2x\r\n", "no space behind it"),
+    ("550 4.7.2 x\r\n", 550, nil, "550 4.7.2 x\r\n", "contradicts the code: text, but no code"),
+    ("354 3.0.0 x\r\n", 354, nil, "354 3.0.0 x\r\n", "there is no class 3"),
+    (
+      "450-4.2.0 a\r\n450 4.7.1 b\r\n", 450, .init(4, 2, 0), "450-4.2.0 a\r\n450 4.7.1 b\r\n",
+      "the first counts"
+    ),
+    ("250 a\tb\u{1B}[2J\0\r\n", 250, nil, "250 a?b?[2J?\r\n", "control octets"),
+    ("250 \u{E9}\u{7F}\r\n", 250, nil, "250 ???\r\n", "eight bits (two octets) and DEL"),
+    ("559 x\r\n", 559, nil, "559 x\r\n", "the last code there is"),
+  ]
 
 private let bad: [(reply: String, fault: ReplyFault, reason: String)] = [
   ("25x OK\r\n", .badCode, "a letter"), ("25 OK\r\n", .badCode, "a missing digit"),
@@ -32,7 +38,8 @@ private let bad: [(reply: String, fault: ReplyFault, reason: String)] = [
   ("260 OK\r\n", .badCode, "second digit 6"), ("\r\n", .badCode, "an empty line"),
   (" 250 OK\r\n", .badCode, "a leading space"), ("\0", .badCode, "NUL"),
   ("250_OK\r\n", .badSeparator, "an underscore"), ("2500 OK\r\n", .badSeparator, "four digits"),
-  ("250-a\r\n251 b\r\n", .codeChanged, "another code"), ("250-a\r\n550 b\r\n", .codeChanged, "another class"),
+  ("250-a\r\n251 b\r\n", .codeChanged, "another code"),
+  ("250-a\r\n550 b\r\n", .codeChanged, "another class"),
   ("250 OK\n", .bareLF, "bare LF"), ("250\n", .bareLF, "bare LF behind the code"),
   ("250 OK\rX", .bareCR, "bare CR"), ("250\rX", .bareCR, "bare CR behind the code"),
   ("250 OK\r\r\n", .bareCR, "CR CR LF"),
@@ -96,7 +103,9 @@ func replyInLittleRoom() {
       let text = String(repeating: "t", count: random.number(0..<9) * random.number(0..<90))
       all += bytes("\(code)\(line == count ? " " : "-")\(text)\r\n")
     }
-    if random.number(0..<4) == 0 { all[random.number(0..<all.count)] = UInt8(random.number(0..<256)) }
+    if random.number(0..<4) == 0 {
+      all[random.number(0..<all.count)] = UInt8(random.number(0..<256))
+    }
     let room = random.number(6..<800)
     let cuts = random.cuts(all.count)
     let found = read(all, cutAt: cuts, room: room)

@@ -11,8 +11,10 @@ func bytes(_ text: String) -> [UInt8] { Array(text.utf8) }
 
 /// Bytes written as text, control octets escaped, for messages.
 func shown(_ bytes: [UInt8]) -> String {
-  bytes.map { (0x20..<0x7F).contains($0) ? String(UnicodeScalar($0)) : "\\x" + String($0, radix: 16) }
-    .joined()
+  bytes.map {
+    (0x20..<0x7F).contains($0) ? String(UnicodeScalar($0)) : "\\x" + String($0, radix: 16)
+  }
+  .joined()
 }
 
 /// What a writer put out, or nil if it refused; a refusing writer must leave nothing behind.
