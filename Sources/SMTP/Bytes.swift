@@ -207,14 +207,14 @@ extension OutputSpan where Element == UInt8 {
   }
 
   /// Appends a literal if it fits.
-  mutating func appendLiteral(_ text: StaticString) -> Bool {
+  package mutating func appendLiteral(_ text: StaticString) -> Bool {
     guard text.utf8CodeUnitCount <= freeCapacity else { return false }
     for i in 0..<text.utf8CodeUnitCount { append(text.utf8Start[i]) }
     return true
   }
 
   /// Appends a number in decimal if it fits.
-  mutating func appendDecimal(_ value: UInt64) -> Bool {
+  package mutating func appendDecimal(_ value: UInt64) -> Bool {
     var divisor: UInt64 = 1
     var digits = 1
     while value / divisor >= 10 {
@@ -235,14 +235,14 @@ extension OutputSpan where Element == UInt8 {
   /// no control octet passes, so no argument can end the line and begin another.
   ///
   /// - Returns: false, with nothing appended, if a control octet is found or there is no room.
-  mutating func appendToken(_ bytes: Span<UInt8>, in range: Range<Int>) -> Bool {
+  package mutating func appendToken(_ bytes: Span<UInt8>, in range: Range<Int>) -> Bool {
     guard range.count <= freeCapacity, !bytes.hasControl(in: range) else { return false }
     appendRun(bytes, in: range)
     return true
   }
 
   /// Appends CR LF if it fits.
-  mutating func appendLineEnd() -> Bool {
+  package mutating func appendLineEnd() -> Bool {
     guard freeCapacity >= 2 else { return false }
     append(carriageReturn)
     append(lineFeed)
