@@ -1,206 +1,286 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// EHLO keywords that Sluice knows, whether it carries them or strips them.
-package struct Keywords: OptionSet, BitwiseCopyable, Hashable, Sendable {
-  package let rawValue: UInt32
-  package init(rawValue: UInt32) { self.rawValue = rawValue }
-  package static let pipelining = Keywords(rawValue: 1 << 0)
-  package static let size = Keywords(rawValue: 1 << 1)
-  package static let eightBitMIME = Keywords(rawValue: 1 << 2)
-  package static let smtputf8 = Keywords(rawValue: 1 << 3)
-  package static let dsn = Keywords(rawValue: 1 << 4)
-  package static let enhancedStatusCodes = Keywords(rawValue: 1 << 5)
-  package static let starttls = Keywords(rawValue: 1 << 6)
-  package static let auth = Keywords(rawValue: 1 << 7)
-  package static let chunking = Keywords(rawValue: 1 << 8)
-  package static let limits = Keywords(rawValue: 1 << 9)
-  package static let xclient = Keywords(rawValue: 1 << 10)
-  package static let xforward = Keywords(rawValue: 1 << 11)
-  package static let requireTLS = Keywords(rawValue: 1 << 12)
-}
+import Structures
 
-/// What a server offers in its EHLO reply (RFC 5321, 4.1.1.1).
+/// What a server offers in its EHLO reply: the downstream's, our own, or what we offer a client.
 ///
-/// What a client is offered is the intersection of what the downstream offers and what this build
-/// carries, by an allow-list: a keyword that nobody here implements never gets through.
-package struct Capabilities: BitwiseCopyable, Sendable {
-  package var keywords = Keywords()
-  /// Octets of a message at most (RFC 1870); 0 for no stated limit.
-  package var size: UInt64 = 0
-  /// Recipients of a message and messages of a session at most (RFC 9422); 0 for no stated limit.
-  package var recipientsMax: UInt32 = 0
-  package var messagesMax: UInt32 = 0
-  /// The AUTH mechanisms as the server wrote them, up to 120 octets.
-  package private(set) var mechanisms = InlineArray<120, UInt8>(repeating: 0)
-  package private(set) var mechanismsCount = 0
+/// Not the session's state: whether TLS is on already, and so STARTTLS is not to be offered, is for the
+/// caller to say by removing the keyword. Invariant: what `offered` returns is never more than this
+/// build implements and the downstream offers, keyword by keyword (reliability.md, EHLO keywords); a
+/// keyword not listed there does not exist here.
+package struct Capabilities: Sendable, BitwiseCopyable {
+  package struct Keywords: OptionSet, Sendable, BitwiseCopyable {
+    package let rawValue: UInt32
+    package init(rawValue: UInt32) { self.rawValue = rawValue }
 
+    package static let pipelining = Keywords(rawValue: 1 << 0)
+    package static let size = Keywords(rawValue: 1 << 1)
+    package static let eightBitMIME = Keywords(rawValue: 1 << 2)
+    package static let smtputf8 = Keywords(rawValue: 1 << 3)
+    package static let dsn = Keywords(rawValue: 1 << 4)
+    package static let enhancedStatusCodes = Keywords(rawValue: 1 << 5)
+    package static let starttls = Keywords(rawValue: 1 << 6)
+    package static let auth = Keywords(rawValue: 1 << 7)
+    package static let requiretls = Keywords(rawValue: 1 << 8)
+    package static let limits = Keywords(rawValue: 1 << 9)
+    // Recognised so that it can be seen what the downstream has; never offered to a client.
+    package static let chunking = Keywords(rawValue: 1 << 10)
+    package static let binaryMIME = Keywords(rawValue: 1 << 11)
+    package static let xclient = Keywords(rawValue: 1 << 12)
+    package static let xforward = Keywords(rawValue: 1 << 13)
+    package static let etrn = Keywords(rawValue: 1 << 14)
+    package static let burl = Keywords(rawValue: 1 << 15)
+    package static let deliverBy = Keywords(rawValue: 1 << 16)
+    package static let futureRelease = Keywords(rawValue: 1 << 17)
+    package static let mtPriority = Keywords(rawValue: 1 << 18)
+    package static let vrfy = Keywords(rawValue: 1 << 19)
+    package static let help = Keywords(rawValue: 1 << 20)
+
+    /// All that may ever be in a reply of ours.
+    static let offerable: Keywords = [
+      .pipelining, .size, .eightBitMIME, .smtputf8, .dsn, .enhancedStatusCodes, .starttls, .auth,
+      .requiretls, .limits,
+    ]
+  }
+
+  /// On which side of the MTA Sluice stands.
+  package enum Role: UInt8, Sendable, BitwiseCopyable {
+    /// Port 25, from the Internet: no AUTH at all.
+    case inbound
+    /// Submission and relay, from our own users.
+    case outbound
+  }
+
+  package static let authOctetsMax = 120
+
+  package var keywords: Keywords = []
+  /// The biggest message taken; 0 for no fixed limit (RFC 1870, 4).
+  package var sizeMax: UInt64 = 0
+  /// RFC 9422, 3: recipients of a transaction, transactions of a session, recipient domains of a
+  /// transaction; 0 where nothing is said.
+  package var recipientsMax: UInt32 = 0
+  package var mailsMax: UInt32 = 0
+  package var recipientDomainsMax: UInt32 = 0
+  /// SASL mechanisms in upper case, one space between two.
+  private var auth = InlineArray<120, UInt8>(repeating: 0)
+  private var authLength: UInt8 = 0
+
+  /// Nothing at all, as after HELO.
   package init() {}
 
-  /// All that Sluice carries.
-  package static var carried: Capabilities {
-    var own = Capabilities()
-    own.keywords = [
-      .pipelining, .size, .eightBitMIME, .smtputf8, .dsn, .enhancedStatusCodes, .auth, .limits,
-    ]
-    return own
-  }
-
-  /// Reads a complete 250 reply, as `ReplyReader` made it: lines of `250-` or `250 ` and CRLF. The first
-  /// line is the greeting. Unknown keywords are passed over.
-  package init(ehloReply text: Span<UInt8>) {
+  /// Reads a reply to EHLO as `ReplyReader` re-made it. Anything but a 250 offers nothing.
+  package init(ehloReply reply: Span<UInt8>) {
     var start = 0
-    var isFirst = true
-    while start < text.count {
-      var end = start
-      while end < text.count && text[end] != 13 { end += 1 }
-      if !isFirst && end > start + 4 { read(text.extracting((start + 4)..<end)) }
-      isFirst = false
-      start = end + 2
-    }
-  }
-
-  private mutating func read(_ line: Span<UInt8>) {
-    var k = 0
-    // Some old servers write AUTH=LOGIN for the sake of older clients.
-    while k < line.count && !Command.isSpace(line[k]) && line[k] != UInt8(ascii: "=") { k += 1 }
-    let word = line.extracting(0..<k)
-    let rest = line.extracting(min(k + 1, line.count)..<line.count)
-    if Self.matches(word, "PIPELINING") { keywords.insert(.pipelining) }
-    if Self.matches(word, "8BITMIME") { keywords.insert(.eightBitMIME) }
-    if Self.matches(word, "SMTPUTF8") { keywords.insert(.smtputf8) }
-    if Self.matches(word, "DSN") { keywords.insert(.dsn) }
-    if Self.matches(word, "ENHANCEDSTATUSCODES") { keywords.insert(.enhancedStatusCodes) }
-    if Self.matches(word, "STARTTLS") { keywords.insert(.starttls) }
-    if Self.matches(word, "CHUNKING") { keywords.insert(.chunking) }
-    if Self.matches(word, "XCLIENT") { keywords.insert(.xclient) }
-    if Self.matches(word, "XFORWARD") { keywords.insert(.xforward) }
-    if Self.matches(word, "REQUIRETLS") { keywords.insert(.requireTLS) }
-    if Self.matches(word, "SIZE") {
-      keywords.insert(.size)
-      size = Self.number(rest) ?? 0
-    }
-    if Self.matches(word, "LIMITS") {
-      keywords.insert(.limits)
-      readLimits(rest)
-    }
-    if Self.matches(word, "AUTH") && line.count > k && Command.isSpace(line[k]) {
-      keywords.insert(.auth)
-      mechanismsCount = min(rest.count, 120)
-      for p in 0..<mechanismsCount { mechanisms[p] = rest[p] }
-    }
-  }
-
-  private mutating func readLimits(_ rest: Span<UInt8>) {
-    var start = 0
-    while start < rest.count {
-      var end = start
-      var equals = -1
-      while end < rest.count && !Command.isSpace(rest[end]) {
-        if rest[end] == UInt8(ascii: "=") && equals < 0 { equals = end }
-        end += 1
+    var isGreeting = true
+    while start < reply.count {
+      var end = reply.first(carriageReturn, in: start..<reply.count) ?? reply.count
+      guard end - start >= 3, reply.matches("250", in: start..<start + 3) else {
+        self = Capabilities()
+        return
       }
-      if equals > start, let value = Self.number(rest.extracting((equals + 1)..<end)) {
-        let name = rest.extracting(start..<equals)
-        if Self.matches(name, "RCPTMAX") { recipientsMax = UInt32(clamping: value) }
-        if Self.matches(name, "MAILMAX") { messagesMax = UInt32(clamping: value) }
+      end = reply.withoutTrailingSpace(start..<end).upperBound
+      // The first line is the server's name, even if that reads like a keyword.
+      if !isGreeting && end > start + 4 { learn(reply, start + 4..<end) }
+      isGreeting = false
+      start = (reply.first(lineFeed, in: end..<reply.count) ?? reply.count - 1) + 1
+    }
+  }
+
+  /// The mechanisms behind AUTH: calls `body` with each octet.
+  package var authMechanismOctets: Int { Int(authLength) }
+  package func authMechanismOctet(_ index: Int) -> UInt8 {
+    invariant(index >= 0 && index < Int(authLength), "octet \(index) of \(authLength) mechanisms")
+    return auth[index]
+  }
+
+  /// Sets the mechanisms; those that do not fit or are not a mechanism's name (RFC 4422, 3.1) are
+  /// left out whole.
+  package mutating func setAuthMechanisms(_ names: Span<UInt8>) {
+    authLength = 0
+    var start = 0
+    while start < names.count {
+      let end = names.first(0x20, in: start..<names.count) ?? names.count
+      addMechanism(names, start..<end)
+      start = end + 1
+    }
+  }
+
+  private mutating func addMechanism(_ names: Span<UInt8>, _ word: Range<Int>) {
+    let separator = authLength == 0 ? 0 : 1
+    guard (1...20).contains(word.count),
+      Int(authLength) + separator + word.count <= Capabilities.authOctetsMax
+    else { return }
+    for i in word {
+      guard
+        isAlphanumeric(names[i]) || names[i] == UInt8(ascii: "-")
+          || names[i] == UInt8(ascii: "_")
+      else { return }
+    }
+    if separator == 1 { push(0x20) }
+    for i in word { push(isLetter(names[i]) ? names[i] & 0xDF : names[i]) }
+  }
+
+  private mutating func push(_ byte: UInt8) {
+    auth[Int(authLength)] = byte
+    authLength += 1
+  }
+
+  private mutating func learn(_ reply: Span<UInt8>, _ line: Range<Int>) {
+    let wordEnd = reply.first(0x20, in: line) ?? line.upperBound
+    let word = line.lowerBound..<wordEnd
+    let rest = min(wordEnd + 1, line.upperBound)..<line.upperBound
+    if reply.matches("ENHANCEDSTATUSCODES", in: word) {
+      keywords.insert(.enhancedStatusCodes)
+      return
+    }
+    guard let keyword = Keyword(reply, in: word) else { return }
+    switch keyword {
+    case "PIPELINING": keywords.insert(.pipelining)
+    case "8BITMIME": keywords.insert(.eightBitMIME)
+    case "SMTPUTF8": keywords.insert(.smtputf8)
+    case "DSN": keywords.insert(.dsn)
+    case "STARTTLS": keywords.insert(.starttls)
+    case "REQUIRETLS": keywords.insert(.requiretls)
+    case "CHUNKING": keywords.insert(.chunking)
+    case "BINARYMIME": keywords.insert(.binaryMIME)
+    case "XCLIENT": keywords.insert(.xclient)
+    case "XFORWARD": keywords.insert(.xforward)
+    case "ETRN": keywords.insert(.etrn)
+    case "BURL": keywords.insert(.burl)
+    case "DELIVERBY": keywords.insert(.deliverBy)
+    case "FUTURERELEASE": keywords.insert(.futureRelease)
+    case "MT-PRIORITY": keywords.insert(.mtPriority)
+    case "VRFY": keywords.insert(.vrfy)
+    case "HELP": keywords.insert(.help)
+    case "SIZE":
+      keywords.insert(.size)
+      sizeMax = reply.decimal(in: rest) ?? 0
+    case "AUTH":
+      keywords.insert(.auth)
+      setAuthMechanisms(reply.extracting(rest))
+    case "LIMITS":
+      keywords.insert(.limits)
+      learnLimits(reply, rest)
+    default: break
+    }
+  }
+
+  /// `NAME=value` words (RFC 9422, 4). A name we do not know or a value that is no number says nothing.
+  private mutating func learnLimits(_ reply: Span<UInt8>, _ range: Range<Int>) {
+    var start = range.lowerBound
+    while start < range.upperBound {
+      let end = reply.first(0x20, in: start..<range.upperBound) ?? range.upperBound
+      if let equals = reply.first(UInt8(ascii: "="), in: start..<end),
+        let number = reply.decimal(in: equals + 1..<end)
+      {
+        let value = UInt32(clamping: number)
+        let name = start..<equals
+        if reply.matches("RCPTMAX", in: name) { recipientsMax = value }
+        if reply.matches("MAILMAX", in: name) { mailsMax = value }
+        if reply.matches("RCPTDOMAINMAX", in: name) { recipientDomainsMax = value }
       }
       start = end + 1
     }
   }
 
-  static func matches(_ word: Span<UInt8>, _ name: StaticString) -> Bool {
-    guard word.count == name.utf8CodeUnitCount else { return false }
-    return name.withUTF8Buffer { buffer in
-      for k in 0..<word.count {
-        let upper = Command.isLetter(word[k]) ? word[k] & 0xDF : word[k]
-        if upper != buffer[k] { return false }
-      }
-      return true
-    }
-  }
-
-  /// A decimal number, or nil for anything else, an overflow included.
-  static func number(_ digits: Span<UInt8>) -> UInt64? {
-    guard digits.count > 0 else { return nil }
-    var value: UInt64 = 0
-    for k in 0..<digits.count {
-      guard digits[k] >= 48 && digits[k] <= 57 else { return nil }
-      let (shifted, over) = value.multipliedReportingOverflow(by: 10)
-      let (sum, carry) = shifted.addingReportingOverflow(UInt64(digits[k] - 48))
-      if over || carry { return nil }
-      value = sum
-    }
-    return value
-  }
-
-  /// What a client is offered by a server that carries `own` in front of one that offers this.
+  /// What to offer a client when this is what the downstream offers.
   ///
-  /// PIPELINING is ours alone. The others are the downstream's where we carry them. AUTH goes through
-  /// only where `withAuth` says so, STARTTLS never: it belongs to one hop.
-  package func offered(by own: Capabilities, withAuth: Bool) -> Capabilities {
+  /// - Parameter own: what this build implements and this listener allows. It may have REQUIRETLS only
+  ///   if the inner link is verified TLS and the client's link is TLS, too: the promise covers every
+  ///   hop (RFC 8689, 4).
+  package func offered(by own: Capabilities, role: Role) -> Capabilities {
     var offer = Capabilities()
-    let passed: Keywords = [.eightBitMIME, .smtputf8, .dsn, .enhancedStatusCodes, .size]
-    offer.keywords = keywords.intersection(passed).intersection(own.keywords)
-    // SMTPUTF8 without 8BITMIME is not to be had (RFC 6531, 3.1, item 8).
+    // Ours alone: implemented here, whatever the downstream has.
+    offer.keywords = own.keywords.intersection([
+      .pipelining, .enhancedStatusCodes, .size, .starttls, .limits,
+    ])
+    // Ours only if the downstream can keep the promise.
+    let both = own.keywords.intersection(keywords)
+    offer.keywords.formUnion(
+      both.intersection([.eightBitMIME, .smtputf8, .dsn, .requiretls]))
+    // RFC 6531, 3.1: no SMTPUTF8 without 8BITMIME.
     if !offer.keywords.contains(.eightBitMIME) { offer.keywords.remove(.smtputf8) }
-    offer.keywords.formUnion(own.keywords.intersection([.pipelining, .limits]))
-    func least(_ a: UInt64, _ b: UInt64) -> UInt64 { a == 0 ? b : b == 0 ? a : min(a, b) }
-    offer.size = least(size, own.size)
-    if offer.size > 0 { offer.keywords.insert(.size) }
-    offer.recipientsMax = UInt32(
-      clamping: least(UInt64(recipientsMax), UInt64(own.recipientsMax)))
-    offer.messagesMax = UInt32(clamping: least(UInt64(messagesMax), UInt64(own.messagesMax)))
-    if offer.recipientsMax == 0 && offer.messagesMax == 0 { offer.keywords.remove(.limits) }
-    if withAuth && keywords.contains(.auth) && own.keywords.contains(.auth) {
+    if role == .outbound && both.contains(.auth) && authLength > 0 {
       offer.keywords.insert(.auth)
-      offer.mechanisms = mechanisms
-      offer.mechanismsCount = mechanismsCount
+      offer.auth = auth
+      offer.authLength = authLength
+    }
+    if offer.keywords.contains(.size) { offer.sizeMax = smaller(own.sizeMax, sizeMax) }
+    if offer.keywords.contains(.limits) {
+      offer.recipientsMax = smaller(own.recipientsMax, recipientsMax)
+      offer.mailsMax = smaller(own.mailsMax, mailsMax)
+      offer.recipientDomainsMax = smaller(own.recipientDomainsMax, recipientDomainsMax)
     }
     return offer
   }
 
-  /// Appends the reply to EHLO.
-  package func writeEHLOReply(hostname: Span<UInt8>, into out: inout OutputSpan<UInt8>) {
-    append("250-", to: &out)
-    append(hostname, to: &out)
-    append("\r\n", to: &out)
-    if keywords.contains(.pipelining) { append("250-PIPELINING\r\n", to: &out) }
-    if keywords.contains(.size) {
-      append("250-SIZE", to: &out)
-      if size > 0 {
-        append(" ", to: &out)
-        append(number: size, to: &out)
-      }
-      append("\r\n", to: &out)
+  /// Which parameters this server, being the downstream, can be sent.
+  package func parameters(role: Role) -> ParameterSet {
+    var set: ParameterSet = []
+    if keywords.contains(.size) { set.insert(.size) }
+    if keywords.contains(.eightBitMIME) { set.insert(.body) }
+    if keywords.contains(.smtputf8) { set.insert(.smtputf8) }
+    if keywords.contains(.dsn) { set.formUnion([.ret, .envid, .notify, .orcpt]) }
+    if keywords.contains(.requiretls) { set.insert(.requiretls) }
+    if keywords.contains(.auth) && role == .outbound { set.insert(.auth) }
+    return set
+  }
+
+  /// Writes the 250 reply to EHLO that offers this, and nothing that may never be offered.
+  ///
+  /// - Returns: false, with nothing written, if it does not fit or the name has control octets.
+  package func writeEHLOReply(hostname: Span<UInt8>, into out: inout OutputSpan<UInt8>) -> Bool {
+    let start = out.count
+    var separator = out.count + 3
+    var written =
+      out.appendLiteral("250-") && out.appendToken(hostname, in: 0..<hostname.count)
+      && out.appendLineEnd()
+    for bit in 0..<32 where written {
+      let keyword = Keywords(rawValue: 1 << UInt32(bit))
+      guard Keywords.offerable.isSuperset(of: keyword), keywords.contains(keyword) else { continue }
+      separator = out.count + 3
+      written =
+        out.appendLiteral("250-") && writeKeyword(keyword, into: &out) && out.appendLineEnd()
     }
-    if keywords.contains(.auth) {
-      append("250-AUTH ", to: &out)
-      for k in 0..<mechanismsCount { out.append(mechanisms[k]) }
-      append("\r\n", to: &out)
+    if written {
+      out[separator] = 0x20
+    } else {
+      out.removeLast(out.count - start)
     }
-    if keywords.contains(.eightBitMIME) { append("250-8BITMIME\r\n", to: &out) }
-    if keywords.contains(.smtputf8) { append("250-SMTPUTF8\r\n", to: &out) }
-    if keywords.contains(.dsn) { append("250-DSN\r\n", to: &out) }
-    if keywords.contains(.limits) {
-      append("250-LIMITS", to: &out)
-      if recipientsMax > 0 {
-        append(" RCPTMAX=", to: &out)
-        append(number: UInt64(recipientsMax), to: &out)
-      }
-      if messagesMax > 0 {
-        append(" MAILMAX=", to: &out)
-        append(number: UInt64(messagesMax), to: &out)
-      }
-      append("\r\n", to: &out)
+    return written
+  }
+
+  private func writeKeyword(_ keyword: Keywords, into out: inout OutputSpan<UInt8>) -> Bool {
+    switch keyword {
+    case .pipelining: return out.appendLiteral("PIPELINING")
+    case .size: return out.appendLiteral("SIZE ") && out.appendDecimal(sizeMax)
+    case .eightBitMIME: return out.appendLiteral("8BITMIME")
+    case .smtputf8: return out.appendLiteral("SMTPUTF8")
+    case .dsn: return out.appendLiteral("DSN")
+    case .enhancedStatusCodes: return out.appendLiteral("ENHANCEDSTATUSCODES")
+    case .starttls: return out.appendLiteral("STARTTLS")
+    case .requiretls: return out.appendLiteral("REQUIRETLS")
+    case .auth:
+      guard out.appendLiteral("AUTH "), Int(authLength) <= out.freeCapacity else { return false }
+      for i in 0..<Int(authLength) { out.append(auth[i]) }
+      return true
+    case .limits:
+      return out.appendLiteral("LIMITS") && writeLimit(" MAILMAX=", mailsMax, &out)
+        && writeLimit(" RCPTMAX=", recipientsMax, &out)
+        && writeLimit(" RCPTDOMAINMAX=", recipientDomainsMax, &out)
+    default: return true
     }
-    if keywords.contains(.enhancedStatusCodes) { append("250-ENHANCEDSTATUSCODES\r\n", to: &out) }
-    append("250 HELP\r\n", to: &out)
+  }
+
+  private func writeLimit(
+    _ name: StaticString, _ value: UInt32, _ out: inout OutputSpan<UInt8>
+  ) -> Bool {
+    value == 0 || (out.appendLiteral(name) && out.appendDecimal(UInt64(value)))
   }
 }
 
-/// Appends the reply to HELO.
-package func writeHELOReply(hostname: Span<UInt8>, into out: inout OutputSpan<UInt8>) {
-  append("250 ", to: &out)
-  append(hostname, to: &out)
-  append("\r\n", to: &out)
+/// The smaller of two limits of which 0 is none.
+private func smaller<Limit: FixedWidthInteger>(_ a: Limit, _ b: Limit) -> Limit {
+  if a == 0 { return b }
+  return b == 0 ? a : min(a, b)
 }

@@ -1,130 +1,190 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What a command line asks for, or what it is instead of a command.
-package enum Verb: UInt8, BitwiseCopyable, Sendable, CaseIterable {
-  case ehlo, helo, mail, rcpt, data, rset, noop, quit, vrfy, expn, help
-  case auth, starttls, bdat, lhlo, xclient, xforward, etrn, atrn, turn, burl
-  /// SEND, SOML, SAML (RFC 821), obsolete.
-  case send
+/// What a line asks for, or what it really is when it is not SMTP.
+package enum Verb: UInt8, Sendable, BitwiseCopyable {
   case unknown
-  /// A request line of HTTP.
+  case ehlo, helo, lhlo, mail, rcpt, data, rset, noop, quit, vrfy, expn, help
+  case auth, starttls, bdat, burl
+  case xclient, xforward, etrn, atrn, turn
+  case send, soml, saml
+  /// The first word is a method of HTTP (RFC 9110, 9.3, and WebDAV's): a confused or forced client.
   case http
-  /// "Name: value".
+  /// Reads like "Name: value": the header of a message or of another protocol.
   case header
-  /// The first bytes of a TLS record (RFC 8446, 5.1).
+  /// Begins like a TLS record with a handshake (RFC 8446, 5.1).
   case tlsHello
-  /// The first byte of SOCKS 4 or 5.
+  /// Begins like SOCKS 4 or 5 (RFC 1928, 3).
   case socks
-  /// Control or 8-bit octets.
+  /// Control octets anywhere, or octets beyond ASCII where no command has them.
   case binary
+
+  /// Whether this is another protocol and not a mistaken mail client.
+  package var isForeign: Bool {
+    switch self {
+    case .http, .header, .tlsHello, .socks, .binary: true
+    default: false
+    }
+  }
 }
 
-/// One command line, taken apart: which verb, and where its argument is.
+/// One command line, taken apart as far as its verb.
 ///
-/// Works on the line's octets and never makes a String. It does not judge arguments; the types for MAIL,
-/// RCPT and HELO do that.
-package struct Command: BitwiseCopyable, Sendable, Equatable {
+/// Not the meaning of its argument: `MailArguments`, `RcptArguments` and `HeloForm` read that. Invariant:
+/// unless the verb is foreign, the argument holds no control octet, begins and ends with something other
+/// than white space, and lies inside the line.
+package struct Command: Equatable, Sendable {
+  /// How well the line keeps to the letter of RFC 5321, 4.1.1.
+  package enum Form: UInt8, Sendable, BitwiseCopyable {
+    case strict
+    /// Understood, with a space too many: after the colon of `FROM:`, or after the verb.
+    case loose
+    /// MAIL without `FROM:` or RCPT without `TO:`; answer 501 5.5.4.
+    case malformed
+  }
+
   package let verb: Verb
-  private let start: Int32
-  private let end: Int32
+  /// Where in the line the argument is; for MAIL and RCPT what follows `FROM:` and `TO:`.
+  package let argument: Range<Int>
+  package let form: Form
 
-  /// Without the white space around it.
-  package var argument: Range<Int> { Int(start)..<Int(end) }
-
-  /// - Parameter line: without its line end.
-  package init(_ line: Span<UInt8>) {
-    var verb = Command.leading(line)
-    var k = 0
-    while k < line.count && Command.isLetter(line[k]) { k += 1 }
-    if verb.rawValue <= Verb.send.rawValue || verb == .unknown {
-      for p in 0..<line.count where line[p] < 32 || line[p] > 126 {
-        // 8-bit octets are legal in the paths of MAIL and RCPT alone (RFC 6531).
-        if line[p] > 127 && (verb == .mail || verb == .rcpt) { continue }
-        if line[p] == 9 && p >= k { continue }
-        verb = .binary
-        break
-      }
-    }
-    var end = line.count
-    while end > k && Command.isSpace(line[end - 1]) { end -= 1 }
-    while k < end && Command.isSpace(line[k]) { k += 1 }
+  private init(_ verb: Verb, _ argument: Range<Int>, _ form: Form = .strict) {
     self.verb = verb
-    self.start = Int32(k)
-    self.end = Int32(end)
+    self.argument = argument
+    self.form = form
   }
 
-  /// What a line begins with, from as much of it as there is. Enough for the tarpit and for early talkers.
-  package static func leading(_ bytes: Span<UInt8>) -> Verb {
-    guard bytes.count > 0 else { return .unknown }
-    switch bytes[0] {
-    case 0x16: return bytes.count > 1 && bytes[1] == 3 ? .tlsHello : .binary
-    case 0x04, 0x05: return .socks
-    case 0...31, 127...255: return .binary
-    default: break
+  /// Reads one line without its line end.
+  package init(line: Span<UInt8>) {
+    if let foreign = Command.foreignProtocol(at: line) {
+      self.init(foreign, 0..<line.count)
+      return
     }
-    var k = 0
-    var word: UInt64 = 0
-    while k < bytes.count && isLetter(bytes[k]) {
-      if k < 8 { word = word << 8 | UInt64(bytes[k] & 0xDF) }
-      k += 1
+    let whole = line.withoutTrailingSpace(0..<line.count)
+    let end = whole.upperBound
+    let odd = line.firstUnprintable(in: whole)
+    if odd < end, line.hasControl(in: odd..<end) {
+      self.init(.binary, 0..<line.count)
+      return
     }
-    let ends = k == bytes.count || isSpace(bytes[k]) || bytes[k] == 13 || bytes[k] == 10
-    if k > 0 && k <= 8 && ends, let verb = known(word) { return verb }
-    // "Name:" or "Some-Name:" with something that is not SMTP in front of the colon.
-    var p = 0
-    while p < bytes.count && (isLetter(bytes[p]) || bytes[p] == UInt8(ascii: "-")) { p += 1 }
-    if p > 1 && p < bytes.count && bytes[p] == UInt8(ascii: ":") { return .header }
-    return .unknown
+    let word = 0..<(line.first(0x20, in: whole) ?? end)
+    var start = word.upperBound
+    while start < end && line[start] == 0x20 { start += 1 }
+    let argument = start..<end
+    let verb = Command.verb(in: line, word)
+    if odd < end && !(odd >= start && verb.takesEightBit) {
+      self.init(.binary, 0..<line.count)
+      return
+    }
+    let form: Form = start - word.upperBound > 1 ? .loose : .strict
+    switch verb {
+    case .mail: self = Command.path(verb, "FROM:", line, argument, form)
+    case .rcpt: self = Command.path(verb, "TO:", line, argument, form)
+    case .http, .header: self.init(verb, 0..<end)
+    default: self.init(verb, argument, form)
+    }
   }
 
-  private static func known(_ word: UInt64) -> Verb? {
-    switch word {
-    case code("EHLO"): .ehlo
-    case code("HELO"): .helo
-    case code("MAIL"): .mail
-    case code("RCPT"): .rcpt
-    case code("DATA"): .data
-    case code("RSET"): .rset
-    case code("NOOP"): .noop
-    case code("QUIT"): .quit
-    case code("VRFY"): .vrfy
-    case code("EXPN"): .expn
-    case code("HELP"): .help
-    case code("AUTH"): .auth
-    case code("STARTTLS"): .starttls
-    case code("BDAT"): .bdat
-    case code("LHLO"): .lhlo
-    case code("XCLIENT"): .xclient
-    case code("XFORWARD"): .xforward
-    case code("ETRN"): .etrn
-    case code("ATRN"): .atrn
-    case code("TURN"): .turn
-    case code("BURL"): .burl
-    case code("SEND"), code("SOML"), code("SAML"): .send
-    case code("GET"), code("POST"), code("HEAD"), code("PUT"), code("CONNECT"), code("OPTIONS"),
-      code("DELETE"), code("PATCH"), code("TRACE"):
+  /// Another protocol's first bytes, told from the raw input: such bytes often hold a NUL and so
+  /// never become a line.
+  package static func foreignProtocol(at bytes: Span<UInt8>) -> Verb? {
+    guard bytes.count >= 2 else { return nil }
+    switch (bytes[0], bytes[1]) {
+    case (0x16, 0x03): return .tlsHello
+    // SOCKS 4: CONNECT or BIND. SOCKS 5: a count of methods, of which there are never many.
+    case (0x04, 1...2), (0x05, 1...9): return .socks
+    default: return nil
+    }
+  }
+
+  /// MAIL and RCPT: takes the keyword off the argument, and one space that does not belong there.
+  private static func path(
+    _ verb: Verb, _ keyword: StaticString, _ line: Span<UInt8>, _ argument: Range<Int>, _ form: Form
+  ) -> Command {
+    let length = keyword.utf8CodeUnitCount
+    guard argument.count >= length,
+      line.matches(keyword, in: argument.lowerBound..<argument.lowerBound + length)
+    else { return Command(verb, argument, .malformed) }
+    let start = argument.lowerBound + length
+    if start < argument.upperBound && line[start] == 0x20 {
+      return Command(verb, start + 1..<argument.upperBound, .loose)
+    }
+    return Command(verb, start..<argument.upperBound, form)
+  }
+
+  private static func verb(in line: Span<UInt8>, _ word: Range<Int>) -> Verb {
+    guard let keyword = Keyword(line, in: word) else {
+      return isHeaderName(line, word) ? .header : .unknown
+    }
+    // By length first: a verb costs two or three comparisons, not thirty.
+    switch word.count {
+    case 3:
+      switch keyword {
+      case "GET", "PUT", "PRI": return .http
+      default: return .unknown
+      }
+    case 4: return fourLetters(keyword)
+    default: return longer(keyword)
+    }
+  }
+
+  private static func fourLetters(_ keyword: Keyword) -> Verb {
+    switch keyword {
+    case "EHLO": .ehlo
+    case "HELO": .helo
+    case "MAIL": .mail
+    case "RCPT": .rcpt
+    case "DATA": .data
+    case "RSET": .rset
+    case "NOOP": .noop
+    case "QUIT": .quit
+    case "AUTH": .auth
+    case "VRFY": .vrfy
+    case "EXPN": .expn
+    case "HELP": .help
+    case "LHLO": .lhlo
+    case "BDAT": .bdat
+    case "BURL": .burl
+    case "ETRN": .etrn
+    case "ATRN": .atrn
+    case "TURN": .turn
+    case "SEND": .send
+    case "SOML": .soml
+    case "SAML": .saml
+    case "POST", "HEAD", "COPY", "MOVE", "LOCK": .http
+    default: .unknown
+    }
+  }
+
+  private static func longer(_ keyword: Keyword) -> Verb {
+    switch keyword {
+    case "STARTTLS": .starttls
+    case "XCLIENT": .xclient
+    case "XFORWARD": .xforward
+    case "CONNECT", "OPTIONS", "DELETE", "PATCH", "TRACE", "PROPFIND", "PROPPATCH", "MKCOL",
+      "UNLOCK", "SEARCH", "REPORT":
       .http
-    default: nil
+    default: .unknown
     }
   }
 
-  @inline(__always)
-  private static func code(_ name: StaticString) -> UInt64 {
-    name.withUTF8Buffer { $0.reduce(UInt64(0)) { $0 << 8 | UInt64($1) } }
+  /// A field name (RFC 5322, 2.2, narrowed to what is used) up to a colon inside the first word.
+  private static func isHeaderName(_ line: Span<UInt8>, _ word: Range<Int>) -> Bool {
+    for i in word {
+      if line[i] == UInt8(ascii: ":") { return i > word.lowerBound }
+      guard isAlphanumeric(line[i]) || line[i] == UInt8(ascii: "-") || line[i] == UInt8(ascii: "_")
+      else { return false }
+    }
+    return false
   }
-
-  @inline(__always)
-  static func isLetter(_ byte: UInt8) -> Bool { byte & 0xDF >= 65 && byte & 0xDF <= 90 }
-  @inline(__always)
-  static func isSpace(_ byte: UInt8) -> Bool { byte == 32 || byte == 9 }
 }
 
-/// Whether two names are the same without regard to ASCII case.
-package func equalsIgnoringCase(_ a: Span<UInt8>, _ b: Span<UInt8>) -> Bool {
-  guard a.count == b.count else { return false }
-  for k in 0..<a.count {
-    if a[k] == b[k] { continue }
-    guard Command.isLetter(a[k]), a[k] & 0xDF == b[k] & 0xDF else { return false }
+extension Verb {
+  /// Whether octets beyond ASCII in the argument are for the argument's own reader to judge: RFC 6531
+  /// allows them in paths and in VRFY and EXPN, and a host name with an umlaut deserves its 501.
+  fileprivate var takesEightBit: Bool {
+    switch self {
+    case .mail, .rcpt, .vrfy, .expn, .ehlo, .helo, .lhlo, .http, .header: true
+    default: false
+    }
   }
-  return true
 }

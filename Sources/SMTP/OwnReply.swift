@@ -7,7 +7,7 @@
 package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case ok, bye, help, cannotVerify
   case unknownCommand, notImplemented, badSequence, heloFirst, nestedMail, mailFirst, heloSyntax
-  case mailSyntax, rcptSyntax, badSenderAddress, badRecipientAddress, noArgument, badParameter
+  case mailSyntax, rcptSyntax, badPathSyntax, badSenderAddress, badRecipientAddress, noArgument, badParameter
   case unknownParameter, needsSMTPUTF8, messageTooLarge, tooManyRecipients, noValidRecipients
   case dataTooEarly, bareNewline, badSyntaxClosing, commandTooLong, commandTooLongForDownstream
   case nulInMessage, textLineTooLong, notSMTP
@@ -33,6 +33,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .heloSyntax: (501, "5.5.4 Syntax: HELO hostname")
     case .mailSyntax: (501, "5.5.4 Syntax: MAIL FROM:<address>")
     case .rcptSyntax: (501, "5.5.4 Syntax: RCPT TO:<address>")
+    case .badPathSyntax: (501, "5.5.4 Syntax: an address stands in angle brackets")
     case .badSenderAddress: (501, "5.1.7 Bad sender address syntax")
     case .badRecipientAddress: (501, "5.1.3 Bad recipient address syntax")
     case .noArgument: (501, "5.5.4 This command takes no argument")
@@ -67,68 +68,36 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   }
 
   /// Appends the whole reply, line end included.
-  package func write(into out: inout OutputSpan<UInt8>) {
+  ///
+  /// - Returns: false, with nothing appended, if it does not fit.
+  @discardableResult
+  package func write(into out: inout OutputSpan<UInt8>) -> Bool {
+    let start = out.count
     let (code, text) = parts
-    append(code: code, to: &out)
-    out.append(UInt8(ascii: " "))
-    append(text, to: &out)
-    append("\r\n", to: &out)
+    let written =
+      out.appendDecimal(UInt64(code)) && out.appendLiteral(" ") && out.appendLiteral(text)
+      && out.appendLineEnd()
+    if !written { out.removeLast(out.count - start) }
+    return written
   }
+
+  /// The text, enhanced code included.
+  package var text: StaticString { parts.text }
 }
 
-func append(_ text: StaticString, to out: inout OutputSpan<UInt8>) {
-  text.withUTF8Buffer { for byte in $0 { out.append(byte) } }
+/// Appends the reply to HELO, or nothing if it does not fit.
+package func writeHELOReply(hostname: Span<UInt8>, into out: inout OutputSpan<UInt8>) {
+  let start = out.count
+  let written =
+    out.appendLiteral("250 ") && out.appendToken(hostname, in: 0..<hostname.count)
+    && out.appendLineEnd()
+  if !written { out.removeLast(out.count - start) }
 }
 
-func append(_ bytes: Span<UInt8>, to out: inout OutputSpan<UInt8>) {
-  for k in 0..<bytes.count { out.append(bytes[k]) }
-}
-
-func append(code: UInt16, to out: inout OutputSpan<UInt8>) {
-  out.append(UInt8(48 + code / 100 % 10))
-  out.append(UInt8(48 + code / 10 % 10))
-  out.append(UInt8(48 + code % 10))
-}
-
-func append(number: UInt64, to out: inout OutputSpan<UInt8>) {
-  var divisor: UInt64 = 1
-  while number / divisor >= 10 { divisor *= 10 }
-  while divisor > 0 {
-    out.append(UInt8(48 + number / divisor % 10))
-    divisor /= 10
-  }
-}
-
-// MARK: Lines to the downstream. Each is made of octets that were checked, in one place per form, and a
-// control octet or a line that does not fit makes nothing rather than something else.
-
-/// Appends a command that is one word.
-package func writeWord(_ word: StaticString, into out: inout OutputSpan<UInt8>) {
-  guard out.freeCapacity >= word.utf8CodeUnitCount + 2 else { return }
-  append(word, to: &out)
-  append("\r\n", to: &out)
-}
-
-/// Appends a command and its argument, or nothing if the argument is not plain printable text.
-package func writeCommand(
-  _ word: StaticString, _ argument: Span<UInt8>, into out: inout OutputSpan<UInt8>
-) {
-  guard out.freeCapacity >= word.utf8CodeUnitCount + argument.count + 3, isPrintable(argument)
-  else { return }
-  append(word, to: &out)
-  out.append(UInt8(ascii: " "))
-  append(argument, to: &out)
-  append("\r\n", to: &out)
-}
-
-/// Appends a line as it is, or nothing if it is not plain printable text. For AUTH's answers.
+/// Appends a line as it is, or nothing if it is not plain printable text or does not fit. For the answers
+/// to AUTH's challenges.
 package func writeLine(_ line: Span<UInt8>, into out: inout OutputSpan<UInt8>) {
-  guard out.freeCapacity >= line.count + 2, isPrintable(line) else { return }
-  append(line, to: &out)
-  append("\r\n", to: &out)
-}
-
-private func isPrintable(_ bytes: Span<UInt8>) -> Bool {
-  for k in 0..<bytes.count where bytes[k] < 32 || bytes[k] > 126 { return false }
-  return true
+  let start = out.count
+  let written = out.appendToken(line, in: 0..<line.count) && out.appendLineEnd()
+  if !written { out.removeLast(out.count - start) }
 }

@@ -195,7 +195,9 @@ extension Engine {
   mutating func pregreeted(
     _ i: Int, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
   ) {
-    let verb = Command.leading(bytes)
+    var end = 0
+    while end < bytes.count && bytes[end] != carriageReturn && bytes[end] != lineFeed { end += 1 }
+    let verb = Command(line: bytes.extracting(0..<end)).verb
     var bad = note(.pregreet, i, now: now)
     switch verb {
     case .tlsHello: bad = note(.tlsHello, i, now: now) || bad
@@ -257,7 +259,7 @@ extension Engine {
     sessions[s] = Session()
     sessions[s].owner = Int32(i)
     sessions[s].lines = LineScanner(
-      mode: policy.bareNewline == .normalize ? .normalize : .strict)
+      lineEnds: policy.bareNewline == .normalize ? .normalize : .strict)
     connections[i].session = Int32(s)
     return true
   }

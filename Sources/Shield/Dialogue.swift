@@ -67,7 +67,7 @@ extension Engine {
       let region = Region(
         offset: input(s).offset + start, count: Int(sessions[s].inputEnd) - start)
       var lines = sessions[s].lines
-      let step = lines.next(in: arena.span(region), limit: policy.session.commandBytes)
+      let step = lines.next(in: arena.span(region), limit: policy.session.commandBytes - 2)
       sessions[s].lines = lines
       switch step {
       case .line(let length, let consumed):
@@ -101,7 +101,12 @@ extension Engine {
         leave(i, .bareNewline, now: now, into: &effects)
       case .nul:
         counters.protocolFaults += 1
-        note(.binary, i, now: now)
+        // The hello of TLS or SOCKS holds a NUL before anything that could be a line's end.
+        if Command.foreignProtocol(at: arena.span(region)) == .tlsHello {
+          note(.tlsHello, i, now: now)
+        } else {
+          note(.binary, i, now: now)
+        }
         leave(i, .badSyntaxClosing, now: now, into: &effects)
       }
     }
@@ -125,8 +130,9 @@ extension Engine {
 
   private mutating func command(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
-    let command = Command(arena.span(line(s)))
+    let command = Command(line: arena.span(line(s)))
     sessions[s].verb = command.verb
+    sessions[s].form = command.form
     sessions[s].argumentStart = Int32(command.argument.lowerBound)
     // Trailing white space is no part of the argument.
     sessions[s].lineCount = Int32(command.argument.upperBound)
@@ -201,7 +207,7 @@ extension Engine {
     case .http, .header: return note(.nonSMTP, i, now: now)
     case .tlsHello: return note(.tlsHello, i, now: now)
     case .binary, .socks: return note(.binary, i, now: now)
-    case .unknown, .lhlo, .turn, .atrn, .send: return note(.unknownCommand, i, now: now)
+    case .unknown, .lhlo, .turn, .atrn, .send, .soml, .saml: return note(.unknownCommand, i, now: now)
     case .data where hasMore(s): return note(.pipelining, i, now: now)
     case .mail, .rcpt, .data, .auth, .bdat: break
     case .rset, .noop, .vrfy, .expn, .help, .starttls, .xclient, .xforward, .etrn, .burl:
@@ -272,7 +278,7 @@ extension Engine {
       sessions[s].inputStart += sessions[s].lineConsumed
       leave(i, .bye, now: now, into: &effects)
     case .auth where role == .outbound: authenticate(i, now: now, into: &effects)
-    case .auth, .starttls, .bdat, .xclient, .xforward, .etrn, .atrn, .turn, .burl, .lhlo, .send:
+    case .auth, .starttls, .bdat, .xclient, .xforward, .etrn, .atrn, .turn, .burl, .lhlo, .send, .soml, .saml:
       answer(i, .notImplemented, now: now, into: &effects)
     case .http, .header, .tlsHello, .socks:
       // Another protocol: nothing that follows can be mail.
@@ -311,7 +317,7 @@ extension Engine {
     let host = policy.hostnameBytes
     let written = arena.append(into: room) { out in
       if extended {
-        offered.writeEHLOReply(hostname: host.span, into: &out)
+        _ = offered.writeEHLOReply(hostname: host.span, into: &out)
       } else {
         writeHELOReply(hostname: host.span, into: &out)
       }
@@ -324,11 +330,15 @@ extension Engine {
 
   /// What this listener's clients are offered: what Sluice carries of what the downstream offers.
   func offered(_ i: Int) -> Capabilities {
-    var own = Capabilities.carried
-    own.size = policy.session.messageBytes
+    var own = Capabilities()
+    own.keywords = [
+      .pipelining, .size, .eightBitMIME, .smtputf8, .dsn, .enhancedStatusCodes, .auth, .limits,
+    ]
+    own.sizeMax = policy.session.messageBytes
     own.recipientsMax = UInt32(clamping: policy.session.recipients)
+    let role = policy.role(ofListener: Int(connections[i].listener))
     return downstream.capabilities.offered(
-      by: own, withAuth: policy.role(ofListener: Int(connections[i].listener)) == .outbound)
+      by: own, role: role == .outbound ? .outbound : .inbound)
   }
 
   func isPrintable(_ region: Region) -> Bool {

@@ -156,8 +156,7 @@ extension Engine {
     let s = Int(connections[i].session)
     guard s >= 0, sessions[s].heloCount > 0 else { return nil }
     let name = arena.span(heloRegion(s).prefix(Int(sessions[s].heloCount)))
-    guard case .fullyQualified = HeloForm(name) else { return nil }
-    let domain = heloDomain(of: name)
+    guard let domain = heloDomain(name) else { return nil }
     return reputation.key(heloDomain: name.extracting(domain))
   }
 

@@ -158,6 +158,7 @@ struct Session: BitwiseCopyable, Sendable {
   var flags = SessionFlags()
   /// The command being dealt with, and how many input bytes it takes with its line end.
   var verb = Verb.unknown
+  var form = Command.Form.strict
   var argumentStart: Int32 = 0
   var lineCount: Int32 = 0
   var lineConsumed: Int32 = 0
@@ -174,8 +175,9 @@ struct Session: BitwiseCopyable, Sendable {
   var recipientCount: UInt8 = 0
   var lines = LineScanner()
   var data = EndOfDataScanner()
-  /// How many of the bytes in the input region are being forwarded (body only).
-  var relayCount: Int32 = 0
+  /// Which bytes of the input region are being forwarded (body only).
+  var relayStart: Int32 = 0
+  var relayEnd: Int32 = 0
   /// The most octets this message may have; 0 for any number.
   var sizeLimit: UInt64 = 0
   /// Octets of the message at which the deadline for more of it was last set.
@@ -184,6 +186,8 @@ struct Session: BitwiseCopyable, Sendable {
   var verdict = OwnReply.downstreamLost
   /// Whether the downstream's own verdict lies in the outbox already, to be sent after `swallow`.
   var hasVerdict = false
+  /// Whether a CR that ended the last piece of the message is held back until its LF has come.
+  var holdsCR = false
   var bytesIn: UInt64 = 0
   var bytesOut: UInt64 = 0
   var commands: UInt32 = 0

@@ -152,6 +152,8 @@ extension Engine {
     let line = wasChallenge ? self.line(s) : argument(s)
     let verb = sessions[s].verb
     let utf8 = sessions[s].flags.contains(.utf8)
+    // AUTH= is a claim about the sender that only a trusted peer may make (RFC 4954, 5): taken off.
+    let passing = downstream.capabilities.parameters(role: .inbound)
     let room = linkOut(l).from(Int(links[l].outEnd))
     let written = arena.transform(from: line, into: room) { bytes, out in
       if wasChallenge {
@@ -160,16 +162,16 @@ extension Engine {
       }
       switch verb {
       case .mail:
-        if let arguments = try? MailArguments(bytes) {
-          arguments.write(bytes, allowing: .carried, into: &out)
+        if case .parsed(let arguments) = MailArguments.parse(bytes) {
+          _ = writeMail(arguments, from: bytes, passing: passing, into: &out)
         }
       case .rcpt:
-        if let arguments = try? RcptArguments(bytes, utf8: utf8) {
-          arguments.write(bytes, allowing: .carried, into: &out)
+        if case .parsed(let arguments) = RcptArguments.parse(bytes, smtputf8: utf8) {
+          _ = writeRcpt(arguments, from: bytes, passing: passing, into: &out)
         }
-      case .data: writeWord("DATA", into: &out)
-      case .rset: writeWord("RSET", into: &out)
-      case .auth: writeCommand("AUTH", bytes, into: &out)
+      case .data: _ = writeCommand("DATA", Span(), into: &out)
+      case .rset: _ = writeCommand("RSET", Span(), into: &out)
+      case .auth: _ = writeCommand("AUTH", bytes, into: &out)
       default: break
       }
     }
@@ -188,13 +190,10 @@ extension Engine {
   }
 
   /// Forwards message bytes straight from the session's input region.
-  mutating func sendBody(
-    _ l: Int, _ piece: Region, now: Instant, into effects: inout EffectQueue
-  ) {
+  mutating func sendBody(_ l: Int, _ s: Int, now: Instant, into effects: inout EffectQueue) {
     links[l].sending = true
-    links[l].outStart = 0
-    links[l].outEnd = 0
     setLinkTimer(l, policy.timeouts.block, now: now)
+    let piece = input(s).prefix(Int(sessions[s].relayEnd)).from(Int(sessions[s].relayStart))
     effects.append(.send(slot(link: l), piece))
   }
 
@@ -205,14 +204,10 @@ extension Engine {
     let s = Int(links[l].session)
     if links[l].state == .body, s >= 0, sessions[s].flags.contains(.relaying) {
       let i = Int(sessions[s].owner)
-      links[l].outStart += Int32(count)
-      if links[l].outStart < sessions[s].relayCount {
-        links[l].sending = true
-        setLinkTimer(l, policy.timeouts.block, now: now)
-        let region = input(s).prefix(Int(sessions[s].relayCount)).from(Int(links[l].outStart))
-        effects.append(.send(slot(link: l), region))
+      sessions[s].relayStart += Int32(count)
+      if sessions[s].relayStart < sessions[s].relayEnd {
+        sendBody(l, s, now: now, into: &effects)
       } else {
-        links[l].outStart = 0
         bodyForwarded(i, now: now, into: &effects)
       }
       return
@@ -321,14 +316,14 @@ extension Engine {
       let name = heloRegion(s).prefix(Int(sessions[s].heloCount))
       let room = linkOut(l).from(Int(links[l].outEnd))
       let written = arena.transform(from: name, into: room) { bytes, out in
-        writeCommand(extended ? "EHLO" : "HELO", bytes, into: &out)
+        _ = writeCommand(extended ? "EHLO" : "HELO", bytes, into: &out)
       }
       links[l].outEnd += Int32(written)
       flushLink(l, into: &effects)
     } else {
       let host = policy.hostnameBytes
       write(l, into: &effects) { out in
-        writeCommand(extended ? "EHLO" : "HELO", host.span, into: &out)
+        _ = writeCommand(extended ? "EHLO" : "HELO", host.span, into: &out)
       }
     }
   }
@@ -676,7 +671,7 @@ extension Engine {
   private mutating func quitLink(_ l: Int, now: Instant, into effects: inout EffectQueue) {
     links[l].state = .quitting
     setLinkTimer(l, 5_000_000, now: now)
-    write(l, into: &effects) { out in writeWord("QUIT", into: &out) }
+    write(l, into: &effects) { out in _ = writeCommand("QUIT", Span(), into: &out) }
   }
 
   /// Lets go of a client's downstream connection: politely between commands, without a final dot in a

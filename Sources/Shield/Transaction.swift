@@ -22,26 +22,29 @@ extension Engine {
       return
     }
     sessions[s].flags.remove([.lost, .utf8])
-    let path: Region
-    do {
-      let arguments = try MailArguments(arena.span(argument(s)))
-      if let fault = unsupported(arguments.parameters, i) {
-        answer(i, fault, now: now, into: &effects)
-        return
-      }
-      let limit = offered(i).size
-      if arguments.size > 0 && limit > 0 && arguments.size > limit {
-        answer(i, .messageTooLarge, now: now, into: &effects)
-        return
-      }
-      if arguments.parameters.contains(.smtputf8) { sessions[s].flags.insert(.utf8) }
-      path = Region(
-        offset: argument(s).offset + arguments.path.lowerBound, count: arguments.path.count)
-    } catch {
-      answer(i, error.reply, now: now, into: &effects)
+    if sessions[s].form == .malformed {
+      answer(i, .mailSyntax, now: now, into: &effects)
       return
     }
-    sessions[s].senderCount = keep(path, in: senderRegion(s))
+    let arguments: MailArguments
+    switch MailArguments.parse(arena.span(argument(s))) {
+    case .fault(let fault):
+      answer(i, fault.reply, now: now, into: &effects)
+      return
+    case .parsed(let parsed): arguments = parsed
+    }
+    let offer = offered(i)
+    if isUnsupported(arguments.parameters, offer) {
+      answer(i, .unknownParameter, now: now, into: &effects)
+      return
+    }
+    let size = arguments.parameters.size
+    if size > 0 && offer.sizeMax > 0 && size > offer.sizeMax {
+      answer(i, .messageTooLarge, now: now, into: &effects)
+      return
+    }
+    if arguments.isSMTPUTF8 { sessions[s].flags.insert(.utf8) }
+    sessions[s].senderCount = keep(arguments.path, of: s, in: senderRegion(s))
     sessions[s].recipientCount = 0
     forward(i, now: now, into: &effects)
   }
@@ -56,48 +59,44 @@ extension Engine {
       answer(i, .mailFirst, now: now, into: &effects)
       return
     }
-    let limit = offered(i).recipientsMax
+    if sessions[s].form == .malformed {
+      answer(i, .rcptSyntax, now: now, into: &effects)
+      return
+    }
+    let offer = offered(i)
+    let limit = offer.recipientsMax
     if limit > 0 && sessions[s].acceptedRecipients >= limit {
       answer(i, .tooManyRecipients, now: now, into: &effects)
       return
     }
-    let path: Region
-    do {
-      let arguments = try RcptArguments(
-        arena.span(argument(s)), utf8: sessions[s].flags.contains(.utf8))
-      if let fault = unsupported(arguments.parameters, i) {
-        answer(i, fault, now: now, into: &effects)
-        return
-      }
-      path = Region(
-        offset: argument(s).offset + arguments.path.lowerBound, count: arguments.path.count)
-    } catch {
-      answer(i, error.reply, now: now, into: &effects)
+    let arguments: RcptArguments
+    let isUTF8 = sessions[s].flags.contains(.utf8)
+    switch RcptArguments.parse(arena.span(argument(s)), smtputf8: isUTF8) {
+    case .fault(let fault):
+      answer(i, fault.reply, now: now, into: &effects)
+      return
+    case .parsed(let parsed): arguments = parsed
+    }
+    if isUnsupported(arguments.parameters, offer) {
+      answer(i, .unknownParameter, now: now, into: &effects)
       return
     }
-    sessions[s].recipientCount = keep(path, in: recipientRegion(s))
+    sessions[s].recipientCount = keep(arguments.path, of: s, in: recipientRegion(s))
     forward(i, now: now, into: &effects)
   }
 
-  /// A parameter that the client used and was not offered is refused, never dropped: each changes what
-  /// the message means.
-  private func unsupported(_ used: ParameterSet, _ i: Int) -> OwnReply? {
-    let offered = offered(i).keywords
-    if used.contains(.body) && !offered.contains(.eightBitMIME) { return .unknownParameter }
-    if used.contains(.smtputf8) && !offered.contains(.smtputf8) { return .unknownParameter }
-    if !used.isDisjoint(with: [.ret, .envid, .notify, .orcpt]) && !offered.contains(.dsn) {
-      return .unknownParameter
-    }
-    if used.contains(.size) && !offered.contains(.size) { return .unknownParameter }
-    if !used.isDisjoint(with: [.requireTLS, .by, .holdFor, .holdUntil, .mtPriority]) {
-      return .unknownParameter
-    }
-    return nil
+  /// Whether the client used a parameter it was not offered. Such a one is refused, never dropped: each
+  /// changes what the message means. SIZE is ours to check, AUTH= is taken off.
+  private func isUnsupported(_ used: Parameters, _ offer: Capabilities) -> Bool {
+    let known = offer.parameters(role: .inbound).union([.size, .auth])
+    return !used.present.subtracting(known).isEmpty || used.body == .binaryMIME
   }
 
-  private mutating func keep(_ path: Region, in place: Region) -> UInt8 {
+  /// Keeps the beginning of a path for the log.
+  private mutating func keep(_ path: Range<Int>, of s: Int, in place: Region) -> UInt8 {
     let count = min(path.count, ClientText.each)
-    arena.move(path.prefix(count), to: place.offset)
+    arena.move(
+      Region(offset: argument(s).offset + path.lowerBound, count: count), to: place.offset)
     return UInt8(count)
   }
 
@@ -174,10 +173,11 @@ extension Engine {
     let s = Int(connections[i].session)
     sessions[s].inputStart = 0
     sessions[s].inputEnd = 0
-    sessions[s].lines = LineScanner(mode: policy.bareNewline == .normalize ? .normalize : .strict)
-    sessions[s].data = EndOfDataScanner(lineLimit: policy.session.textLineBytes)
+    sessions[s].lines.reset()
+    sessions[s].data = EndOfDataScanner(lineOctetsMax: policy.session.textLineBytes)
+    sessions[s].holdsCR = false
     sessions[s].deadlineMark = 0
-    sessions[s].sizeLimit = offered(i).size
+    sessions[s].sizeLimit = offered(i).sizeMax
     if policy.bareNewline == .normalize { sessions[s].flags.insert(.normalizing) }
     sessions[s].phase = .body
     flush(i, now: now, into: &effects)
@@ -189,11 +189,11 @@ extension Engine {
     let s = Int(connections[i].session)
     if sessions[s].flags.contains(.filling) || sessions[s].flags.contains(.relaying) { return }
     sessions[s].flags.remove(.paused)
-    var room = input(s)
+    // One byte in front is kept for a CR that was held back.
+    var room = input(s).from(1)
     if sessions[s].flags.contains(.normalizing) {
       // The last third receives; the rest holds the normalised text, which is at most twice as long.
-      let third = room.count / 3 - 8
-      room = room.from(room.count - third)
+      room = normalizingInput(s)
     }
     if let credit = credit(i, now: now), credit < room.count {
       if credit < 1 {
@@ -249,31 +249,37 @@ extension Engine {
       normalizeBody(i, count, now: now, into: &effects)
       return
     }
-    let bytes = region.prefix(count)
     var data = sessions[s].data
-    let step = data.scan(arena.span(bytes))
+    let step = data.scan(arena.span(region.from(1).prefix(count)))
     sessions[s].data = data
+    let start = sessions[s].holdsCR ? 0 : 1
+    if start == 0 { arena[region.offset] = carriageReturn }
+    sessions[s].holdsCR = false
     switch step {
-    case .body: bodyPiece(i, bytes, ends: nil, of: count, now: now, into: &effects)
+    case .body:
+      // A CR at the end stays here until its LF has come: no bare CR ever goes downstream.
+      sessions[s].holdsCR = data.endsInCR
+      let end = 1 + count - (data.endsInCR ? 1 : 0)
+      bodyPiece(i, start..<max(end, start), ends: false, now: now, into: &effects)
     case .end(let length):
-      bodyPiece(i, region.prefix(length), ends: length, of: count, now: now, into: &effects)
-    case .fault(let kind, _): bodyFault(i, kind, now: now, into: &effects)
+      sessions[s].inputStart = Int32(1 + length)
+      sessions[s].inputEnd = Int32(1 + count)
+      bodyPiece(i, start..<(1 + length), ends: true, now: now, into: &effects)
+    case .fault(let fault, _): bodyFault(i, fault, now: now, into: &effects)
     }
   }
 
   /// A piece of message, ready to go on.
   ///
   /// - Parameters:
-  ///   - ends: where in the input region the bytes after the end of the message begin, if it ended.
+  ///   - piece: where in the input region it is.
+  ///   - ends: whether the message ends with it.
   private mutating func bodyPiece(
-    _ i: Int, _ piece: Region, ends: Int?, of count: Int, now: Instant,
-    into effects: inout EffectQueue
+    _ i: Int, _ piece: Range<Int>, ends: Bool, now: Instant, into effects: inout EffectQueue
   ) {
     let s = Int(connections[i].session)
-    if let ends {
+    if ends {
       sessions[s].flags.insert(.dotSeen)
-      sessions[s].inputStart = Int32(ends)
-      sessions[s].inputEnd = Int32(count)
       wheel.cancel(i)
     }
     let limit = sessions[s].sizeLimit
@@ -289,9 +295,14 @@ extension Engine {
       goOnSwallowing(i, now: now, into: &effects)
       return
     }
+    if piece.isEmpty {
+      readBody(i, now: now, into: &effects)
+      return
+    }
     sessions[s].flags.insert(.relaying)
-    sessions[s].relayCount = Int32(piece.count)
-    sendBody(l, piece, now: now, into: &effects)
+    sessions[s].relayStart = Int32(piece.lowerBound)
+    sessions[s].relayEnd = Int32(piece.upperBound)
+    sendBody(l, s, now: now, into: &effects)
   }
 
   /// The bytes of a message that were being forwarded are out.
@@ -308,10 +319,10 @@ extension Engine {
   }
 
   private mutating func bodyFault(
-    _ i: Int, _ kind: DataFault, now: Instant, into effects: inout EffectQueue
+    _ i: Int, _ fault: BodyFault, now: Instant, into effects: inout EffectQueue
   ) {
     counters.protocolFaults += 1
-    switch kind {
+    switch fault {
     case .bareLF, .bareCR:
       note(.bareNewline, i, now: now)
       leave(i, .bareNewline, now: now, into: &effects)
@@ -322,34 +333,39 @@ extension Engine {
     }
   }
 
-  /// Message bytes in normalising mode: received in the last third of the input region, written with
-  /// every bare LF made CRLF into the first two.
+  /// Where message bytes arrive in normalising mode: the last third of the input region, so that the rest
+  /// takes what they become, which is at most twice as long and a few bytes more.
+  private func normalizingInput(_ s: Int) -> Region {
+    let region = input(s)
+    return region.from(region.count - (region.count / 3 - 8))
+  }
+
+  /// Message bytes in normalising mode: every bare LF becomes CRLF on the way to the front.
   private mutating func normalizeBody(
     _ i: Int, _ count: Int, now: Instant, into effects: inout EffectQueue
   ) {
     let s = Int(connections[i].session)
     let region = input(s)
-    let third = region.count / 3 - 8
-    let source = Region(offset: region.offset + region.count - third, count: count)
-    var kept = sessions[s].data
-    var step = NormalizeStep.more(consumed: 0)
-    let target = region.prefix(region.count - third)
+    let arrival = normalizingInput(s)
+    let source = arrival.prefix(count)
+    let target = region.prefix(arrival.offset - region.offset)
+    var data = sessions[s].data
+    var step = NormalizeStep.body
     let written = arena.transform(from: source, into: target) { input, out in
-      step = kept.normalize(input, into: &out)
+      step = data.normalize(input, into: &out)
     }
-    sessions[s].data = kept
-    let piece = region.prefix(written)
+    sessions[s].data = data
     switch step {
-    case .more(let consumed):
-      invariant(consumed == count, "normalised text did not fit twice its length")
-      bodyPiece(i, piece, ends: nil, of: count, now: now, into: &effects)
+    case .body: bodyPiece(i, 0..<written, ends: false, now: now, into: &effects)
+    case .full: invariantFailed("normalised text did not fit twice its length")
     case .end(let consumed):
       // What follows the end of the message is moved to stand behind it.
       let rest = source.from(consumed)
       arena.move(rest, to: region.offset + written)
-      bodyPiece(
-        i, piece, ends: written, of: written + rest.count, now: now, into: &effects)
-    case .fault(let kind, _): bodyFault(i, kind, now: now, into: &effects)
+      sessions[s].inputStart = Int32(written)
+      sessions[s].inputEnd = Int32(written + rest.count)
+      bodyPiece(i, 0..<written, ends: true, now: now, into: &effects)
+    case .fault(let fault, _): bodyFault(i, fault, now: now, into: &effects)
     }
   }
 

@@ -64,8 +64,11 @@ package func invariant(
   if !condition { invariantFailed(sentence(), file: file, line: line) }
 }
 
+/// The same where reaching the place is the broken invariant.
 @usableFromInline
 @inline(never)
-package func invariantFailed(_ sentence: String, file: StaticString, line: UInt) -> Never {
+package func invariantFailed(
+  _ sentence: String, file: StaticString = #fileID, line: UInt = #line
+) -> Never {
   fatalError("broken invariant: \(sentence)", file: file, line: line)
 }
