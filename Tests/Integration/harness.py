@@ -722,6 +722,7 @@ mydestination =
 mynetworks = 192.0.2.1/32
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
+local_header_rewrite_clients =
 alias_maps =
 virtual_mailbox_domains = example.com
 virtual_mailbox_maps = static:box/

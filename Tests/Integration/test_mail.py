@@ -25,13 +25,15 @@ def letter(number, size=None, rng=None):
     rng = rng or random.Random(number)
     lines = [f"Subject: letter {number}", f"Message-ID: <{number}@client.example>", ""]
     goal = size or rng.randint(200, 6_000)
-    while sum(map(len, lines)) < goal:
+    length = 0
+    while length < goal:
         lines.append(
             rng.choice(
                 [".", "..", ". dot", ".." + "x" * rng.randint(0, 40), "", "-- ", "From here",
                  "y" * rng.randint(1, 990), "caf\u00e9 \u20ac", "\t tab ", " " * rng.randint(1, 5)]
             )
         )
+        length += len(lines[-1]) + 2
     return ("\r\n".join(lines) + "\r\nend\r\n").encode()
 
 

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator's side: reload, drain, stop, checks, exit codes; and room for very many silent peers."""
+
+import ctypes
+import re
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from conftest import need
+from harness import ACCESS, DIRECT, NO_DELAYS, SLUICE, Closed, Dialogue, in_parallel, smtp_source, source
+
+pytestmark = pytest.mark.skipif(DIRECT, reason="there is no shield to control")
+
+
+def sluice(*arguments, **options):
+    return subprocess.run([SLUICE, *arguments], capture_output=True, timeout=30, text=True, **options)
+
+
+def test_sighup_with_a_broken_table_under_load_loses_nothing_and_keeps_the_old_table(sink, shield):
+    need("smtp-source")
+    box = sink(store=False)
+    front = shield(box, {"delays": NO_DELAYS, "workers": 2})
+    stop = threading.Event()
+
+    def refused():
+        with front.dialogue("127.66.0.1") as client:
+            try:
+                return client.reply().code >= 500
+            except Closed:
+                return True
+
+    def disturb():
+        rounds = 0
+        while not stop.is_set():
+            front.access.write_text(ACCESS + "127.0.0.0/8 trsted\n300.1.2.3 bad\n127.66.0.0/40 dunno\n")
+            front.signal(signal.SIGHUP)
+            rounds += 1
+            time.sleep(0.1)
+            assert refused(), "the old table is gone"
+        return rounds
+
+    def load():
+        try:
+            smtp_source(front.port, 3000, 1024, sessions=20)
+            smtp_source(front.port, 3000, 1024, sessions=20, reuse=True)
+        finally:
+            stop.set()
+
+    _, rounds = in_parallel(load, disturb)
+    assert rounds >= 1
+    assert box.counts()["messages"] == 6000
+    log = front.log
+    # Where, what the line says, why.
+    assert re.search(r"access\.cidr:\d+:\d+", log), log[-2000:]
+    assert "trsted" in log
+
+    front.access.write_text(ACCESS.replace("127.66.0.0/16 reject", "127.66.0.0/16 trusted"))
+    front.reload()
+    assert not refused(), "the good table did not come into force"
+
+
+def test_sighup_with_a_broken_configuration_keeps_the_old_one(sink, shield):
+    box = sink(store=False)
+    front = shield(box, {"delays": NO_DELAYS})
+    good = front.config.read_text()
+    front.config.write_text(good.replace("hostname: mx.sluice.example", "hostnme: other.example"))
+    said = front.reload()
+    assert "hostnme" in said or "hostname" in said, said
+    with front.dialogue() as client:
+        assert "mx.sluice.example" in client.expect(220).lines[0]
+        client.hello()
+        assert client.deliver().code == 250
+
+
+def test_sighup_brings_new_delays_into_force_for_new_sessions(sink, shield):
+    box = sink(store=False)
+    front = shield(box, {"delays": NO_DELAYS})
+    with front.dialogue(source(1, 200)) as client:
+        assert client.expect(220).at < 0.3
+        front.settings["delays"]["banner"] = {"clean": "2s", "suspicious": "2s", "bad": "1s"}
+        front.write_config()
+        front.reload()
+        client.hello()
+    with front.dialogue(source(1, 201)) as client:
+        assert 1.7 < client.expect(220).at < 2.4
+
+
+def test_sigterm_lets_transactions_finish_sends_421_to_the_idle_and_exits_0(sink, shield):
+    box = sink()
+    front = shield(box, {"delays": NO_DELAYS})
+    with front.dialogue() as busy, front.dialogue("127.0.0.2") as idle, front.dialogue("127.0.0.3") as fresh:
+        busy.greet()
+        busy.open_data()
+        busy.send(b"Subject: x\r\n\r\nfirst half\r\n")
+        idle.greet()
+        fresh.expect(220)
+        front.signal(signal.SIGTERM)
+        idle.expect(421, "4.3.2", timeout=5)
+        assert idle.until_closed() == b""
+        fresh.expect(421, "4.3.2", timeout=5)
+        with pytest.raises(ConnectionError):
+            Dialogue(front.port)
+        time.sleep(1)
+        busy.send(b"second half\r\n.\r\n")
+        busy.expect(250)
+        program = front.program
+        assert program.wait(10) == 0
+    [(_, body)] = box.messages()
+    assert body.endswith(b"second half\r\n")
+
+
+def test_sigint_stops_at_once_even_with_sessions_open(sink, shield):
+    box = sink(store=False)
+    front = shield(box)
+    with front.dialogue() as busy, front.dialogue(source(2, 210)):
+        busy.greet()
+        busy.open_data()
+        front.signal(signal.SIGINT)
+        assert front.program.wait(3) == 0
+    assert box.counts()["messages"] == 0
+
+
+def test_usr2_writes_one_screen_of_statistics(sink, shield):
+    box = sink(store=False)
+    front = shield(box)
+    with front.dialogue() as client:
+        client.greet()
+        client.deliver()
+    before = len(front.program.lines)
+    front.signal(signal.SIGUSR2)
+    time.sleep(0.5)
+    lines = front.program.lines[before:]
+    assert 1 <= len(lines) <= 60, lines
+
+
+def test_check_says_yes_to_a_good_configuration(sink, shield):
+    front = shield(2600, start=False)
+    done = sluice("check", "--config", str(front.config))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (("hostname:", "hostnme:"), "hostname"),
+        (("mode: enforce", "mode: enforced"), "enforce"),
+        (("workers: 1", "workers: many"), "workers"),
+        (("role: inbound", "role: inward"), "inbound"),
+        (("probe_every: 1s", "probe_every: soon"), "probe_every"),
+    ],
+)
+def test_check_and_serve_name_the_place_of_an_error_and_exit_78(shield, change, expected):
+    front = shield(2600, start=False)
+    text = front.config.read_text()
+    assert change[0] in text
+    front.config.write_text(text.replace(*change))
+    for command in ("check", "serve"):
+        done = sluice(command, "--config", str(front.config))
+        said = done.stdout + done.stderr
+        assert done.returncode == 78, (command, done.returncode, said)
+        assert re.search(r"sluice\.yaml:\d+:\d+", said) and expected in said, said
+
+
+def test_check_tells_all_that_is_wrong_at_once(shield):
+    front = shield(2600, start=False)
+    text = front.config.read_text().replace("mode: enforce", "mode: maybe").replace("workers: 1", "wrkers: 1")
+    front.config.write_text(text)
+    front.access.write_text("10.0.0.1/8 trusted\n10.0.0.0/8 trusted\n10.1.0.0/16 bad\n")
+    done = sluice("check", "--config", str(front.config))
+    said = done.stdout + done.stderr
+    assert done.returncode == 78
+    for word in ("maybe", "wrkers", "access.cidr:1"):
+        assert word in said, said
+    front.config.write_text(text.replace("mode: maybe", "mode: observe").replace("wrkers", "workers"))
+    front.access.write_text("10.0.0.0/8 trusted\n10.1.0.0/16 bad\n")
+    done = sluice("check", "--config", str(front.config))
+    said = done.stdout + done.stderr
+    assert done.returncode == 0 and "can never match" in said and "access.cidr:2" in said, said
+
+
+def test_a_configuration_that_is_not_there_is_told_so(tmp_path):
+    for command in ("check", "serve"):
+        done = sluice(command, "--config", str(tmp_path / "none.yaml"))
+        assert done.returncode in (66, 78) and "none.yaml" in done.stdout + done.stderr
+
+
+def test_wrong_usage_exits_64():
+    assert sluice("serve", "--no-such-option").returncode == 64
+    assert sluice("no-such-command").returncode == 64
+
+
+def test_explain_names_the_rule_the_tier_and_the_delays(shield):
+    front = shield(2600, start=False, rates="127.4.0.0/24 bytes=32k/s per=/32 over=slow\n")
+    for address, words in (
+        ("127.2.7.7", ("access.cidr:3", "T2", "22")),
+        ("127.0.0.1", ("access.cidr:2", "T0")),
+        ("127.4.0.9", ("rates.cidr:1", "T1", "4")),
+        ("2001:db8::1", ("T1",)),
+    ):
+        done = sluice("explain", address, "--config", str(front.config))
+        assert done.returncode == 0, done.stderr
+        for word in words:
+            assert word in done.stdout, (address, word, done.stdout)
+    assert sluice("explain", "not-an-address", "--config", str(front.config)).returncode != 0
+
+
+def without_io_uring():
+    """In the child: io_uring_setup gives EPERM, as under a container's seccomp profile."""
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+    # BPF: load the system call's number; 425 is io_uring_setup on every architecture.
+    rules = struct.pack("HBBI", 0x20, 0, 0, 0)
+    rules += struct.pack("HBBI", 0x15, 0, 1, 425)
+    rules += struct.pack("HBBI", 0x06, 0, 0, 0x0005_0000 | 1)
+    rules += struct.pack("HBBI", 0x06, 0, 0, 0x7FFF_0000)
+    code = ctypes.create_string_buffer(rules, len(rules))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(38, 1, 0, 0, 0)
+    program = Program(4, ctypes.cast(code, ctypes.c_void_p))
+    if libc.prctl(22, 2, ctypes.byref(program), 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's")
+def test_without_io_uring_it_says_why_and_exits_69(shield):
+    front = shield(2600, start=False)
+    done = sluice("serve", "--config", str(front.config), preexec_fn=without_io_uring)
+    assert done.returncode == 69, (done.returncode, done.stderr)
+    assert "io_uring" in done.stderr and re.search("seccomp|sysctl|kernel", done.stderr), done.stderr
+
+
+def test_a_port_that_is_taken_is_told_so(shield):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        front = shield(2600, start=False)
+        port = other.getsockname()[1]
+        front.settings["listeners"] = [{"address": f"127.0.0.1:{port}", "role": "inbound"}]
+        front.write_config()
+        done = sluice("serve", "--config", str(front.config))
+        assert done.returncode in (69, 71) and str(port) in done.stderr, (done.returncode, done.stderr)
+
+
+def test_it_starts_from_options_alone(sink):
+    from harness import Program, free_port
+
+    box = sink(store=False)
+    port = free_port()
+    program = Program(
+        [SLUICE, "serve", "--listen", f"127.0.0.1:{port}", "--downstream", f"127.0.0.1:{box.port}"])
+    try:
+        program.wait_for("sluice ready")
+        # Ships observing: nobody waits.
+        with Dialogue(port, source(1, 220)) as client:
+            assert client.expect(220).at < 0.3
+            client.hello()
+            assert client.deliver().code == 250
+            client.command("QUIT", 221)
+        program.signal(signal.SIGTERM)
+        assert program.wait(10) == 0
+    finally:
+        program.kill()
+
+
+def test_2000_silent_connections_are_held_while_mail_flows(sink, shield):
+    need("smtp-source")
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2200:
+        pytest.skip("fewer than 2,200 descriptors are allowed here")
+    box = sink(store=False)
+    front = shield(
+        box,
+        {
+            "limits": {"connections": 4000},
+            "tarpit": {"sessions_per_source": 5},
+            "delays": {"banner": {"bad": "60s"}},
+        },
+    )
+    # Bad, suspicious and unknown ones, each from an address of its own.
+    held = [Dialogue(front.port, f"127.{1 + n % 3}.{230 + n // 750}.{1 + n // 3 % 250}") for n in range(2000)]
+    try:
+        started = time.monotonic()
+        smtp_source(front.port, 1000, 1024, sessions=20)
+        took = time.monotonic() - started
+        assert box.counts()["messages"] == 1000
+        # T1 wait 4 s, T2 22 s; all are still there.
+        time.sleep(max(0, 5 - (time.monotonic() - started)))
+        closed = sum(not client.still_open(0.001) for client in held)
+        banners = sum(b"220" in client.waiting for client in held[0::3])
+        print(f"1,000 messages in {took:.1f} s beside 2,000 silent peers")
+        assert closed == 0, f"{closed} were let go"
+        assert banners == len(held[0::3]), banners
+        assert not any(client.waiting for client in held[1::3]), "a T2 banner before its time"
+    finally:
+        for client in held:
+            client.close()
