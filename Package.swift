@@ -62,10 +62,11 @@ let package = Package(
     .testTarget(name: "SMTPTests", dependencies: ["SMTP", "Structures"], swiftSettings: dialect),
     .testTarget(
       name: "FlowTests", dependencies: ["Flow", "Structures"], swiftSettings: dialect),
+    .target(name: "CAllocations", path: "Tests/CAllocations"),
     .testTarget(
       name: "ShieldTests",
       dependencies: [
-        "Shield", "Simulator", "SMTP", "Flow", "Suspicion", "Reputation", "Structures",
+        "CAllocations", "Shield", "Simulator", "SMTP", "Flow", "Suspicion", "Reputation", "Structures",
       ], swiftSettings: dialect),
     .testTarget(
       name: "DialogueTests",

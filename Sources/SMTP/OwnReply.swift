@@ -9,7 +9,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case unknownCommand, notImplemented, badSequence, heloFirst, nestedMail, mailFirst, heloSyntax
   case mailSyntax, rcptSyntax, badPathSyntax, badSenderAddress, badRecipientAddress, noArgument, badParameter
   case unknownParameter, needsSMTPUTF8, messageTooLarge, tooManyRecipients, noValidRecipients
-  case dataTooEarly, bareNewline, badSyntaxClosing, commandTooLong, commandTooLongForDownstream
+  case dataTooEarly, bareNewline, badSyntaxClosing, commandTooLong
   case nulInMessage, textLineTooLong, notSMTP
   case tooManyCommands, tooManyErrors, sessionTooLong, timeout, shuttingDown
   case messageRate, recipientRate, rateRefused
@@ -46,8 +46,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .dataTooEarly: (554, "5.5.0 Message sent before 354: improper use of pipelining")
     case .bareNewline: (521, "5.5.2 Bare <CR> or <LF> received: lines end in <CR><LF>")
     case .badSyntaxClosing: (500, "5.5.2 Bad syntax, closing connection")
-    case .commandTooLong: (500, "5.5.2 Line too long, closing connection")
-    case .commandTooLongForDownstream: (500, "5.5.2 Line too long")
+    case .commandTooLong: (500, "5.5.2 Line too long")
     case .nulInMessage: (554, "5.6.0 Message holds a NUL octet")
     case .textLineTooLong: (554, "5.6.0 Message holds a line that is too long")
     case .notSMTP: (521, "5.5.1 This is not SMTP, closing connection")

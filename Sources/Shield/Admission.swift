@@ -78,6 +78,7 @@ extension Engine {
     let generation = connections[i].generation
     connections[i] = Connection()
     connections[i].generation = generation
+    connections[i].state = .waiting
     connections[i].address = peer.address
     connections[i].port = peer.port
     connections[i].listener = peer.listener
@@ -121,7 +122,6 @@ extension Engine {
       sendBanner(i, now: now, into: &effects)
     } else {
       if least > 0 { connections[i].flags.insert(.overRate) }
-      connections[i].state = .waiting
       wheel.set(i, at: now + .microseconds(wait))
       effects.append(.listen(slot(client: i), limit: 512))
     }
@@ -188,7 +188,8 @@ extension Engine {
   }
 
   var commandTimeout: Int64 {
-    isUnderStress ? policy.timeouts.commandUnderStress : policy.timeouts.command
+    isUnderStress
+      ? min(policy.timeouts.commandUnderStress, policy.timeouts.command) : policy.timeouts.command
   }
 
   /// Bytes before the banner: a bot, or a policy that only looks.
@@ -387,7 +388,10 @@ extension Engine {
   mutating func clientTimer(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     if isDraining {
       switch connections[i].state {
-      case .waiting, .idle, .dripping, .pit:
+      case .dripping, .pit:
+        shed(i, now: now, into: &effects)
+        return
+      case .waiting, .idle:
         refuse(i, .shed, now: now, into: &effects)
         return
       case .talking where isBetweenMessages(i):

@@ -66,6 +66,7 @@ extension Engine {
       let start = Int(sessions[s].inputStart)
       let region = Region(
         offset: input(s).offset + start, count: Int(sessions[s].inputEnd) - start)
+      if sessions[s].flags.contains(.skipping) && !skipLine(s, region) { continue }
       var lines = sessions[s].lines
       let step = lines.next(in: arena.span(region), limit: policy.session.commandBytes - 2)
       sessions[s].lines = lines
@@ -93,8 +94,11 @@ extension Engine {
         return
       case .tooLong:
         counters.protocolFaults += 1
-        note(.commandFlood, i, now: now)
-        leave(i, .commandTooLong, now: now, into: &effects)
+        wheel.cancel(i)
+        sessions[s].verb = .unknown
+        sessions[s].lineConsumed = 0
+        sessions[s].flags.insert(.skipping)
+        answer(i, .commandTooLong, now: now, into: &effects)
       case .bareLF, .bareCR:
         counters.protocolFaults += 1
         note(.bareNewline, i, now: now)
@@ -111,6 +115,28 @@ extension Engine {
       }
     }
     if connections[i].state == .talking { flush(i, now: now, into: &effects) }
+  }
+
+  /// Throws away the rest of a line that was too long.
+  ///
+  /// - Returns: whether its end was reached; if so the loop goes on with what stands behind it, and if not
+  ///   the buffer is empty now.
+  private mutating func skipLine(_ s: Int, _ region: Region) -> Bool {
+    if region.count == 0 { return true }
+    let end = lineEnd(in: region)
+    let isWhole = end < region.count
+    sessions[s].inputStart += Int32(isWhole ? end + 1 : end)
+    if isWhole { sessions[s].flags.remove(.skipping) }
+    sessions[s].lines.reset()
+    return false
+  }
+
+  /// The place of the first LF in a region, or its length.
+  private func lineEnd(in region: Region) -> Int {
+    let bytes = arena.span(region)
+    var end = 0
+    while end < bytes.count && bytes[end] != lineFeed { end += 1 }
+    return end
   }
 
   /// The bytes of the line being dealt with.
@@ -200,6 +226,8 @@ extension Engine {
     let s = Int(connections[i].session)
     switch sessions[s].verb {
     case .ehlo, .helo:
+      takeName(s)
+      recognizePool(i, now: now)
       // RFC 2920, 3.1: EHLO must be the last command of a group, its answer says what may follow.
       var bad = hasMore(s) && note(.pipelining, i, now: now)
       if let signal = heloSignal(i) { bad = note(signal, i, now: now) || bad }
@@ -297,17 +325,13 @@ extension Engine {
 
   private mutating func hello(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
-    let name = argument(s)
-    if name.count == 0 || name.count > 255 || !isPrintable(name) || hasSpace(name) {
+    if !isName(argument(s)) {
       answer(i, .heloSyntax, now: now, into: &effects)
       return
     }
     // RFC 5321, 4.1.4: a second EHLO is a reset. The downstream was told the first name.
     resetTransaction(i)
     dropLink(of: i, now: now, into: &effects)
-    arena.move(name, to: heloRegion(s).offset)
-    sessions[s].heloCount = UInt8(name.count)
-    recognizePool(i, now: now)
     sessions[s].flags.insert(.greeted)
     sessions[s].flags.remove(.authenticated)
     let extended = sessions[s].verb == .ehlo
@@ -326,6 +350,18 @@ extension Engine {
     sessions[s].lastReply = 250
     tally(s, good: true)
     finish(i)
+  }
+
+  private func isName(_ name: Region) -> Bool {
+    name.count > 0 && name.count <= 255 && isPrintable(name) && !hasSpace(name)
+  }
+
+  /// Keeps the name a client greets with: for its reputation, the log, and the downstream.
+  private mutating func takeName(_ s: Int) {
+    let name = argument(s)
+    guard isName(name) else { return }
+    arena.move(name, to: heloRegion(s).offset)
+    sessions[s].heloCount = UInt8(name.count)
   }
 
   /// What this listener's clients are offered: what Sluice carries of what the downstream offers.
@@ -529,9 +565,8 @@ extension Engine {
   private func hasWholeLineAhead(_ s: Int) -> Bool {
     let start = Int(sessions[s].inputStart + sessions[s].lineConsumed)
     let count = Int(sessions[s].inputEnd) - start
-    let bytes = arena.span(Region(offset: input(s).offset + start, count: max(count, 0)))
-    for k in 0..<bytes.count where bytes[k] == UInt8(ascii: "\n") { return true }
-    return false
+    let ahead = Region(offset: input(s).offset + start, count: max(count, 0))
+    return lineEnd(in: ahead) < ahead.count
   }
 
   /// All a client said is answered and nothing more will come: the end, after what is still to be sent.

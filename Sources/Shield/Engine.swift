@@ -192,6 +192,7 @@ package struct Engine: ~Copyable {
       let l = index - limits.connections
       let generation = (links[l].generation + 1) & 0xFF_FFFF
       let s = Int(links[l].pinned)
+      if links[l].isProbe { downstream.isProbing = false }
       links[l] = Link()
       links[l].generation = generation
       linkIndexes.release(l)

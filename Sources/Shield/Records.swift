@@ -111,7 +111,7 @@ enum Phase: UInt8, BitwiseCopyable, Sendable {
 
 /// What of the conversation lies behind us.
 struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
-  let rawValue: UInt16
+  let rawValue: UInt32
   /// HELO or EHLO was accepted.
   static let greeted = SessionFlags(rawValue: 1)
   /// It was EHLO.
@@ -144,6 +144,8 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let authenticating = SessionFlags(rawValue: 16_384)
   /// Bare line feeds of this message are being normalised.
   static let normalizing = SessionFlags(rawValue: 32_768)
+  /// The rest of a line that was too long is being thrown away.
+  static let skipping = SessionFlags(rawValue: 65_536)
 }
 
 /// A talking client: what is leased from its first command on.
@@ -232,7 +234,8 @@ struct Link: BitwiseCopyable, Sendable {
   var session: Int32 = -1
   /// The session from whose memory it is still sending while it closes, or -1.
   var pinned: Int32 = -1
-  var server: Int32 = 0
+  /// Made to ask what the downstream offers; it serves no session.
+  var isProbe = false
   var sending = false
   var outStart: Int32 = 0
   var outEnd: Int32 = 0

@@ -23,6 +23,8 @@ struct Downstream: Sendable {
   /// How often it is asked again, in microseconds.
   var probeEvery: Int64 = 60_000_000
   var nextProbe = Instant.origin
+  /// A probe is under way; there is never more than one.
+  var isProbing = false
   /// How long to wait after a failed probe.
   static let probeRetry: Int64 = 5_000_000
 }
@@ -70,6 +72,7 @@ extension Engine {
     links[l] = Link()
     links[l].generation = generation
     links[l].session = Int32(s)
+    links[l].isProbe = s < 0
     links[l].state = .connecting
     counters.linksOpened += 1
     setLinkTimer(l, policy.timeouts.connect, now: now)
@@ -85,8 +88,8 @@ extension Engine {
   mutating func keepProbing(now: Instant, into effects: inout EffectQueue) {
     guard now >= downstream.nextProbe else { return }
     downstream.nextProbe = now + .microseconds(downstream.probeEvery)
-    if isDraining { return }
-    _ = openLink(for: -1, now: now, into: &effects)
+    if isDraining || downstream.isProbing { return }
+    downstream.isProbing = openLink(for: -1, now: now, into: &effects) != nil
   }
 
   mutating func linkConnected(_ l: Int, now: Instant, into effects: inout EffectQueue) {
@@ -178,7 +181,7 @@ extension Engine {
     if written == 0 {
       // It passed every check and yet cannot be said: too long for the downstream.
       links[l].state = .ready
-      answer(i, .commandTooLongForDownstream, now: now, into: &effects)
+      answer(i, .commandTooLong, now: now, into: &effects)
       return
     }
     links[l].outEnd += Int32(written)
@@ -399,8 +402,8 @@ extension Engine {
     let rightClass =
       switch verb {
       case .data: code == 354 || code >= 400
-      case .auth: code == 334 || code / 100 == 2 || code >= 400
-      default: code / 100 == 2 || code >= 400
+      case .auth: code == 334 || code == 235 || code >= 400
+      default: isSuccess(code) || code >= 400
       }
     guard rightClass else {
       linkFailed(l, .wrongClass, now: now, into: &effects)
@@ -468,6 +471,10 @@ extension Engine {
     releaseReply(i, now: now, into: &effects)
     if connections[i].state == .talking { work(i, now: now, into: &effects) }
   }
+
+  /// Whether a reply says that a command about mail was carried out: 250 and 251 (RFC 5321, 4.3.2), and
+  /// what else begins with 25. A 220 or 221 here is the answer to something else.
+  private func isSuccess(_ code: UInt16) -> Bool { code / 10 == 25 }
 
   /// A recipient was refused: counts it, and says how long its reply is held.
   private mutating func recipientRejected(_ i: Int, _ code: UInt16, now: Instant) -> Int64 {
@@ -546,12 +553,12 @@ extension Engine {
       return
     }
     let i = Int(sessions[s].owner)
-    guard code / 100 == 2 || code >= 400 else {
+    guard isSuccess(code) || code >= 400 else {
       linkFailed(l, .wrongClass, now: now, into: &effects)
       return
     }
     sessions[s].verb = .data
-    if code / 100 == 2 {
+    if isSuccess(code) {
       counters.messages += 1
       counters.messageBytes += sessions[s].data.octets
       sessions[s].messages += 1

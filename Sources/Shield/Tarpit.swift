@@ -80,7 +80,7 @@ extension Engine {
         entry.subject = .slots
         journal.append(entry)
       }
-      refuse(i, .shed, now: now, into: &effects)
+      shed(i, now: now, into: &effects)
       return
     }
     guard connections[i].state == .dripping else {
@@ -102,6 +102,16 @@ extension Engine {
       beginDraining(i, now: now, into: &effects)
     } else {
       answerNext(i, now: now, into: &effects)
+    }
+  }
+
+  /// Tells a peer in the tarpit to go. Within a reply there is no room for another one: then it is cut off.
+  mutating func shed(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    if connections[i].state == .dripping && connections[i].position > 0 {
+      counters.shed += 1
+      close(i, now: now, into: &effects)
+    } else {
+      refuse(i, .shed, now: now, into: &effects)
     }
   }
 

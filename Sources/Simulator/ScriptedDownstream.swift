@@ -52,7 +52,11 @@ package struct ScriptedDownstream: Sendable {
     return [answer("connect", otherwise: .reply("220 inner.test ESMTP"), id)]
   }
 
-  package mutating func forget(_ id: Int) { connections[id] = nil }
+  /// The connection is gone; what it left unfinished is looked at too.
+  package mutating func forget(_ id: Int) {
+    if let connection = connections[id], connection.inBody { countBreaches(connection.buffer) }
+    connections[id] = nil
+  }
 
   package func knows(_ id: Int) -> Bool { connections[id] != nil }
 

@@ -1,5 +1,5 @@
-package import Flow
 // SPDX-License-Identifier: Apache-2.0
+package import Flow
 import Foundation
 package import Shield
 package import Structures

@@ -169,7 +169,10 @@ extension ConfigurationReader {
           "holding for a shorter time comes first, sending away second"
         ))
     }
-    if policy.timeouts.commandUnderStress > policy.timeouts.command {
+    // Only where it was written: the shipped one gives way to a shorter `command` by itself.
+    if policy.timeouts.commandUnderStress > policy.timeouts.command,
+      places["timeouts.command_under_stress"] != nil
+    {
       found.append(
         (
           .error, place("timeouts.command_under_stress", "timeouts.command"),

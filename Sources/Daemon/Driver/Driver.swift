@@ -198,10 +198,11 @@ package struct Driver: ~Copyable {
   private mutating func accepted(_ completion: Completion, now: Instant) {
     let number = Int(completion.token.index)
     if !completion.hasMore && acceptAgainAt[number] == 0 {
-      let exhausted = completion.result == -EMFILE || completion.result == -ENFILE
-      // Out of descriptors: what waits in the backlog can wait a little longer.
-      if exhausted {
+      if completion.result == -EMFILE || completion.result == -ENFILE {
         counters.descriptorsExhausted += 1
+      }
+      // Out of descriptors, or shut: what waits in the backlog can wait a little longer.
+      if completion.result < 0 {
         acceptAgainAt[number] = now.microseconds + Driver.rest
       } else {
         acceptOn(number)

@@ -110,6 +110,11 @@ package final class Service: Sendable {
       self.ports = ports
     }
 
+    /// From now on nobody can connect; without this the kernel would go on taking connections for us.
+    func refuse() {
+      for group in descriptors { for descriptor in group { shutdown(descriptor, Int32(SHUT_RD)) } }
+    }
+
     deinit { for group in descriptors { for descriptor in group { Glibc.close(descriptor) } } }
   }
 
@@ -162,7 +167,10 @@ package final class Service: Sendable {
   }
 
   /// No new clients; sessions may end their transaction.
-  package func drain() { for worker in workers { worker.order(.drain) } }
+  package func drain() {
+    for worker in workers { worker.order(.drain) }
+    listeners.refuse()
+  }
 
   package func stop() { for worker in workers { worker.order(.stop) } }
 

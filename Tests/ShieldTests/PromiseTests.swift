@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+import Shield
+import Simulator
+import Structures
+import Suspicion
+import Testing
+
+@Suite("Delays, limits and memory of the engine")
+struct PromiseTests {
+  @Test(
+    "the banner comes when the peer's standing says",
+    arguments: [
+      ("127.0.5.1", 0.0, "T0: the operator vouches for it"),
+      ("127.0.1.1", 4.0, "T1: unknown and clean"), ("127.0.2.1", 22.0, "T2: suspicious"),
+    ])
+  func banners(address: String, seconds: Double, reason: String) throws {
+    var shield = shield(
+      policy(access: "127.0.5.0/24 trusted\n127.0.2.0/24 suspicious\n"))
+    let arrived = shield.arrive(address)
+    let client = try #require(arrived)
+    let banner = shield.banner(client)
+    let waited = try #require(banner, "\(reason): no banner")
+    #expect(abs(waited - seconds) < 0.02, "\(reason): \(waited) s")
+  }
+
+  @Test("who left while delayed waits half on the next try and not at all on the third")
+  func secondChance() throws {
+    var shield = shield(policy())
+    for (n, expected) in [4.0, 2.0, 0.0].enumerated() {
+      // A pool comes back from another address of its network.
+      let arrived = shield.arrive("192.0.2.\(n + 1)")
+      let client = try #require(arrived)
+      if n < 2 {
+        shield.advance(by: .milliseconds(500))
+        shield.driver.reset(client)
+        shield.advance(by: .seconds(61))
+      }
+      let again = shield.arrive("192.0.2.\(n + 10)")
+      let other = try #require(again)
+      let waited = shield.banner(other) ?? -1
+      // The first of the two has left once: half. After the second departure: nothing.
+      let due = [2.0, 0.0, 0.0][n]
+      #expect(abs(waited - due) < 0.02, "try \(n): \(waited) s, \(expected)")
+      shield.driver.reset(other)
+      shield.advance(by: .seconds(61))
+    }
+  }
+
+  @Test("one accepted message makes its source known; a neighbour is known by its name as well")
+  func known() throws {
+    var shield = shield(policy())
+    let arrived = shield.arrive("198.51.100.7")
+    let first = try #require(arrived)
+    #expect(shield.banner(first) ?? -1 > 3.9)
+    let reply = shield.deliver(first, helo: "out1.mail.example.org")
+    #expect(reply.hasPrefix("250"))
+    shield.driver.reset(first)
+    let again = shield.arrive("198.51.100.7")
+    let same = try #require(again)
+    #expect(shield.banner(same) == 0)
+    // Another address of the network: unknown until it says the same domain.
+    let next = shield.arrive("198.51.100.8")
+    let neighbour = try #require(next)
+    #expect(shield.banner(neighbour) ?? -1 > 3.9)
+    let before = shield.driver.now
+    let hello = shield.ask(neighbour, "HELO out2.mail.example.org\r\n")
+    #expect(hello.hasPrefix("250") && shield.driver.now == before)
+    let stranger = shield.arrive("198.51.100.9")
+    let third = try #require(stranger)
+    _ = shield.banner(third)
+    let start = shield.driver.now
+    _ = shield.ask(third, "HELO other.example.net\r\n")
+    #expect((shield.driver.now - start).inSeconds > 0.4, "a neighbour of another name is a stranger")
+  }
+
+  @Test("a T3 source has a few sessions held and the others told to go")
+  func sessionsPerSource() throws {
+    var shield = shield(policy(access: "127.0.3.0/24 bad\n"))
+    var clients: [Int] = []
+    for n in 0..<6 {
+      let arrived = shield.arrive("127.0.3.1", port: UInt16(40_000 + n))
+      clients.append(try #require(arrived))
+    }
+    shield.advance(by: .milliseconds(100))
+    let refused = clients.map { shield.heard($0) }.filter { $0.hasPrefix("421 4.7.0") }
+    #expect(refused.count == 3)
+    // Room for others again once they are gone.
+    for client in clients { shield.driver.reset(client) }
+    shield.advance(by: .seconds(5))
+    let arrived = shield.arrive("127.0.3.1")
+    let later = try #require(arrived)
+    shield.advance(by: .milliseconds(100))
+    #expect(shield.heard(later).hasPrefix("421") == false)
+  }
+
+  @Test("when slots run out the tarpit gives way: after 30 s first, then at once")
+  func shrink() throws {
+    var shield = shield(
+      policy(access: "127.0.3.0/24 bad\n10.0.0.0/8 trusted\n") { $0.badSessionsPerSource = 64 },
+      limits { $0.connections = 40; $0.sessions = 40 })
+    var bad: [Int] = []
+    for n in 0..<20 {
+      let arrived = shield.arrive("127.0.3.\(n + 1)")
+      bad.append(try #require(arrived))
+    }
+    shield.advance(by: .seconds(40))
+    #expect(bad.allSatisfy { shield.driver.sockets[$0].isFinished == false }, "there is room")
+    var good: [Int] = []
+    for n in 0..<10 {
+      let arrived = shield.arrive("10.0.0.\(n + 1)")
+      good.append(try #require(arrived))
+    }
+    // 30 of 40: above 70 %, and every bad one has had its 30 s.
+    shield.advance(by: .seconds(10))
+    #expect(bad.allSatisfy { shield.driver.sockets[$0].isFinished })
+    // In the middle of a reply there is no room for another: those are cut off, nobody hears nonsense.
+    #expect(bad.allSatisfy { !shield.heard($0).contains("421") })
+    #expect(good.allSatisfy { shield.driver.sockets[$0].isOpen })
+  }
+
+  @Test("the last slots are for known senders, and a full house says so")
+  func reserved() throws {
+    var shield = shield(
+      policy(access: "10.0.0.0/8 trusted\n") { $0.reservedForKnown = 0.25 },
+      limits { $0.connections = 8; $0.sessions = 8 })
+    var strangers = 0
+    for n in 0..<10 where shield.arrive("192.0.2.\(n)") != nil { strangers += 1 }
+    #expect(strangers == 6)
+    var known = 0
+    for n in 0..<10 where shield.arrive("10.0.0.\(n)") != nil { known += 1 }
+    #expect(known == 2)
+    #expect(shield.driver.engine.counters.shed == 12)
+  }
+
+  @Test("a session more than there are is told to come again, and nothing breaks")
+  func sessionsFull() throws {
+    var shield = shield(
+      policy(access: "10.0.0.0/8 trusted\n") { $0.reservedForKnown = 0 }, limits { $0.sessions = 4 })
+    var answers: [String] = []
+    for n in 0..<6 {
+      let arrived = shield.arrive("10.0.0.\(n)")
+      let client = try #require(arrived)
+      _ = shield.banner(client)
+      answers.append(shield.ask(client, "HELO x.example.org\r\n"))
+    }
+    #expect(answers.filter { $0.hasPrefix("250") }.count == 4)
+    #expect(answers.filter { $0.hasPrefix("421 4.3.2") }.count == 2)
+  }
+
+  @Test("a downstream connection more than there are is 451, not a hang")
+  func linksFull() throws {
+    var shield = shield(
+      policy(access: "10.0.0.0/8 trusted\n"), limits { $0.downstreamConnections = 2 })
+    shield.advance(by: .seconds(6))
+    var answers: [String] = []
+    for n in 0..<4 {
+      let arrived = shield.arrive("10.0.0.\(n)")
+      let client = try #require(arrived)
+      _ = shield.banner(client)
+      _ = shield.ask(client, "HELO x.example.org\r\n")
+      answers.append(shield.ask(client, "MAIL FROM:<>\r\n"))
+    }
+    #expect(answers.filter { $0.hasPrefix("250") }.count == 2)
+    #expect(answers.filter { $0.hasPrefix("451 4.3.2") }.count == 2)
+  }
+
+  @Test("a shaped sender gets its rate within 5 % over 20 s and keeps its session")
+  func shaping() throws {
+    var shield = shield(policy(rates: "127.0.4.0/24 bytes=32k/s\n"))
+    let arrived = shield.arrive("127.0.4.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    for line in ["HELO x.example.org\r\n", "MAIL FROM:<>\r\n", "RCPT TO:<a@b.c>\r\n", "DATA\r\n"] {
+      _ = shield.ask(client, line)
+    }
+    let start = shield.driver.now
+    let line = String(repeating: "x", count: 62) + "\r\n"
+    let size = 32 * 1_024 * 20
+    let reply = shield.ask(
+      client, String(repeating: line, count: size / 64) + ".\r\n", within: .seconds(100))
+    #expect(reply.hasPrefix("250"))
+    let seconds = (shield.driver.now - start).inSeconds
+    let rate = Double(size) / seconds
+    #expect(abs(rate - 32_768) < 32_768 * 0.05, "\(rate) bytes/s")
+  }
+
+  @Test(
+    "what is over a limit gets what its rule says",
+    arguments: [
+      ("slow", "250", "slowed, and answered"), ("tempfail", "450 4.7.1", "put off"),
+      ("refuse", "554 5.7.1", "refused"),
+    ])
+  func overMessages(over: String, code: String, reason: String) throws {
+    var shield = shield(policy(rates: "0.0.0.0/0 msgs=2/h over=\(over)\n"))
+    let arrived = shield.arrive("192.0.2.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    var last = ""
+    for _ in 0..<3 {
+      _ = shield.ask(client, "HELO x.example.org\r\n")
+      last = shield.ask(client, "MAIL FROM:<>\r\n", within: .seconds(60))
+      _ = shield.ask(client, "RSET\r\n")
+    }
+    #expect(last.hasPrefix(code), "\(reason): \(last)")
+  }
+
+  @Test("connections over a rate are refused at connect, dropped, or slowed below the ceiling")
+  func overConnections() throws {
+    for (over, expected) in [("tempfail", "421"), ("refuse", "554"), ("drop", ""), ("slow", "220")] {
+      var shield = shield(policy(rates: "0.0.0.0/0 conn=1/h over=\(over)\n"))
+      _ = shield.arrive("192.0.2.1")
+      let arrived = shield.arrive("192.0.2.1", port: 2)
+      let second = try #require(arrived)
+      let start = shield.driver.now
+      let text = shield.ask(second, "", within: .seconds(30))
+      #expect(text.hasPrefix(expected), "\(over): '\(text)'")
+      #expect(shield.driver.sockets[second].isFinished == (over != "slow"), "\(over)")
+      if over == "slow" { #expect((shield.driver.now - start).inSeconds <= 25.1) }
+    }
+  }
+
+  @Test("concurrency is exact, per network where the rule says so, and survives a reload")
+  func concurrency() throws {
+    let table = "0.0.0.0/0 concurrency=2 per=/24 over=tempfail\n"
+    var shield = shield(policy(rates: table))
+    let first = shield.arrive("192.0.2.1")
+    _ = shield.arrive("192.0.2.2")
+    shield.driver.engine.adopt(policy(rates: table))
+    let third = shield.arrive("192.0.2.3")
+    let refused = try #require(third)
+    #expect(shield.ask(refused, "", within: .seconds(1)).hasPrefix("421"))
+    shield.driver.reset(try #require(first))
+    shield.advance(by: .seconds(5))
+    let fourth = shield.arrive("192.0.2.4")
+    let welcome = try #require(fourth)
+    #expect(shield.banner(welcome) ?? -1 > 3.9)
+  }
+
+  @Test("a client that leaves after its dot may have made a duplicate, and that is written down")
+  func duplicate() throws {
+    var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
+    shield.downstream.rules = [.init(prefix: "dot", answer: .silence)]
+    let arrived = shield.arrive("10.0.0.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    for line in ["HELO x.example.org\r\n", "MAIL FROM:<>\r\n", "RCPT TO:<a@b.c>\r\n", "DATA\r\n"] {
+      _ = shield.ask(client, line)
+    }
+    shield.driver.say(client, "hello\r\n.\r\n")
+    shield.settle()
+    shield.driver.reset(client)
+    shield.settle()
+    let link = try #require(shield.driver.dialled.last)
+    #expect(shield.driver.sockets[link].isOpen, "the downstream may finish")
+    shield.driver.say(link, "250 2.0.0 Taken\r\n")
+    shield.settle()
+    #expect(shield.driver.engine.counters.possibleDuplicates == 1)
+    #expect(shield.events().contains { $0.event == .possibleDuplicate })
+  }
+
+  @Test("draining tells the waiting to go and lets a transaction end")
+  func drain() throws {
+    var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
+    let one = shield.arrive("192.0.2.1")
+    let waiting = try #require(one)
+    let two = shield.arrive("10.0.0.1")
+    let busy = try #require(two)
+    _ = shield.banner(busy)
+    for line in ["HELO x.example.org\r\n", "MAIL FROM:<>\r\n", "RCPT TO:<a@b.c>\r\n", "DATA\r\n"] {
+      _ = shield.ask(busy, line)
+    }
+    shield.driver.drain()
+    shield.settle()
+    #expect(shield.heard(waiting).hasPrefix("421 4.3.2"))
+    #expect(shield.arrive("10.0.0.2") == nil, "nobody new")
+    let reply = shield.ask(busy, "hello\r\n.\r\n")
+    #expect(reply.hasPrefix("250"))
+    #expect(reply.contains("421 4.3.2"), "and then told to go: \(reply)")
+    shield.advance(by: .seconds(10))
+    #expect(shield.driver.engine.heldCount == 0)
+  }
+
+  @Test("a slow reader holds its own session up and nobody's memory")
+  func slowReader() throws {
+    var shield = shield(policy(access: "10.0.0.0/8 trusted\n") { $0.session.errors = 100_000 })
+    let arrived = shield.arrive("10.0.0.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    _ = shield.ask(client, "EHLO x.example.org\r\n")
+    shield.driver.setWindow(client, 0)
+    shield.driver.say(client, String(repeating: "NOOP\r\n", count: 20_000))
+    shield.settle()
+    shield.driver.setWindow(client, 100)
+    shield.settle()
+    #expect(shield.heard(client).utf8.count <= 100)
+    shield.driver.setWindow(client, .max)
+    var count = 0
+    for _ in 0..<2_000 {
+      shield.settle()
+      count += shield.heard(client).utf8.count
+      shield.advance(by: .milliseconds(10))
+      if !shield.driver.sockets[client].isOpen { break }
+    }
+    // 5,000 commands are the limit of a session; each was answered in its turn.
+    #expect(count > 4_900 * 14, "\(count) bytes")
+  }
+}

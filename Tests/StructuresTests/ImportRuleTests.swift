@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+import Foundation
+import Testing
+
+@Suite("The pure modules")
+struct ImportRuleTests {
+  static let sources = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+    .deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("Sources")
+  static let pure = [
+    "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Simulator",
+  ]
+
+  /// Files that may touch memory through pointers, each with the proof beside it.
+  static let unsafeFiles: Set<String> = ["Structures/Slab.swift", "SMTP/Bytes.swift"]
+
+  static func files(of module: String) throws -> [(name: String, text: String)] {
+    let folder = sources.appendingPathComponent(module)
+    let names = try FileManager.default.subpathsOfDirectory(atPath: folder.path)
+    return try names.filter { $0.hasSuffix(".swift") }.map { name in
+      let path = folder.appendingPathComponent(name)
+      return ("\(module)/\(name)", try String(contentsOf: path, encoding: .utf8))
+    }
+  }
+
+  @Test("import nothing but each other", arguments: pure)
+  func imports(module: String) throws {
+    let files = try Self.files(of: module)
+    #expect(!files.isEmpty)
+    for (name, text) in files {
+      for line in text.split(separator: "\n") where line.contains("import ") {
+        let words = line.split(separator: " ")
+        guard let place = words.firstIndex(of: "import"), place <= 1, place + 1 < words.count else {
+          continue
+        }
+        let imported = String(words[place + 1])
+        #expect(Self.pure.contains(imported), "\(name) imports \(imported)")
+      }
+    }
+  }
+
+  @Test("touch memory through pointers only where the list says so", arguments: pure)
+  func pointers(module: String) throws {
+    for (name, text) in try Self.files(of: module) where !Self.unsafeFiles.contains(name) {
+      for line in text.split(separator: "\n") where !line.contains("//") {
+        let touches =
+          line.contains("UnsafeMutable") || line.contains("UnsafePointer") || line.contains("unsafeBitCast")
+          || line.contains("withUnsafe") || line.contains("Unmanaged")
+        #expect(!touches, "\(name): \(line)")
+      }
+    }
+  }
+
+  @Test("every source file says its licence in its first line")
+  func licences() throws {
+    let names = try FileManager.default.subpathsOfDirectory(atPath: Self.sources.path)
+    for name in names
+    where name.hasSuffix(".swift") || name.hasSuffix(".c") || name.hasSuffix(".h") {
+      let text = try String(
+        contentsOf: Self.sources.appendingPathComponent(name), encoding: .utf8)
+      #expect(text.hasPrefix("// SPDX-License-Identifier: Apache-2.0"), "\(name)")
+    }
+  }
+}
