@@ -47,6 +47,10 @@ need_packages() {
     install_now "${missing[@]}" || failed=1
   fi
   if [ "$made" = 1 ]; then as_root rm -f "$policy"; fi
+  # Not at the next boot either. Only if it is new here: an MTA that was in use before stays as it is.
+  if [[ " ${missing[*]} " == *" postfix "* ]] && command -v systemctl >/dev/null; then
+    as_root systemctl disable -q postfix.service >/dev/null 2>&1 || true
+  fi
   if [ "$failed" = 1 ]; then die "apt-get could not install: ${missing[*]}"; fi
 }
 

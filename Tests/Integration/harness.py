@@ -632,10 +632,12 @@ class Dialogue:
             rest += piece
 
     def still_open(self, seconds=0.05):
-        piece = self.receive(seconds)
-        if piece:
+        """Whether the server has not closed; what it has said meanwhile is kept for `reply`."""
+        while True:
+            piece = self.receive(seconds)
+            if not piece:
+                return piece is None
             self.waiting += piece
-        return piece != b""
 
     def close(self):
         self.socket.close()

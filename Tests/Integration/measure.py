@@ -31,7 +31,9 @@ def statistics(front):
     before = len(front.program.lines)
     front.signal(signal.SIGUSR2)
     time.sleep(0.6)
-    return [line for _, line in front.program.lines[before:]]
+    lines = [line for _, line in front.program.lines[before:]]
+    # Sessions that end meanwhile write their lines as well.
+    return [line for line in lines if "STATS" in line] or lines
 
 
 def enters(lines):
@@ -44,6 +46,10 @@ def throughput(port, messages, length, **options):
     started = time.monotonic()
     smtp_source(port, messages, length, **options)
     return messages / (time.monotonic() - started)
+
+
+def median(port):
+    return sorted(throughput(port, 3000, 1024, sessions=20) for _ in range(3))[1]
 
 
 def mail(folder):
@@ -68,9 +74,13 @@ def held(folder, count):
     box = Sink(folder / "held-sink", store=False).start()
     front = Shield(
         folder / "held", box.port,
-        {"workers": 2, "limits": {"connections": count + 2000}, "delays": {"banner": {"suspicious": "25s"}}},
+        # Twice the room: sources are steered to workers by network, not evenly, and near its limits the
+        # shield sheds on purpose.
+        {"workers": 2, "limits": {"connections": count * 2}, "delays": {"banner": {"suspicious": "25s"}}},
     ).start()
-    alone = throughput(front.port, 2000, 1024, sessions=20)
+    # Fresh, but for a little mail: what a load leaves behind would hide the difference.
+    smtp_source(front.port, 20, 1024, sessions=2)
+    time.sleep(2)
     base = pss(front.pid)
     clients = []
     try:
@@ -91,8 +101,7 @@ def held(folder, count):
             say("ring enters per second, all held, no mail", f"{rate:.1f}")
         else:
             say("ring enters per second", "not in the statistics")
-        beside = throughput(front.port, 2000, 1024, sessions=20)
-        say("good mail alone, beside the held", f"{alone:.0f}/s, {beside:.0f}/s ({beside / alone:.2f})")
+        beside = median(front.port)
         still = sum(client.still_open(0.0) for client in clients)
         say("still held after that", f"{still} of {count}")
         print("statistics (SIGUSR2):")
@@ -101,6 +110,9 @@ def held(folder, count):
     finally:
         for client in clients:
             client.close()
+    time.sleep(2)
+    alone = median(front.port)
+    say("good mail alone, beside the held (median of 3)", f"{alone:.0f}/s, {beside:.0f}/s ({beside / alone:.2f})")
     front.stop()
     box.stop()
 

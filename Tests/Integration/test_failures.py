@@ -86,7 +86,7 @@ def test_downstream_talks_nonsense_at(sink, shield, stage):
 
 @pytest.mark.parametrize(
     "answer",
-    ["mail=354 go on", "rcpt=221 bye", "data=250 ok", "dot=354 more", "mail=250 ok\\n550 5.0.0 not ok",
+    ["mail=354 go on", "rcpt=354 go on", "data=250 ok", "dot=354 more", "mail=250 ok\\n550 5.0.0 not ok",
      "dot=250 2.0.0 ok\\n250 2.0.0 and another"],
 )
 def test_a_downstream_whose_replies_do_not_fit_gets_no_more_trust(sink, shield, answer):
@@ -126,7 +126,7 @@ def test_the_session_goes_on_after_the_downstream_died(sink, shield):
         assert reply.code in (421, 451) and reply.enhanced.startswith("4."), reply
         if reply.code == 451:
             # The transaction is gone on our side too.
-            client.command("DATA", 503)
+            assert client.command("DATA").code in (451, 503)
             client.command("RSET", 250)
             assert client.deliver(b"x: y\r\n\r\nz\r\n").code == 250
             assert len(box.messages()) == 1
@@ -269,7 +269,7 @@ def test_kill_9_of_the_downstream_under_load_loses_nothing_that_was_acknowledged
 
 def test_slow_command_and_slow_body_hit_a_whole_record_deadline(sink, shield):
     box = sink()
-    front = shield(box, {"delays": NO_DELAYS, "timeouts": {"command": "2s", "body": "2s"}})
+    front = shield(box, {"delays": NO_DELAYS, "timeouts": {"command": "2s", "command_under_stress": "2s", "body": "2s"}})
 
     def dripping_command():
         with front.dialogue() as client:

@@ -261,16 +261,16 @@ def test_a_keyword_the_downstream_lacks_is_not_offered_and_its_parameter_refused
 
 def test_size_is_the_downstreams_and_held_at_mail_and_in_the_body(sink, shield):
     box = sink()
-    front = shield(box, {"smtp": {"message_bytes": 20_000}})
+    front = shield(box, {"smtp": {"message_bytes": 65_536}})
     sizes = [line for line in front.keywords() if line.startswith("SIZE")]
-    assert sizes == ["SIZE 20000"]
+    assert sizes == ["SIZE 65536"]
     with front.dialogue() as client:
         client.greet()
-        client.command("MAIL FROM:<a@client.example> SIZE=20001", 552, "5.3.4")
+        client.command("MAIL FROM:<a@client.example> SIZE=65537", 552, "5.3.4")
         assert client.deliver(b"x" * 500 + b"\r\n").code == 250
         client.open_data()
         client.send(b"y" * 70 + b"\r\n")
-        for _ in range(400):
+        for _ in range(1000):
             client.send(b"y" * 70 + b"\r\n")
         client.send(b".\r\n")
         client.expect(552, "5.3.4")

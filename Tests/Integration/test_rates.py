@@ -54,7 +54,7 @@ def test_a_sender_at_32k_a_second_is_shaped_within_5_percent_over_20_s(sink, shi
 def outcome(front, address, recipients=1, messages=1):
     """(code, enhanced) of the first refusal, "closed" for a silent end, None when all went well."""
     try:
-        with front.dialogue(address, timeout=20) as client:
+        with front.dialogue(address, timeout=8) as client:
             for line in [None, f"EHLO {client.name}"]:
                 reply = client.reply() if line is None else client.command(line)
                 if reply.code >= 400:
