@@ -37,6 +37,12 @@ package struct Capabilities: Sendable, BitwiseCopyable {
     package static let help = Keywords(rawValue: 1 << 20)
 
     /// All that may ever be in a reply of ours.
+    /// All that Sluice carries.
+    package static let carried: Keywords = [
+      .pipelining, .size, .eightBitMIME, .smtputf8, .dsn, .enhancedStatusCodes, .auth, .limits,
+    ]
+    static let ours: Keywords = [.pipelining, .enhancedStatusCodes, .size, .starttls, .limits]
+    static let shared: Keywords = [.eightBitMIME, .smtputf8, .dsn, .requiretls]
     static let offerable: Keywords = [
       .pipelining, .size, .eightBitMIME, .smtputf8, .dsn, .enhancedStatusCodes, .starttls, .auth,
       .requiretls, .limits,
@@ -53,7 +59,7 @@ package struct Capabilities: Sendable, BitwiseCopyable {
 
   package static let authOctetsMax = 120
 
-  package var keywords: Keywords = []
+  package var keywords = Keywords()
   /// The biggest message taken; 0 for no fixed limit (RFC 1870, 4).
   package var sizeMax: UInt64 = 0
   /// RFC 9422, 3: recipients of a transaction, transactions of a session, recipient domains of a
@@ -191,13 +197,10 @@ package struct Capabilities: Sendable, BitwiseCopyable {
   package func offered(by own: Capabilities, role: Role) -> Capabilities {
     var offer = Capabilities()
     // Ours alone: implemented here, whatever the downstream has.
-    offer.keywords = own.keywords.intersection([
-      .pipelining, .enhancedStatusCodes, .size, .starttls, .limits,
-    ])
+    offer.keywords = own.keywords.intersection(.ours)
     // Ours only if the downstream can keep the promise.
     let both = own.keywords.intersection(keywords)
-    offer.keywords.formUnion(
-      both.intersection([.eightBitMIME, .smtputf8, .dsn, .requiretls]))
+    offer.keywords.formUnion(both.intersection(.shared))
     // RFC 6531, 3.1: no SMTPUTF8 without 8BITMIME.
     if !offer.keywords.contains(.eightBitMIME) { offer.keywords.remove(.smtputf8) }
     if role == .outbound && both.contains(.auth) && authLength > 0 {
@@ -216,11 +219,11 @@ package struct Capabilities: Sendable, BitwiseCopyable {
 
   /// Which parameters this server, being the downstream, can be sent.
   package func parameters(role: Role) -> ParameterSet {
-    var set: ParameterSet = []
+    var set = ParameterSet()
     if keywords.contains(.size) { set.insert(.size) }
     if keywords.contains(.eightBitMIME) { set.insert(.body) }
     if keywords.contains(.smtputf8) { set.insert(.smtputf8) }
-    if keywords.contains(.dsn) { set.formUnion([.ret, .envid, .notify, .orcpt]) }
+    if keywords.contains(.dsn) { set.formUnion(.ofDSN) }
     if keywords.contains(.requiretls) { set.insert(.requiretls) }
     if keywords.contains(.auth) && role == .outbound { set.insert(.auth) }
     return set

@@ -35,6 +35,9 @@ package struct ParameterSet: OptionSet, Sendable, BitwiseCopyable {
     .mtPriority,
   ]
   static let ofRcpt: ParameterSet = [.notify, .orcpt]
+  static let ofDSN: ParameterSet = [.ret, .envid, .notify, .orcpt]
+  /// SIZE is held against our own limit, and AUTH= is taken off: neither needs the downstream's leave.
+  package static let oursToCheck: ParameterSet = [.size, .auth]
 
   /// Nil for a keyword that nobody taught us.
   init?(_ keyword: Keyword) {
@@ -108,7 +111,7 @@ package struct Parameters: Sendable, BitwiseCopyable {
 
   private var slots = InlineArray<10, Slot>(repeating: Slot())
   package private(set) var count = 0
-  package private(set) var present: ParameterSet = []
+  package private(set) var present = ParameterSet()
   package private(set) var body: BodyKind = .unspecified
   /// The value of SIZE=; 0 if absent or unknown to the client (RFC 1870, 5).
   package private(set) var size: UInt64 = 0

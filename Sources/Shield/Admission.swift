@@ -310,7 +310,7 @@ extension Engine {
   private mutating func uncount(_ i: Int) {
     if connections[i].flags.contains(.counted), let key = concurrencyKey(i) { open.decrement(key) }
     if connections[i].flags.contains(.countedBad) { open.decrement(badKey(connections[i].address)) }
-    connections[i].flags.remove([.counted, .countedBad])
+    connections[i].flags.remove(.counts)
   }
 
   /// Gives a session back, or, while an operation may be in flight on its memory, sees to it that it is
@@ -320,7 +320,7 @@ extension Engine {
     let s = Int(connections[i].session)
     guard s >= 0, sessions[s].owner >= 0 else { return }
     sessions[s].owner = -1
-    if !sessions[s].flags.isDisjoint(with: [.filling, .sending]) {
+    if !sessions[s].flags.isDisjoint(with: .inFlight) {
       sessions[s].pins += 1
     } else {
       connections[i].session = -1

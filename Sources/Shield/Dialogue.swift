@@ -34,7 +34,7 @@ extension Engine {
   /// Asks for more input, where there is room for it.
   private mutating func fill(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
-    if !sessions[s].flags.isDisjoint(with: [.filling, .relaying]) { return }
+    if !sessions[s].flags.isDisjoint(with: .inputBusy) { return }
     let region = input(s)
     if sessions[s].inputStart == sessions[s].inputEnd {
       sessions[s].inputStart = 0
@@ -367,9 +367,7 @@ extension Engine {
   /// What this listener's clients are offered: what Sluice carries of what the downstream offers.
   func offered(_ i: Int) -> Capabilities {
     var own = Capabilities()
-    own.keywords = [
-      .pipelining, .size, .eightBitMIME, .smtputf8, .dsn, .enhancedStatusCodes, .auth, .limits,
-    ]
+    own.keywords = .carried
     own.sizeMax = policy.session.messageBytes
     own.recipientsMax = UInt32(clamping: policy.session.recipients)
     let role = policy.role(ofListener: Int(connections[i].listener))

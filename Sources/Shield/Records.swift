@@ -55,6 +55,7 @@ package struct ConnectionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let passed = ConnectionFlags(rawValue: 512)
   /// A rate rule was exceeded at connect, so the banner waits longer.
   static let overRate = ConnectionFlags(rawValue: 1_024)
+  static let counts: ConnectionFlags = [.counted, .countedBad]
 }
 
 /// A client connection: everything that must be kept while it is merely held.
@@ -146,6 +147,15 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let normalizing = SessionFlags(rawValue: 32_768)
   /// The rest of a line that was too long is being thrown away.
   static let skipping = SessionFlags(rawValue: 65_536)
+
+  // Sets that are asked for on every command, made once: a set literal is an array in a debug build.
+  /// The kernel may touch the session's buffers on the client's behalf.
+  static let inFlight: SessionFlags = [.filling, .sending]
+  /// The input region is not free to be received into.
+  static let inputBusy: SessionFlags = [.filling, .relaying]
+  /// What belongs to one transaction.
+  static let transaction: SessionFlags = [.mail, .lost, .utf8, .paused, .dotSeen, .normalizing]
+  static let ofMailCommand: SessionFlags = [.lost, .utf8]
 }
 
 /// A talking client: what is leased from its first command on.

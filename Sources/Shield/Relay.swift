@@ -654,7 +654,8 @@ extension Engine {
   ) {
     let s = Int(connections[i].session)
     let had = sessions[s].flags.contains(.mail)
-    sessions[s].flags.remove([.mail, .authenticating])
+    sessions[s].flags.remove(.mail)
+    sessions[s].flags.remove(.authenticating)
     if sessions[s].verb == .rset {
       resetTransaction(i)
       answer(i, .ok, now: now, into: &effects)

@@ -21,7 +21,7 @@ extension Engine {
       answer(i, .nestedMail, now: now, into: &effects)
       return
     }
-    sessions[s].flags.remove([.lost, .utf8])
+    sessions[s].flags.remove(.ofMailCommand)
     if sessions[s].form == .malformed {
       answer(i, .mailSyntax, now: now, into: &effects)
       return
@@ -88,7 +88,7 @@ extension Engine {
   /// Whether the client used a parameter it was not offered. Such a one is refused, never dropped: each
   /// changes what the message means. SIZE is ours to check, AUTH= is taken off.
   private func isUnsupported(_ used: Parameters, _ offer: Capabilities) -> Bool {
-    let known = offer.parameters(role: .inbound).union([.size, .auth])
+    let known = offer.parameters(role: .inbound).union(.oursToCheck)
     return !used.present.subtracting(known).isEmpty || used.body == .binaryMIME
   }
 
@@ -133,7 +133,7 @@ extension Engine {
   /// The one place where a transaction's state ends, on whichever way it ended.
   mutating func resetTransaction(_ i: Int) {
     let s = Int(connections[i].session)
-    sessions[s].flags.remove([.mail, .lost, .utf8, .paused, .dotSeen, .normalizing])
+    sessions[s].flags.remove(.transaction)
     sessions[s].acceptedRecipients = 0
     sessions[s].recipientDelay = 0
     sessions[s].senderCount = 0
