@@ -273,7 +273,12 @@ extension Engine {
   }
 
   private func isOwnName(_ name: Span<UInt8>) -> Bool {
-    for own in policy.ownNameBytes where equalsIgnoringCase(name, own.span) { return true }
+    var k = 0
+    while k < policy.ownNameBytes.count {
+      let own = policy.ownNameBytes[k]
+      if equalsIgnoringCase(name, own.span) { return true }
+      k += 1
+    }
     return false
   }
 

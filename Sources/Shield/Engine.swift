@@ -18,6 +18,7 @@ package struct Engine: ~Copyable {
   package var journal: Journal
   /// The block in which every region of an order lies.
   package var arena: Arena
+  private let layout: Layout
   var connections: Slab<Connection>
   var clientIndexes: IndexAllocator
   var sessions: Slab<Session>
@@ -48,7 +49,8 @@ package struct Engine: ~Copyable {
     self.policy = policy
     self.limits = limits
     journal = Journal(capacity: limits.journal)
-    arena = Arena(count: Layout(limits).total)
+    layout = Layout(limits)
+    arena = Arena(count: layout.total)
     connections = Slab(capacity: limits.connections, repeating: Connection())
     clientIndexes = IndexAllocator(capacity: limits.connections)
     sessions = Slab(capacity: limits.sessions, repeating: Session())
@@ -69,7 +71,7 @@ package struct Engine: ~Copyable {
   package var footprint: [(String, Int)] {
     [
       ("held connections", connections.footprint + wheel.footprint + open.footprint),
-      ("sessions", sessions.footprint + limits.sessions * Layout(limits).sessionStride),
+      ("sessions", sessions.footprint + limits.sessions * layout.sessionStride),
       ("downstream connections", links.footprint + limits.downstreamConnections * Layout.linkStride),
       ("token buckets", buckets.footprint), ("remembered sources", reputation.footprint),
       ("journal", journal.footprint),
@@ -326,14 +328,8 @@ struct Layout {
 }
 
 extension Engine {
-  private var firstSession: Int { Layout.textSets * PitText.allCases.count * Layout.textBytes }
-  private var sessionStride: Int {
-    Layout.heloBytes + 2 * Layout.pathBytes + Layout.outboxBytes + limits.inputBytes
-  }
-  private var firstLink: Int { firstSession + limits.sessions * sessionStride }
-
   func heloRegion(_ s: Int) -> Region {
-    Region(offset: firstSession + s * sessionStride, count: Layout.heloBytes)
+    Region(offset: layout.firstSession + s * layout.sessionStride, count: Layout.heloBytes)
   }
   func senderRegion(_ s: Int) -> Region {
     Region(offset: heloRegion(s).offset + Layout.heloBytes, count: Layout.pathBytes)
@@ -348,7 +344,7 @@ extension Engine {
     Region(offset: outbox(s).offset + Layout.outboxBytes, count: limits.inputBytes)
   }
   func linkIn(_ l: Int) -> Region {
-    Region(offset: firstLink + l * Layout.linkStride, count: Layout.linkInBytes)
+    Region(offset: layout.firstLink + l * Layout.linkStride, count: Layout.linkInBytes)
   }
   func linkReply(_ l: Int) -> Region {
     Region(offset: linkIn(l).offset + Layout.linkInBytes, count: Layout.replyBytes)
