@@ -172,8 +172,12 @@ package struct ReputationTable: ~Copyable {
 
   // MARK: Clocks. One is added so that 0 can mean never.
 
-  private static func seconds(_ now: Instant) -> UInt32 { UInt32(clamping: now.microseconds / 1_000_000 + 1) }
-  private static func minutes(_ now: Instant) -> UInt32 { UInt32(clamping: now.microseconds / 60_000_000 + 1) }
+  private static func seconds(_ now: Instant) -> UInt32 {
+    UInt32(clamping: now.microseconds / 1_000_000 + 1)
+  }
+  private static func minutes(_ now: Instant) -> UInt32 {
+    UInt32(clamping: now.microseconds / 60_000_000 + 1)
+  }
   private static func quarters(_ now: Instant) -> UInt16 {
     max(UInt16(truncatingIfNeeded: now.microseconds / 240_000_000 + 1), 1)
   }

@@ -7,7 +7,8 @@
 package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case ok, bye, help, cannotVerify
   case unknownCommand, notImplemented, badSequence, heloFirst, nestedMail, mailFirst, heloSyntax
-  case mailSyntax, rcptSyntax, badPathSyntax, badSenderAddress, badRecipientAddress, noArgument, badParameter
+  case mailSyntax, rcptSyntax, badPathSyntax, badSenderAddress, badRecipientAddress, noArgument,
+    badParameter
   case unknownParameter, needsSMTPUTF8, messageTooLarge, tooManyRecipients, noValidRecipients
   case dataTooEarly, bareNewline, badSyntaxClosing, commandTooLong
   case nulInMessage, textLineTooLong, notSMTP
@@ -55,11 +56,13 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .sessionTooLong: (421, "4.4.2 Session too long, closing connection")
     case .timeout: (421, "4.4.2 Timeout, closing connection")
     case .shuttingDown: (421, "4.3.2 Service currently unavailable, shutting down")
-    case .messageRate: (450, "4.7.1 Client host rejected: message rate limit exceeded, try again later")
+    case .messageRate:
+      (450, "4.7.1 Client host rejected: message rate limit exceeded, try again later")
     case .recipientRate:
       (450, "4.7.1 Client host rejected: recipient rate limit exceeded, try again later")
     case .rateRefused: (554, "5.7.1 Client host rejected: rate limit exceeded")
-    case .downstreamUnavailable: (451, "4.4.1 Service unavailable: mail server does not answer, try again later")
+    case .downstreamUnavailable:
+      (451, "4.4.1 Service unavailable: mail server does not answer, try again later")
     case .downstreamLost: (451, "4.3.0 Service unavailable: mail server lost, try again later")
     case .transactionLost: (451, "4.3.0 Transaction lost with the mail server, try again later")
     case .noDownstreamRoom: (451, "4.3.2 Service unavailable: too busy, try again later")

@@ -235,7 +235,8 @@ extension Engine {
     case .http, .header: return note(.nonSMTP, i, now: now)
     case .tlsHello: return note(.tlsHello, i, now: now)
     case .binary, .socks: return note(.binary, i, now: now)
-    case .unknown, .lhlo, .turn, .atrn, .send, .soml, .saml: return note(.unknownCommand, i, now: now)
+    case .unknown, .lhlo, .turn, .atrn, .send, .soml, .saml:
+      return note(.unknownCommand, i, now: now)
     case .data where hasMore(s): return note(.pipelining, i, now: now)
     case .mail, .rcpt, .data, .auth, .bdat: break
     case .rset, .noop, .vrfy, .expn, .help, .starttls, .xclient, .xforward, .etrn, .burl:
@@ -311,7 +312,8 @@ extension Engine {
       sessions[s].inputStart += sessions[s].lineConsumed
       leave(i, .bye, now: now, into: &effects)
     case .auth where role == .outbound: authenticate(i, now: now, into: &effects)
-    case .auth, .starttls, .bdat, .xclient, .xforward, .etrn, .atrn, .turn, .burl, .lhlo, .send, .soml, .saml:
+    case .auth, .starttls, .bdat, .xclient, .xforward, .etrn, .atrn, .turn, .burl, .lhlo, .send,
+      .soml, .saml:
       answer(i, .notImplemented, now: now, into: &effects)
     case .http, .header, .tlsHello, .socks:
       // Another protocol: nothing that follows can be mail.

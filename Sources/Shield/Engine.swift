@@ -58,7 +58,8 @@ package struct Engine: ~Copyable {
     links = Slab(capacity: limits.downstreamConnections, repeating: Link())
     linkIndexes = IndexAllocator(capacity: limits.downstreamConnections)
     wheel = TimingWheel(capacity: limits.connections + limits.downstreamConnections)
-    buckets = BucketTable(capacity: limits.buckets, hash: SipHash(k0: random.next(), k1: random.next()))
+    buckets = BucketTable(
+      capacity: limits.buckets, hash: SipHash(k0: random.next(), k1: random.next()))
     // A connection is counted under its rule and, in the tarpit, under its source.
     open = OpenCounts(capacity: limits.connections * 2)
     reputation = ReputationTable(
@@ -72,7 +73,9 @@ package struct Engine: ~Copyable {
     [
       ("held connections", connections.footprint + wheel.footprint + open.footprint),
       ("sessions", sessions.footprint + limits.sessions * layout.sessionStride),
-      ("downstream connections", links.footprint + limits.downstreamConnections * Layout.linkStride),
+      (
+        "downstream connections", links.footprint + limits.downstreamConnections * Layout.linkStride
+      ),
       ("token buckets", buckets.footprint), ("remembered sources", reputation.footprint),
       ("journal", journal.footprint),
     ]

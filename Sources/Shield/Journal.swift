@@ -6,7 +6,8 @@ package import Suspicion
 
 /// What happened, in the words of the log. Postfix's words where it has them.
 package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
-  case connect, passNew, passOld, allowlisted, denylisted, signal, tarpit, delay, wouldDelay, rateLimit,
+  case connect, passNew, passOld, allowlisted, denylisted, signal, tarpit, delay, wouldDelay,
+    rateLimit,
     reject, hangup, timeout, limit, shed, refused, disconnect, downstreamDown, downstreamUp,
     downstreamFailed, possibleDuplicate, accepted
 
@@ -60,7 +61,8 @@ package struct CommandTallies: BitwiseCopyable, Sendable {
 
   package var listed: [(String, Tally)] {
     [
-      ("helo", helo), ("auth", auth), ("mail", mail), ("rcpt", rcpt), ("data", data), ("quit", quit),
+      ("helo", helo), ("auth", auth), ("mail", mail), ("rcpt", rcpt), ("data", data),
+      ("quit", quit),
       ("other", other), ("unknown", unknown),
     ]
   }
@@ -111,9 +113,11 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
 
 /// What an entry is about, where the event alone does not say.
 package enum Subject: UInt8, BitwiseCopyable, Sendable {
-  case none, connections, concurrency, messages, recipients, errors, bytes, commands, unknownCommands,
+  case none, connections, concurrency, messages, recipients, errors, bytes, commands,
+    unknownCommands,
     commandLength, sessions, badSessions, slots, links, authFailures, time
-  case connect, greeting, heloRefused, reply, malformedReply, unexpectedReply, wrongClass, closed, silence,
+  case connect, greeting, heloRefused, reply, malformedReply, unexpectedReply, wrongClass, closed,
+    silence,
     early
 
   package var words: String {

@@ -258,6 +258,7 @@ struct Link: BitwiseCopyable, Sendable {
 
 /// What the tarpit says. Each is a ready text in the arena.
 package enum PitText: UInt8, BitwiseCopyable, Sendable, CaseIterable {
-  case banner, helo, ehlo, mail, recipient, data, done, unknown, starttls, quit, tooMany, timeout, shed,
+  case banner, helo, ehlo, mail, recipient, data, done, unknown, starttls, quit, tooMany, timeout,
+    shed,
     rejected, busy, crowded
 }

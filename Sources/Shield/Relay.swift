@@ -433,7 +433,7 @@ extension Engine {
         beginBody(i, now: now, into: &effects)
         return
       }
-      // Refused at DATA: the recipients stay with the downstream until RSET or MAIL, as here.
+    // Refused at DATA: the recipients stay with the downstream until RSET or MAIL, as here.
     case .rset: resetTransaction(i)
     case .auth:
       sessions[s].flags.remove(.authenticating)
@@ -607,7 +607,9 @@ extension Engine {
       noteDownstream(up: false, now: now)
     }
     if state != .ready || s >= 0 && sessions[s].flags.contains(.mail) {
-      var failure = s >= 0 ? entry(.downstreamFailed, Int(sessions[s].owner), now: now)
+      var failure =
+        s >= 0
+        ? entry(.downstreamFailed, Int(sessions[s].owner), now: now)
         : JournalEntry(.downstreamFailed, at: now)
       failure.subject = why
       journal.append(failure)

@@ -32,7 +32,7 @@ extension Engine {
       if held != nil { connections[i].flags.insert(.countedBad) }
       // A bot with many sessions gets a few of them held and the rest told to go: slots are for many
       // sources, and one source must not fill them.
-      if held == nil || held! > UInt32(policy.badSessionsPerSource) {
+      if (held ?? .max) > UInt32(policy.badSessionsPerSource) {
         var entry = entry(.shed, i, now: now)
         entry.subject = .badSessions
         journal.append(entry)

@@ -26,7 +26,9 @@ package struct ScriptedDownstream: Sendable {
     }
   }
 
-  package var offers = ["PIPELINING", "SIZE 1000000", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES"]
+  package var offers = [
+    "PIPELINING", "SIZE 1000000", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES",
+  ]
   package var rules: [Rule] = []
   /// Every line it was told outside of messages, of all connections, in order.
   package private(set) var lines: [String] = []

@@ -68,7 +68,9 @@ package struct Delays: Sendable, Equatable {
   package var recipientSum: Int64 = 15_000_000
 
   package init() {
-    func row(_ clean: Double, _ suspicious: Double, _ ceiling: Double, _ bad: Double, _ most: Double)
+    func row(
+      _ clean: Double, _ suspicious: Double, _ ceiling: Double, _ bad: Double, _ most: Double
+    )
       -> StageDelays
     {
       func us(_ s: Double) -> Int64 { Int64(s * 1_000_000) }

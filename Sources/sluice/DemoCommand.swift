@@ -157,7 +157,8 @@ struct DemoCommand: ParsableCommand {
       "  the server     saw \(sink.counts.connections) connections and \(sink.counts.messages) "
         + "messages; bare line ends: \(sink.counts.bareLF + sink.counts.bareCR)")
     print("")
-    print("Next: scripts/run -- --downstream HOST:PORT   (it observes until you say --mode enforce)")
+    print(
+      "Next: scripts/run -- --downstream HOST:PORT   (it observes until you say --mode enforce)")
   }
 
   private func tenths(_ value: Double) -> String {

@@ -242,7 +242,8 @@ func resolve(_ host: String) -> Address? {
       first.pointee.ai_addr, first.pointee.ai_addrlen, &text, socklen_t(text.count), nil, 0,
       NI_NUMERICHOST) == 0
   else { return nil }
-  return Address(String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
+  return Address(
+    String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
 }
 
 /// Raises the soft limit on open files to the hard one.

@@ -154,7 +154,10 @@ struct ConfigurationTests {
     ("overload: {shrink_at: 0.5}", "1:23", "not a percentage", "write 50%"),
     ("limits: {receive_buffers: 1000}", "1:27", "not a power of two", "512 or 1024"),
     ("limits: {sessions: 20000}", "1:20", "is more than limits.connections", "lower the first"),
-    ("timeouts: {command: 5s}", "1:21", "is longer than timeouts.command (5s)", "lower the first"),
+    (
+      "timeouts: {command: 5s, command_under_stress: 6s}", "1:47",
+      "is longer than timeouts.command (5s)", "lower the first"
+    ),
     ("hostname: mx", "1:11", "is not a full name", "mx.example.org"),
     ("hostname: 192.0.2.1", "1:11", "is not a host name", "not the address"),
     ("own: {addresses: [192.0.2.0/24]}", "1:19", "is not an IP address", "not a network"),

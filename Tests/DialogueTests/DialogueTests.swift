@@ -24,8 +24,10 @@ func virtualShield(
     "dialogue-\(UUID().uuidString)")
   try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
   defer { try? FileManager.default.removeItem(at: folder) }
-  try access.write(to: folder.appendingPathComponent("access.cidr"), atomically: true, encoding: .utf8)
-  try rates.write(to: folder.appendingPathComponent("rates.cidr"), atomically: true, encoding: .utf8)
+  try access.write(
+    to: folder.appendingPathComponent("access.cidr"), atomically: true, encoding: .utf8)
+  try rates.write(
+    to: folder.appendingPathComponent("rates.cidr"), atomically: true, encoding: .utf8)
   let base = """
     hostname: mx.example.test
     downstream: {address: "127.0.0.1:2600", identity: none}

@@ -7,6 +7,7 @@
 import SMTP
 import Structures
 
+/// libFuzzer calls this with each input it makes.
 @c(LLVMFuzzerTestOneInput)
 public func fuzzCommand(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
   var input = FuzzInput(start, count)

@@ -6,6 +6,7 @@
 
 import SMTP
 
+/// libFuzzer calls this with each input it makes.
 @c(LLVMFuzzerTestOneInput)
 public func fuzzData(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
   var input = FuzzInput(start, count)

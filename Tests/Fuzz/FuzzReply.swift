@@ -5,6 +5,7 @@
 
 import SMTP
 
+/// libFuzzer calls this with each input it makes.
 @c(LLVMFuzzerTestOneInput)
 public func fuzzReply(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
   var input = FuzzInput(start, count)

@@ -99,7 +99,8 @@ struct AllocationTests {
       "EHLO client.example.org\r\n", "MAIL FROM:<a@b.c> SIZE=100\r\n", "RCPT TO:<d@e.f>\r\n",
       "DATA\r\n", "Subject: x\r\n\r\nhello\r\n.\r\n", "QUIT\r\n",
     ].map { Array($0.utf8) }
-    var policy = policy(access: "10.0.0.0/8 trusted\n", rates: "10.0.0.0/8 conn=9999/s rcpt=9999/s\n")
+    var policy = policy(
+      access: "10.0.0.0/8 trusted\n", rates: "10.0.0.0/8 conn=9999/s rcpt=9999/s\n")
     policy.timeouts.command = 30_000_000
     var driver = TightDriver(
       Engine(policy: policy, limits: limits(), seed: 1), script)

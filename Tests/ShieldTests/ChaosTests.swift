@@ -8,9 +8,11 @@ import Testing
 @Suite("Whatever clients and downstream do")
 struct ChaosTests {
   private static let lines = [
-    "EHLO client.example.org\r\n", "HELO friend\r\n", "HELO mx.example.test\r\n", "HELO [10.0.0.1]\r\n",
+    "EHLO client.example.org\r\n", "HELO friend\r\n", "HELO mx.example.test\r\n",
+    "HELO [10.0.0.1]\r\n",
     "MAIL FROM:<a@b.c>\r\n", "MAIL FROM:<>\r\n", "RCPT TO:<d@e.f>\r\n", "RCPT TO:<bad@e.f>\r\n",
-    "DATA\r\n", "text of a message\r\n", ".\r\n", "..stuffed\r\n", "RSET\r\n", "NOOP\r\n", "QUIT\r\n",
+    "DATA\r\n", "text of a message\r\n", ".\r\n", "..stuffed\r\n", "RSET\r\n", "NOOP\r\n",
+    "QUIT\r\n",
     "VRFY x\r\n", "WIBBLE\r\n", "GET / HTTP/1.1\r\n", "bare\n", "cr\rx", "\0", "\u{16}\u{3}\u{1}",
     "AUTH PLAIN AA==\r\n", "STARTTLS\r\n", "DATA\r\nearly\r\n.\r\n",
     "MAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\n", "hello\r\n.\r\nQUIT\r\n",
@@ -45,7 +47,10 @@ struct ChaosTests {
         $0.roles = [random.next() % 4 == 0 ? .outbound : .inbound]
         if random.next() % 4 == 0 { $0.bareNewline = .normalize }
         $0.session.errors = 20
-      }, limits { $0.connections = 12; $0.sessions = 6; $0.downstreamConnections = 4 }, seed: seed)
+      },
+      limits {
+        $0.connections = 12; $0.sessions = 6; $0.downstreamConnections = 4
+      }, seed: seed)
     shield.driver.receiveMax = receiveMax
     shield.downstream.offers += ["AUTH PLAIN LOGIN"]
     var outcome = Outcome()

@@ -70,7 +70,8 @@ struct PromiseTests {
     _ = shield.banner(third)
     let start = shield.driver.now
     _ = shield.ask(third, "HELO other.example.net\r\n")
-    #expect((shield.driver.now - start).inSeconds > 0.4, "a neighbour of another name is a stranger")
+    #expect(
+      (shield.driver.now - start).inSeconds > 0.4, "a neighbour of another name is a stranger")
   }
 
   @Test("a T3 source has a few sessions held and the others told to go")
@@ -97,7 +98,9 @@ struct PromiseTests {
   func shrink() throws {
     var shield = shield(
       policy(access: "127.0.3.0/24 bad\n10.0.0.0/8 trusted\n") { $0.badSessionsPerSource = 64 },
-      limits { $0.connections = 40; $0.sessions = 40 })
+      limits {
+        $0.connections = 40; $0.sessions = 40
+      })
     var bad: [Int] = []
     for n in 0..<20 {
       let arrived = shield.arrive("127.0.3.\(n + 1)")
@@ -122,7 +125,9 @@ struct PromiseTests {
   func reserved() throws {
     var shield = shield(
       policy(access: "10.0.0.0/8 trusted\n") { $0.reservedForKnown = 0.25 },
-      limits { $0.connections = 8; $0.sessions = 8 })
+      limits {
+        $0.connections = 8; $0.sessions = 8
+      })
     var strangers = 0
     for n in 0..<10 where shield.arrive("192.0.2.\(n)") != nil { strangers += 1 }
     #expect(strangers == 6)
@@ -135,7 +140,8 @@ struct PromiseTests {
   @Test("a session more than there are is told to come again, and nothing breaks")
   func sessionsFull() throws {
     var shield = shield(
-      policy(access: "10.0.0.0/8 trusted\n") { $0.reservedForKnown = 0 }, limits { $0.sessions = 4 })
+      policy(access: "10.0.0.0/8 trusted\n") { $0.reservedForKnown = 0 }, limits { $0.sessions = 4 }
+    )
     var answers: [String] = []
     for n in 0..<6 {
       let arrived = shield.arrive("10.0.0.\(n)")
@@ -206,7 +212,8 @@ struct PromiseTests {
 
   @Test("connections over a rate are refused at connect, dropped, or slowed below the ceiling")
   func overConnections() throws {
-    for (over, expected) in [("tempfail", "421"), ("refuse", "554"), ("drop", ""), ("slow", "220")] {
+    for (over, expected) in [("tempfail", "421"), ("refuse", "554"), ("drop", ""), ("slow", "220")]
+    {
       var shield = shield(policy(rates: "0.0.0.0/0 conn=1/h over=\(over)\n"))
       _ = shield.arrive("192.0.2.1")
       let arrived = shield.arrive("192.0.2.1", port: 2)

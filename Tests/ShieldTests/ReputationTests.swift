@@ -51,7 +51,9 @@ struct ReputationTests {
   func hammering() {
     var table = table()
     let key = table.key(.network, source.network(24))
-    for second in 0..<30 { table.left(key, stage: 0, after: minute, now: Instant(seconds: Double(second))) }
+    for second in 0..<30 {
+      table.left(key, stage: 0, after: minute, now: Instant(seconds: Double(second)))
+    }
     #expect(table.divisor(key, stage: 0, after: minute, now: Instant(seconds: 100)) == 2)
   }
 

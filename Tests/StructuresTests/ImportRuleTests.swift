@@ -43,7 +43,8 @@ struct ImportRuleTests {
     for (name, text) in try Self.files(of: module) where !Self.unsafeFiles.contains(name) {
       for line in text.split(separator: "\n") where !line.contains("//") {
         let touches =
-          line.contains("UnsafeMutable") || line.contains("UnsafePointer") || line.contains("unsafeBitCast")
+          line.contains("UnsafeMutable") || line.contains("UnsafePointer")
+          || line.contains("unsafeBitCast")
           || line.contains("withUnsafe") || line.contains("Unmanaged")
         #expect(!touches, "\(name): \(line)")
       }

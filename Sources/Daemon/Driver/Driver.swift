@@ -327,7 +327,9 @@ package struct Driver: ~Copyable {
   /// Polls for input, or receives at once where the last receive left bytes behind.
   private mutating func seekInput(_ slot: Slot) {
     let i = Int(slot.index)
-    if !places[i].flags.isDisjoint(with: [.pollingInput, .receiving, .starved, .closing]) { return }
+    if !places[i].flags.isDisjoint(with: [.pollingInput, .receiving, .starved, .closing]) {
+      return
+    }
     if places[i].flags.contains(.hasMore) {
       receive(slot)
     } else {

@@ -220,10 +220,12 @@ package func startThread(_ body: @escaping @Sendable () -> Void) {
   }
   var thread = pthread_t()
   let box = Unmanaged.passRetained(Box(body))
-  let status = pthread_create(&thread, nil, { raw in
-    if let raw { Unmanaged<Box>.fromOpaque(raw).takeRetainedValue().body() }
-    return nil
-  }, box.toOpaque())
+  let status = pthread_create(
+    &thread, nil,
+    { raw in
+      if let raw { Unmanaged<Box>.fromOpaque(raw).takeRetainedValue().body() }
+      return nil
+    }, box.toOpaque())
   invariant(status == 0, "a thread could not be started: error \(status)")
   pthread_detach(thread)
 }
