@@ -18,7 +18,7 @@ struct Place: BitwiseCopyable {
   }
 
   struct Flags: OptionSet {
-    let rawValue: UInt8
+    let rawValue: UInt16
     /// A poll for input is armed.
     static let pollingInput = Flags(rawValue: 1)
     /// A poll for the peer's going away is armed.
@@ -33,6 +33,10 @@ struct Place: BitwiseCopyable {
     static let closing = Flags(rawValue: 32)
     /// The close itself is in flight.
     static let closeSubmitted = Flags(rawValue: 64)
+    /// A send with a completion is in flight.
+    static let sending = Flags(rawValue: 128)
+    /// A connect is in flight.
+    static let connecting = Flags(rawValue: 256)
   }
 
   /// Where `fill` puts bytes: an offset into the arena, and how many fit.
@@ -291,6 +295,7 @@ package struct Driver: ~Copyable {
         }
       case .send(let slot, let region):
         submitted(slot)
+        places[Int(slot.index)].flags.insert(.sending)
         ring.send(
           slot: Int32(slot.index), engine.arena.base + region.offset, count: region.count,
           token: token(.send, slot))
@@ -373,6 +378,7 @@ package struct Driver: ~Copyable {
     put(run, at: Int32(slot.index), now: time)
     PlainSocket.close(descriptor)
     submitted(slot)
+    places[Int(slot.index)].flags.insert(.connecting)
     ring.connect(slot: Int32(slot.index), to: servers + server, token: token(.connect, slot))
   }
 
@@ -380,12 +386,19 @@ package struct Driver: ~Copyable {
     let i = Int(slot.index)
     places[i].want = .nothing
     places[i].flags.insert(.closing)
-    if places[i].inFlight > 0 {
-      submitted(slot)
-      ring.cancelAll(slot: Int32(slot.index), token: token(.cancel, slot))
-    } else {
-      submitClose(slot)
-    }
+    // Each by its token, which the kernel finds by hash; cancelling by descriptor makes it walk every
+    // armed poll of the ring (measured with 15,000 held: a quarter of the relay's throughput).
+    let flags = places[i].flags
+    if flags.contains(.pollingInput) { cancel(.poll, slot) }
+    if flags.contains(.pollingHangup) { cancel(.hangup, slot) }
+    if flags.contains(.sending) { cancel(.send, slot) }
+    if flags.contains(.connecting) { cancel(.connect, slot) }
+    if places[i].inFlight == 0 { submitClose(slot) }
+  }
+
+  private mutating func cancel(_ operation: Operation, _ slot: Slot) {
+    submitted(slot)
+    ring.cancel(token(operation, slot), token: token(.cancel, slot))
   }
 
   private mutating func submitClose(_ slot: Slot) {
@@ -441,6 +454,7 @@ package struct Driver: ~Copyable {
         feedStarved()
       }
     case .send:
+      places[i].flags.remove(.sending)
       if places[i].flags.contains(.closing) { break }
       if completion.result >= 0 {
         engine.sent(slot, Int(completion.result), now: now, into: &effects)
@@ -448,6 +462,7 @@ package struct Driver: ~Copyable {
         engine.failed(slot, now: now, into: &effects)
       }
     case .connect:
+      places[i].flags.remove(.connecting)
       if places[i].flags.contains(.closing) { break }
       if completion.result == 0 {
         engine.connected(slot, now: now, into: &effects)
