@@ -2,6 +2,7 @@
 """The operator's side: reload, drain, stop, checks, exit codes; and room for very many silent peers."""
 
 import ctypes
+import pathlib
 import re
 import resource
 import signal
@@ -310,3 +311,23 @@ def test_2000_silent_connections_are_held_while_mail_flows(sink, shield):
     finally:
         for client in held:
             client.close()
+
+
+def test_running_out_of_descriptors_delays_the_newcomers_and_loses_nobody(sink, shield):
+    need("prlimit")
+    box = sink(store=False)
+    front = shield(box, {"delays": NO_DELAYS, "workers": 1})
+    have = len(list(pathlib.Path(f"/proc/{front.pid}/fd").iterdir()))
+    subprocess.run(["prlimit", "--pid", str(front.pid), f"--nofile={have + 4}:20000"], check=True)
+    clients = [Dialogue(front.port, source(0, 90, n % 200 + 1), timeout=30) for n in range(400)]
+    try:
+        # A handful fit at a time; the others wait in the backlog until descriptors have moved.
+        for client in clients:
+            client.expect(220)
+        clients[0].command(f"EHLO {clients[0].name}", 250)
+        assert clients[0].deliver().code == 250
+    finally:
+        for client in clients:
+            client.close()
+    front.signal(signal.SIGUSR2)
+    front.program.wait_for(r"descriptors_exhausted=[1-9]")
