@@ -76,8 +76,8 @@ package struct Connection: BitwiseCopyable, Sendable {
   package var delayed: UInt16 = 0
   /// Tarpit: how many bytes of the reply are out.
   package var position: UInt16 = 0
-  /// Tarpit: ticks between two bytes.
-  package var interval: UInt16 = 0
+  /// Tarpit: over how many ticks the reply is spread.
+  package var span: UInt16 = 0
   package var flags = ConnectionFlags()
   package var state = ConnectionState.free
   package var tier = Tier.clean

@@ -52,14 +52,26 @@ extension Engine {
   private mutating func drip(
     _ i: Int, _ text: PitText, _ stage: Stage, now: Instant, into effects: inout EffectQueue
   ) {
-    let length = Int64(max(self.text(text).count, 1))
-    let ticks = policy.delays[stage].bad / 10_000 / length
     connections[i].state = .dripping
     connections[i].text = text
     connections[i].position = 0
-    connections[i].interval = UInt16(clamping: max(ticks, 1))
-    wheel.set(i, at: now + .microseconds(Int64(connections[i].interval) * 10_000))
+    connections[i].span = UInt16(clamping: policy.delays[stage].bad / 10_000)
+    armDrip(i, now: now)
     effects.append(.watch(slot(client: i)))
+  }
+
+  /// Sets the time of the next byte.
+  ///
+  /// Byte n of the reply's `length` is due n/length of its span after the first: the differences are taken
+  /// between whole ticks, so nothing adds up. Counted from the tick that was due, not from when we came
+  /// to it, or every byte would be late by a tick.
+  private mutating func armDrip(_ i: Int, now: Instant) {
+    let length = max(text(connections[i].text).count, 1)
+    let position = Int(connections[i].position)
+    let span = Int(connections[i].span)
+    let ticks = span * (position + 1) / length - span * position / length
+    let tick = now.microseconds / 10_000
+    wheel.set(i, at: Instant(microseconds: (tick + Int64(ticks)) * 10_000))
   }
 
   mutating func tarpitTimer(_ i: Int, now: Instant, into effects: inout EffectQueue) {
@@ -97,7 +109,7 @@ extension Engine {
       connections[i].position += 1
     }
     if position + 1 < region.count {
-      wheel.set(i, at: now + .microseconds(Int64(connections[i].interval) * 10_000))
+      armDrip(i, now: now)
     } else if connections[i].flags.contains(.last) {
       beginDraining(i, now: now, into: &effects)
     } else {

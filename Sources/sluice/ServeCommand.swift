@@ -179,7 +179,9 @@ struct ServeCommand: ParsableCommand {
       case SIGTERM, SIGINT: service.stop()
       case SIGUSR1:
         do { try sink.reopen() } catch { logger.error("\(error)") }
-      case SIGUSR2: for line in Statistics.lines(service.snapshot) { logger.notice("\(line)") }
+      case SIGUSR2:
+        service.refresh()
+        for line in Statistics.lines(service.snapshot) { logger.notice("\(line)") }
       default: break
       }
       if let drainUntil, Date() > drainUntil { service.stop() }

@@ -319,7 +319,10 @@ def test_running_out_of_descriptors_delays_the_newcomers_and_loses_nobody(sink, 
     front = shield(box, {"delays": NO_DELAYS, "workers": 1})
     have = len(list(pathlib.Path(f"/proc/{front.pid}/fd").iterdir()))
     subprocess.run(["prlimit", "--pid", str(front.pid), f"--nofile={have + 4}:20000"], check=True)
+    # Asleep while they come, so that they all stand in the backlog at once.
+    front.signal(signal.SIGSTOP)
     clients = [Dialogue(front.port, source(0, 90, n % 200 + 1), timeout=30) for n in range(400)]
+    front.signal(signal.SIGCONT)
     try:
         # A handful fit at a time; the others wait in the backlog until descriptors have moved.
         for client in clients:

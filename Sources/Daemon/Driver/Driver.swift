@@ -53,6 +53,8 @@ struct Place: BitwiseCopyable {
 package enum WorkerOrder: Sendable {
   case adopt(Policy)
   case drain
+  /// Bring the snapshot up to date.
+  case publish
   case stop
 }
 

@@ -174,6 +174,12 @@ package final class Service: Sendable {
 
   package func stop() { for worker in workers { worker.order(.stop) } }
 
+  /// Has every worker bring its figures up to date, and gives it a moment for that.
+  package func refresh() {
+    for worker in workers { worker.order(.publish) }
+    usleep(50_000)
+  }
+
   package var isDone: Bool { workers.allSatisfy(\.isDone) }
 
   /// Why a worker ended by itself, if one did.

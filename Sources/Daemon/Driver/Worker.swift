@@ -161,6 +161,7 @@ package final class Worker: Sendable {
           case .drain:
             driver.drain()
             isDraining = true
+          case .publish: nextSnapshot = 0
           case .stop: return
           }
         }
