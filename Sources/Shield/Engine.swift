@@ -60,25 +60,13 @@ package struct Engine: ~Copyable {
     wheel = TimingWheel(capacity: limits.connections + limits.downstreamConnections)
     buckets = BucketTable(
       capacity: limits.buckets, hash: SipHash(k0: random.next(), k1: random.next()))
-    // A connection is counted under its rule and, in the tarpit, under its source.
-    open = OpenCounts(capacity: limits.connections * 2)
+    // A connection counts under its rule and, in the tarpit, under its source: as many keys as
+    // connections are enough, unless most are alone in both; then the last are not counted.
+    open = OpenCounts(capacity: limits.connections)
     reputation = ReputationTable(
       capacity: limits.sources, hash: SipHash(k0: random.next(), k1: random.next()))
     downstream.identity = identity
     prepareTexts()
-  }
-
-  /// How the sums of memory are made up, in bytes, for the statement at start.
-  package var footprint: [(String, Int)] {
-    [
-      ("held connections", connections.footprint + wheel.footprint + open.footprint),
-      ("sessions", sessions.footprint + limits.sessions * layout.sessionStride),
-      (
-        "downstream connections", links.footprint + limits.downstreamConnections * Layout.linkStride
-      ),
-      ("token buckets", buckets.footprint), ("remembered sources", reputation.footprint),
-      ("journal", journal.footprint),
-    ]
   }
 
   // MARK: Places
@@ -300,6 +288,19 @@ package struct Engine: ~Copyable {
     counters.talking = talking
     counters.links = UInt64(linkCount)
   }
+}
+
+/// What one of each thing the engine keeps takes, in bytes, for the statement at start.
+package enum Footprint {
+  /// A held connection: its record, its timer, its part of the concurrency counts.
+  package static var connection: Int { MemoryLayout<Connection>.stride + 12 + 36 }
+  /// A session without its input buffer.
+  package static var session: Int {
+    MemoryLayout<Session>.stride + Layout.heloBytes + 2 * Layout.pathBytes + Layout.outboxBytes
+  }
+  package static var link: Int { MemoryLayout<Link>.stride + 12 + Layout.linkStride }
+  /// A journal entry, in the engine's journal and in the queue to the log, which is there twice.
+  package static var journalEntry: Int { 3 * MemoryLayout<JournalEntry>.stride }
 }
 
 /// Where in the arena whose bytes are.

@@ -180,8 +180,6 @@ package struct Journal: ~Copyable {
     entries = Slab(capacity: max(capacity, 16), repeating: JournalEntry(.connect, at: .origin))
   }
 
-  package var footprint: Int { entries.footprint }
-
   package mutating func append(_ entry: borrowing JournalEntry) {
     if count == entries.capacity {
       dropped += 1

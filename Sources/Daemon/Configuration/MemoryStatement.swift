@@ -10,22 +10,21 @@ import Suspicion
 package struct MemoryStatement: Sendable {
   /// What one of each takes, in bytes.
   package struct Units: Sendable, Equatable {
-    /// A record of a held connection.
-    package var connection = 64
-    /// The kernel's part of it with a poll armed (ring.md, fact 5: 3.83 KB + 256 B).
-    package var connectionKernel = 4_100
-    /// A client that floods an unread socket pins this much (SO_RCVBUF = 4096 on the listener), and a
-    /// session may be such a one: on top of `connectionKernel`.
-    package var sessionKernel = 1_700
-    /// Record of a session without its buffers.
-    package var sessionRecord = 600
-    /// Replies waiting for a client.
-    package var outbox = 8_192
-    package var downstream = 14_000
+    /// A held connection: its records in the engine and in the driver.
+    package var connection = Footprint.connection + Driver.bytesPerSlot
+    /// The kernel's part of it with a poll armed (3.83 KB and 256 B, measured on Linux 6.18), and what it
+    /// pins when it floods the socket we do not read: 5.8 KB where receive buffers can be widened later
+    /// (Linux 6.7), 131.8 KB before that.
+    package var connectionKernel = 4_100 + 5_800
+    /// What a session's widened receive buffer may pin beyond that.
+    package var sessionKernel = 131_072
+    /// A session without its input buffer.
+    package var session = Footprint.session
+    package var downstream = Footprint.link + Driver.bytesPerSlot
     package var downstreamKernel = 4_100
     package var bucket = 16
     package var source = 16
-    package var journalEntry = 256
+    package var journalEntry = Footprint.journalEntry
     package var receiveBuffer = 512
     /// Queues of a worker's ring (4,096 submissions of 64 B, 8,192 completions of 16 B), in the kernel.
     package var ringKernel = 393_216
@@ -63,8 +62,7 @@ package struct MemoryStatement: Sendable {
     rows = [
       row("connections", share.connections, units.connection, units.connectionKernel),
       row(
-        "sessions", share.sessions, units.sessionRecord + units.outbox + limits.inputBytes,
-        units.sessionKernel),
+        "sessions", share.sessions, units.session + limits.inputBytes, units.sessionKernel),
       row(
         "downstream_connections", share.downstreamConnections, units.downstream,
         units.downstreamKernel),
