@@ -613,6 +613,9 @@ extension Engine {
     case .body, .swallow:
       if sessions[s].flags.contains(.paused) {
         readBody(i, now: now, into: &effects)
+      } else if sessions[s].flags.contains(.relaying) {
+        // Not the client dawdles but the downstream, and that has a clock of its own.
+        wheel.set(i, at: now + .microseconds(policy.timeouts.body))
       } else {
         timedOut(i, now: now)
         leave(i, .timeout, now: now, into: &effects)
