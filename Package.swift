@@ -66,7 +66,8 @@ let package = Package(
     .testTarget(
       name: "ShieldTests",
       dependencies: [
-        "CAllocations", "Shield", "Simulator", "SMTP", "Flow", "Suspicion", "Reputation", "Structures",
+        "CAllocations", "Shield", "Simulator", "SMTP", "Flow", "Suspicion", "Reputation",
+        "Structures",
       ], swiftSettings: dialect),
     .testTarget(
       name: "DialogueTests",
