@@ -174,8 +174,7 @@ extension Engine {
   private mutating func greeted(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     if connections[i].session >= 0 {
       // It talked before its turn and was let off: what it said is dealt with now.
-      connections[i].state = .talking
-      work(i, now: now, into: &effects)
+      beginTalking(i, now: now, into: &effects)
       return
     }
     if isDraining {
@@ -242,7 +241,14 @@ extension Engine {
     arena.write(bytes, at: input(s).offset)
     sessions[s].inputEnd = Int32(bytes.count)
     sessions[s].bytesIn += UInt64(bytes.count)
+    beginTalking(i, now: now, into: &effects)
+  }
+
+  /// Opens the socket's window now, so that it is open when a message comes: the client learns of it with
+  /// the replies until then.
+  private mutating func beginTalking(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     connections[i].state = .talking
+    effects.append(.widen(slot(client: i)))
     work(i, now: now, into: &effects)
   }
 

@@ -35,7 +35,7 @@ package enum Effect: BitwiseCopyable, Sendable {
   case drip(Slot, UInt8)
   /// Open a connection to downstream number `server`: `connected`, or `failed`.
   case connect(Slot, server: Int)
-  /// A message is about to come: the socket may take more at once than a held one. Nothing comes back.
+  /// It talks now: its socket may take more at once than a held one. Nothing comes back.
   case widen(Slot)
   /// Close our sending side; the peer sees the end of our replies.
   case finish(Slot)

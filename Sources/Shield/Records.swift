@@ -55,8 +55,6 @@ package struct ConnectionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let passed = ConnectionFlags(rawValue: 512)
   /// A rate rule was exceeded at connect, so the banner waits longer.
   static let overRate = ConnectionFlags(rawValue: 1_024)
-  /// Its socket takes messages at full width.
-  static let widened = ConnectionFlags(rawValue: 2_048)
   static let counts: ConnectionFlags = [.counted, .countedBad]
 }
 

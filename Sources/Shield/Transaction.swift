@@ -180,10 +180,6 @@ extension Engine {
     sessions[s].sizeLimit = offered(i).sizeMax
     if policy.bareNewline == .normalize { sessions[s].flags.insert(.normalizing) }
     sessions[s].phase = .body
-    if !connections[i].flags.contains(.widened) {
-      connections[i].flags.insert(.widened)
-      effects.append(.widen(slot(client: i)))
-    }
     flush(i, now: now, into: &effects)
     readBody(i, now: now, into: &effects)
   }
