@@ -23,10 +23,10 @@ package struct SourceRecord: BitwiseCopyable, Sendable, Equatable {
   /// Until when a proof is remembered, in units of 4 minutes since the origin, on a circle of 16 bits
   /// (182 days); 0 for never.
   package var badUntil: UInt16 = 0
-  /// The stage at which it left last.
-  package var leftStage: UInt8 = 0
-  /// How often it left at that stage while delayed: 1 halves the delay there, 2 and more lift it.
-  package var chances: UInt8 = 0
+  /// How often it left at each of the first eight stages while delayed, 2 bits a stage: 1 halves the delay
+  /// there, 2 lifts it. A stage's chances outlive a departure at another one, or a sender with two delays
+  /// that are too long for it would wander between them for ever.
+  package var chances: UInt16 = 0
 
   package init() {}
 }
@@ -108,9 +108,10 @@ package struct ReputationTable: ~Copyable {
 
   private static func worth(_ record: SourceRecord, now: Instant) -> UInt64 {
     if record.tag == 0 { return 0 }
-    let good = record.goodUntil > minutes(now) ? UInt64(record.goodUntil) : 0
-    let bad = isBad(record, now: now) ? UInt64(record.badUntil) : 0
-    return good << 48 | bad << 32 | UInt64(record.leftAt)
+    // By what is left of each, so that it stays within its bits whatever the clock says.
+    let good = UInt64(max(Int64(record.goodUntil) - Int64(minutes(now)), 0))
+    let bad = isBad(record, now: now) ? UInt64(record.badUntil &- quarters(now)) : 0
+    return min(good, 0xF_FFFF) << 44 | min(bad, 0xFFF) << 32 | UInt64(record.leftAt)
   }
 
   // MARK: Good and bad
@@ -148,14 +149,14 @@ package struct ReputationTable: ~Copyable {
 
   /// A session of this source left while it was delayed at `stage`.
   package mutating func left(_ key: UInt64, stage: UInt8, after: Int64, now: Instant) {
+    guard stage < 8 else { return }
     let index = make(key, now: now)
     let since = Int64(Self.seconds(now)) - Int64(records[index].leftAt)
+    let shift = UInt16(stage) * 2
+    let before = records[index].chances >> shift & 3
     // Leaving again at once is one departure: only a return that waited earns the next step.
-    if records[index].chances > 0 && records[index].leftStage == stage {
-      if since * 1_000_000 >= after { records[index].chances = min(records[index].chances + 1, 2) }
-    } else {
-      records[index].chances = 1
-      records[index].leftStage = stage
+    if before == 0 || (before == 1 && since * 1_000_000 >= after) {
+      records[index].chances += 1 << shift
     }
     records[index].leftAt = Self.seconds(now)
   }
@@ -163,11 +164,11 @@ package struct ReputationTable: ~Copyable {
   /// By what the delay at `stage` is divided for a source that comes back: 1 (no chance earned),
   /// 2 (half), or 0 (no delay).
   package func divisor(_ key: UInt64, stage: UInt8, after: Int64, now: Instant) -> Int64 {
-    guard let index = find(key), records[index].chances > 0, records[index].leftStage == stage
-    else { return 1 }
+    guard stage < 8, let index = find(key) else { return 1 }
+    let chances = records[index].chances >> (UInt16(stage) * 2) & 3
     let since = Int64(Self.seconds(now)) - Int64(records[index].leftAt)
-    guard since * 1_000_000 >= after else { return 1 }
-    return records[index].chances == 1 ? 2 : 0
+    guard chances > 0, since * 1_000_000 >= after else { return 1 }
+    return chances == 1 ? 2 : 0
   }
 
   // MARK: Clocks. One is added so that 0 can mean never.

@@ -14,6 +14,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case nulInMessage, textLineTooLong, notSMTP
   case tooManyCommands, tooManyErrors, sessionTooLong, timeout, shuttingDown
   case messageRate, recipientRate, rateRefused
+  case authenticationLost
   case downstreamUnavailable, downstreamLost, transactionLost, noDownstreamRoom
 
   package var code: UInt16 { parts.code }
@@ -61,6 +62,8 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .recipientRate:
       (450, "4.7.1 Client host rejected: recipient rate limit exceeded, try again later")
     case .rateRefused: (554, "5.7.1 Client host rejected: rate limit exceeded")
+    case .authenticationLost:
+      (421, "4.3.0 Service unavailable: mail server lost, please connect and log in again")
     case .downstreamUnavailable:
       (451, "4.4.1 Service unavailable: mail server does not answer, try again later")
     case .downstreamLost: (451, "4.3.0 Service unavailable: mail server lost, try again later")
@@ -85,6 +88,17 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
 
   /// The text, enhanced code included.
   package var text: StaticString { parts.text }
+}
+
+/// Appends a reply of one line that says nothing but its code and class, for want of room.
+package func writeShortReply(code: UInt16, into out: inout OutputSpan<UInt8>) {
+  let start = out.count
+  let written =
+    out.appendDecimal(UInt64(code)) && out.appendLiteral(" ")
+    && (code / 100 == 3
+      || out.appendDecimal(UInt64(code / 100)) && out.appendLiteral(".0.0 "))
+    && out.appendLiteral("(text left out)") && out.appendLineEnd()
+  if !written { out.removeLast(out.count - start) }
 }
 
 /// Appends the reply to HELO, or nothing if it does not fit.

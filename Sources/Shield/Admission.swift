@@ -36,6 +36,7 @@ extension Engine {
     _ peer: Peer, now: Instant, into effects: inout EffectQueue
   ) -> Admission {
     counters.accepted += 1
+    relieve(now: now)
     let access = policy.access.lookup(peer.address)
     let rates = policy.rates.lookup(peer.address)
     var flags = ConnectionFlags()
@@ -82,13 +83,13 @@ extension Engine {
     connections[i].address = peer.address
     connections[i].port = peer.port
     connections[i].listener = peer.listener
-    connections[i].accepted = UInt32(clamping: now.microseconds / 10_000)
+    connections[i].accepted = UInt32(truncatingIfNeeded: now.microseconds / 10_000)
     connections[i].flags = flags
     connections[i].signals = signals
     connections[i].tier = tier
     journal.append(entry(.connect, i, now: now))
 
-    if denied && !flags.contains(.trusted) {
+    if denied {
       journal.append(entry(.denylisted, i, now: now))
       if policy.mode == .enforce {
         counters.refused += 1
@@ -220,13 +221,25 @@ extension Engine {
     sessions[s].inputEnd = Int32(bytes.count)
     sessions[s].bytesIn += UInt64(bytes.count)
     // The longer wait its new tier has earned counts from its arrival.
-    let passed = now.microseconds - Int64(connections[i].accepted) * 10_000
+    let passed = age(i, now: now)
     connections[i].delayed = 0
     let more = delay(.banner, i, now: now) - passed
     if let due = wheel.deadline(of: i), more > 0 {
       wheel.set(i, at: max(due, now + .microseconds(more)))
     }
     effects.append(.watch(slot(client: i)))
+  }
+
+  /// Words that crossed with the banner: before their time, and kept until the banner is out.
+  mutating func spokeIntoBanner(_ i: Int, _ bytes: Span<UInt8>, now: Instant) {
+    note(.pregreet, i, now: now)
+    guard connections[i].session >= 0 || lease(i) else { return }
+    let s = Int(connections[i].session)
+    let room = input(s).count - Int(sessions[s].inputEnd)
+    guard bytes.count <= room else { return }
+    arena.write(bytes, at: input(s).offset + Int(sessions[s].inputEnd))
+    sessions[s].inputEnd += Int32(bytes.count)
+    sessions[s].bytesIn += UInt64(bytes.count)
   }
 
   /// The first words after the banner: from here on it is a session.

@@ -60,6 +60,7 @@ extension Engine {
       guard sessions[s].phase == .command || sessions[s].phase == .challenge else { break }
       // Each command may be answered by a whole reply of the downstream: it must fit.
       if Layout.outboxBytes - Int(sessions[s].outEnd) < Layout.replyBytes {
+        if !wheel.isSet(i) { wheel.set(i, at: now + .microseconds(policy.timeouts.send)) }
         flush(i, now: now, into: &effects)
         return
       }
@@ -68,7 +69,8 @@ extension Engine {
         offset: input(s).offset + start, count: Int(sessions[s].inputEnd) - start)
       if sessions[s].flags.contains(.skipping) && !skipLine(s, region) { continue }
       var lines = sessions[s].lines
-      let step = lines.next(in: arena.span(region), limit: policy.session.commandBytes - 2)
+      let step = lines.next(
+        in: arena.span(region), limit: min(policy.session.commandBytes, limits.inputBytes) - 2)
       sessions[s].lines = lines
       switch step {
       case .line(let length, let consumed):
@@ -92,6 +94,9 @@ extension Engine {
           fill(i, now: now, into: &effects)
         }
         return
+      case .tooLong where sessions[s].phase == .challenge:
+        counters.protocolFaults += 1
+        leave(i, .badSyntaxClosing, now: now, into: &effects)
       case .tooLong:
         counters.protocolFaults += 1
         wheel.cancel(i)
@@ -168,12 +173,13 @@ extension Engine {
       leave(i, .tooManyCommands, now: now, into: &effects)
       return
     }
-    if now.microseconds - Int64(connections[i].accepted) * 10_000 > policy.timeouts.session {
+    if age(i, now: now) > policy.timeouts.session {
       limitReached(i, .time, now: now)
       leave(i, .sessionTooLong, now: now, into: &effects)
       return
     }
-    if inspect(i, now: now) {
+    // The tier may have changed since the last command: by words that crossed with the banner, by a reload.
+    if inspect(i, now: now) || effectiveTier(i) == .bad {
       moveToTarpit(i, now: now, into: &effects)
       return
     }
@@ -192,11 +198,11 @@ extension Engine {
       return
     }
     let stage = stage(of: sessions[s].verb)
-    var wait = delay(stage, i, least: least, now: now)
-    if stage == .recipientAccepted && wait > 0 {
-      wait = min(wait, max(policy.delays.recipientSum - sessions[s].recipientDelay, least))
-      sessions[s].recipientDelay += wait
-    }
+    let most =
+      stage == .recipientAccepted
+      ? policy.delays.recipientSum - sessions[s].recipientDelay : Int64.max
+    let wait = delay(stage, i, least: least, most: most, now: now)
+    if stage == .recipientAccepted { sessions[s].recipientDelay += wait }
     if wait > 0 {
       sessions[s].phase = .delaying
       sessions[s].stage = stage
@@ -341,6 +347,7 @@ extension Engine {
     dropLink(of: i, now: now, into: &effects)
     sessions[s].flags.insert(.greeted)
     sessions[s].flags.remove(.authenticated)
+    sessions[s].flags.remove(.authenticating)
     let extended = sessions[s].verb == .ehlo
     if extended { sessions[s].flags.insert(.extended) } else { sessions[s].flags.remove(.extended) }
     let room = outbox(s).from(Int(sessions[s].outEnd))
@@ -537,7 +544,7 @@ extension Engine {
     let s = Int(connections[i].session)
     dropLink(of: i, now: now, into: &effects)
     // A client that does not take its replies has no room left for a last one.
-    if Layout.outboxBytes - Int(sessions[s].outEnd) >= 512 { say(i, reply, now: now) }
+    if Layout.outboxBytes - Int(sessions[s].outEnd) >= 128 { say(i, reply, now: now) }
     sessions[s].phase = .leaving
     wheel.set(i, at: now + .microseconds(policy.timeouts.send))
     flush(i, now: now, into: &effects)

@@ -36,6 +36,8 @@ package struct Engine: ~Copyable {
   /// Which of the sets of ready texts is in use; the others may still be going out.
   var textSet = 0
   var texts: [Region] = []
+  /// When room was last made.
+  var lastRelief = Instant.origin
   /// Set once: no new clients, idle ones are told to go.
   package private(set) var isDraining = false
 
@@ -107,7 +109,9 @@ package struct Engine: ~Copyable {
     case .idle: firstWords(i, bytes, now: now, into: &effects)
     case .pit: heardInPit(i, bytes, now: now, into: &effects)
     case .draining: effects.append(.listen(slot, limit: 512))
-    case .free, .banner, .talking, .dripping, .refusing, .closing: break
+    case .banner: spokeIntoBanner(i, bytes, now: now)
+    case .talking: heardAside(i, bytes, now: now, into: &effects)
+    case .free, .dripping, .refusing, .closing: break
     }
   }
 
@@ -311,6 +315,8 @@ struct Layout {
   static let pathBytes = 128
   /// A whole re-made reply of the downstream fits, and what may stand before it.
   static let outboxBytes = 8_192
+  /// Kept free behind a reply of the downstream: for two short replies of our own.
+  static let outboxReserve = 512
   static let replyBytes = 6_144
   static let linkInBytes = 4_096
   static let linkOutBytes = 2_560

@@ -69,9 +69,11 @@ extension Engine {
   ///
   /// - Parameters:
   ///   - count: which rejection or failed log-in this is.
-  ///   - least: a wait a rate rule asks for; held under the stage's ceiling like all else.
+  ///   - least: a wait a rate rule asks for; held under the stage's ceiling like all else. No second
+  ///     chance shortens it: leaving does not lift a limit.
+  ///   - most: what the stage's own account has left, for what no rule asks for.
   mutating func delay(
-    _ stage: Stage, _ i: Int, count: Int = 1, least: Int64 = 0, now: Instant
+    _ stage: Stage, _ i: Int, count: Int = 1, least: Int64 = 0, most: Int64 = .max, now: Instant
   ) -> Int64 {
     let connection = connections[i]
     let tier = connection.tier
@@ -84,9 +86,9 @@ extension Engine {
     {
       delay = rule.delayMicroseconds
     }
-    delay = min(max(delay, least), row.ceiling)
-    if delay == 0 { return 0 }
-    if policy.secondChance && tier != .known {
+    delay = min(delay, row.ceiling, max(most, 0))
+    if delay == 0 && least == 0 { return 0 }
+    if delay > 0 && policy.secondChance && tier != .known {
       let divisor = secondChance(stage, i, now: now)
       if divisor != 1 { counters.secondChances += 1 }
       delay = divisor == 0 ? 0 : delay / divisor
@@ -96,6 +98,7 @@ extension Engine {
       let shed = 1 - policy.shedAt
       if room < shed && shed > 0 { delay = Int64(Double(delay) * max(room, 0) / shed) }
     }
+    delay = max(delay, min(least, row.ceiling))
     let sum =
       tier == .suspicious ? policy.delays.suspiciousSum : policy.delays.cleanSum
     let spent = Int64(connection.delayed) * 10_000
@@ -192,7 +195,56 @@ extension Engine {
     Double(limits.connections - clientIndexes.free) / Double(max(limits.connections, 1))
   }
 
-  var isUnderStress: Bool { occupancy >= policy.shedAt }
+  /// Share of sessions or downstream connections in use, whichever is larger, 0…1.
+  private var talkingShare: Double {
+    let sessions =
+      Double(limits.sessions - sessionIndexes.free) / Double(max(limits.sessions, 1))
+    let links =
+      Double(limits.downstreamConnections - linkIndexes.free)
+      / Double(max(limits.downstreamConnections, 1))
+    return max(sessions, links)
+  }
+
+  var isUnderStress: Bool { max(occupancy, talkingShare) >= policy.shedAt }
+
+  /// How long a connection has been there, in microseconds. Ticks come round after 497 days; a session
+  /// does not.
+  func age(_ i: Int, now: Instant) -> Int64 {
+    let tick = UInt32(truncatingIfNeeded: now.microseconds / 10_000)
+    return Int64(tick &- connections[i].accepted) * 10_000
+  }
+
+  /// How long a T3 peer may be held as things are, in microseconds: when room runs out the worst go first,
+  /// at the first mark after 30 s, at the second at once.
+  var tarpitTime: Int64 {
+    let room = occupancy
+    if room >= policy.shedAt { return 0 }
+    return room >= policy.shrinkAt ? min(30_000_000, policy.badSession) : policy.badSession
+  }
+
+  /// Makes room, once a second at most: tarpitted peers that have been held long enough for the present,
+  /// and silent clients under stress, get their timers moved up. Walks all connections.
+  mutating func relieve(now: Instant) {
+    guard max(occupancy, talkingShare) >= policy.shrinkAt,
+      now >= lastRelief + .seconds(1)
+    else { return }
+    lastRelief = now
+    let most = tarpitTime
+    let isStressed = isUnderStress
+    let soon = now + .microseconds(commandTimeout)
+    for i in 0..<connections.capacity {
+      switch connections[i].state {
+      case .pit where age(i, now: now) >= most: wheel.set(i, at: now)
+      case .idle where isStressed, .talking where isStressed && isAwaitingCommand(i):
+        if let due = wheel.deadline(of: i), due > soon { wheel.set(i, at: soon) }
+      default: break
+      }
+    }
+  }
+
+  private func isAwaitingCommand(_ i: Int) -> Bool {
+    sessions[Int(connections[i].session)].phase == .command
+  }
 
   // MARK: Rates
 
@@ -227,9 +279,17 @@ extension Engine {
     let key = rule.key(for: connections[i].address, limited)
     var wait: Int64 = 0
     if rule.over == .slow {
-      // Slowed, not refused: the attempt happens, so it counts, and the debt says how long to wait.
-      wait = buckets.charge(key, units, rate, now: now).microseconds
-      if wait == 0 { return .within }
+      wait = (buckets.earliest(key, units, rate, now: now) - now).microseconds
+      // What no allowed delay can make up for is put off, or the limit would end where the delays do.
+      let spent = Int64(connections[i].delayed) * 10_000
+      let left = min(policy.delays[.mail].ceiling, Delays.sumCeiling - spent)
+      if wait > left && policy.mode == .enforce {
+        _ = exceeded(subject, rule, i, wait: wait, now: now)
+        return .tempfail
+      }
+      // Slowed, not refused: the attempt happens, so it counts.
+      _ = buckets.charge(key, units, rate, now: now)
+      if wait <= 0 { return .within }
     } else {
       guard case .over(let retryAfter) = buckets.take(key, units, rate, now: now) else {
         return .within
@@ -274,7 +334,7 @@ extension Engine {
     entry.score = policy.score(connection.signals)
     entry.accessRule = policy.access.lookup(connection.address).map { UInt32($0.rule) + 1 } ?? 0
     entry.rateRule = policy.rates.lookup(connection.address).map { $0.rule + 1 } ?? 0
-    entry.held = now.microseconds - Int64(connection.accepted) * 10_000
+    entry.held = age(i, now: now)
     entry.delayed = Int64(connection.delayed) * 10_000
     let s = Int(connection.session)
     if s >= 0 {

@@ -67,7 +67,11 @@ extension Engine {
   private mutating func openLink(
     for s: Int, now: Instant, into effects: inout EffectQueue
   ) -> Int? {
-    guard let l = linkIndexes.take() else { return nil }
+    let isKnown = s >= 0 && connections[Int(sessions[s].owner)].tier == .known
+    let reserved = Int(Double(limits.downstreamConnections) * policy.reservedForKnown)
+    guard linkIndexes.free > (isKnown || s < 0 ? 0 : reserved), let l = linkIndexes.take() else {
+      return nil
+    }
     let generation = links[l].generation
     links[l] = Link()
     links[l].generation = generation
@@ -147,7 +151,8 @@ extension Engine {
     _ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue
   ) {
     let s = Int(connections[i].session)
-    let wasChallenge = sessions[s].flags.contains(.authenticating)
+    let wasChallenge =
+      sessions[s].verb == .auth && sessions[s].flags.contains(.authenticating)
     links[l].state = .busy
     links[l].reader.reset()
     links[l].replyCount = 0
@@ -157,6 +162,7 @@ extension Engine {
     let utf8 = sessions[s].flags.contains(.utf8)
     // AUTH= is a claim about the sender that only a trusted peer may make (RFC 4954, 5): taken off.
     let passing = downstream.capabilities.parameters(role: .inbound)
+    var isUnsupported = false
     let room = linkOut(l).from(Int(links[l].outEnd))
     let written = arena.transform(from: line, into: room) { bytes, out in
       if wasChallenge {
@@ -166,11 +172,19 @@ extension Engine {
       switch verb {
       case .mail:
         if case .parsed(let arguments) = MailArguments.parse(bytes) {
-          _ = writeMail(arguments, from: bytes, passing: passing, into: &out)
+          // This connection's own EHLO may have offered less than the last one did.
+          isUnsupported = !arguments.parameters.present.subtracting(.oursToCheck)
+            .isSubset(of: passing)
+          if !isUnsupported {
+            _ = writeMail(arguments, from: bytes, passing: passing, into: &out)
+          }
         }
       case .rcpt:
         if case .parsed(let arguments) = RcptArguments.parse(bytes, smtputf8: utf8) {
-          _ = writeRcpt(arguments, from: bytes, passing: passing, into: &out)
+          isUnsupported = !arguments.parameters.present.isSubset(of: passing)
+          if !isUnsupported {
+            _ = writeRcpt(arguments, from: bytes, passing: passing, into: &out)
+          }
         }
       case .data: _ = writeCommand("DATA", Span(), into: &out)
       case .rset: _ = writeCommand("RSET", Span(), into: &out)
@@ -181,14 +195,19 @@ extension Engine {
     if written == 0 {
       // It passed every check and yet cannot be said: too long for the downstream.
       links[l].state = .ready
-      answer(i, .commandTooLong, now: now, into: &effects)
+      answer(i, isUnsupported ? .unknownParameter : .commandTooLong, now: now, into: &effects)
       return
     }
     links[l].outEnd += Int32(written)
     setLinkTimer(
       l, verb == .data && !wasChallenge ? policy.timeouts.data : policy.timeouts.reply, now: now)
     flush(i, now: now, into: &effects)
-    effects.append(.watch(slot(client: i)))
+    if verb == .data {
+      // Whoever speaks before 354 must be found out, also where his bytes are still in the kernel.
+      effects.append(.listen(slot(client: i), limit: 512))
+    } else {
+      effects.append(.watch(slot(client: i)))
+    }
     flushLink(l, into: &effects)
   }
 
@@ -226,7 +245,7 @@ extension Engine {
 
   mutating func awaitFinalReply(_ l: Int, now: Instant) {
     links[l].state = .final
-    links[l].reader.reset()
+    // The reader was made ready at 354: a reply of which half has come already is read on.
     links[l].replyCount = 0
     setLinkTimer(l, policy.timeouts.endOfData, now: now)
   }
@@ -374,11 +393,19 @@ extension Engine {
   mutating func passReply(_ i: Int, _ l: Int, now: Instant) {
     let s = Int(connections[i].session)
     let reply = linkReply(l).prefix(Int(links[l].replyCount))
-    invariant(
-      Layout.outboxBytes - Int(sessions[s].outEnd) >= reply.count,
-      "a command was taken on without room for its reply")
-    arena.move(reply, to: outbox(s).offset + Int(sessions[s].outEnd))
-    sessions[s].outEnd += Int32(reply.count)
+    let room = Layout.outboxBytes - Int(sessions[s].outEnd)
+    // 354 and the reply to the message share the room of one command, and a last 421 may follow: where a
+    // client does not take its replies and the downstream is wordy, code and class must be enough.
+    if reply.count + Layout.outboxReserve <= room {
+      arena.move(reply, to: outbox(s).offset + Int(sessions[s].outEnd))
+      sessions[s].outEnd += Int32(reply.count)
+    } else {
+      let code = links[l].reader.code
+      let written = arena.append(into: outbox(s).from(Int(sessions[s].outEnd))) { out in
+        writeShortReply(code: code, into: &out)
+      }
+      sessions[s].outEnd += Int32(written)
+    }
     let code = links[l].reader.code
     sessions[s].lastReply = code
     // An intermediate reply finishes nothing: DATA and AUTH are counted by their final ones.
@@ -619,18 +646,24 @@ extension Engine {
     let i = Int(sessions[s].owner)
     links[l].session = -1
     sessions[s].link = -1
+    sessions[s].flags.remove(.authenticating)
     switch sessions[s].phase {
     case .opening:
       answer(i, .downstreamUnavailable, now: now, into: &effects)
       if connections[i].state == .talking { work(i, now: now, into: &effects) }
-    case .forwarded, .holding:
+    case .forwarded:
       transactionLost(i, now: now, into: &effects)
       if connections[i].state == .talking { work(i, now: now, into: &effects) }
-    case .challenge:
-      sessions[s].flags.remove(.authenticating)
-      say(i, .downstreamLost, now: now)
-      sessions[s].phase = .command
+    case .holding:
+      // The reply was there before the downstream went: the client is owed that one.
+      wheel.cancel(i)
+      passReply(i, l, now: now)
+      finish(i)
+      loseTransaction(s)
       work(i, now: now, into: &effects)
+    case .challenge:
+      // It owes us an answer that nobody will read: nothing said now could pair with it.
+      leave(i, .authenticationLost, now: now, into: &effects)
     case .body:
       swallow(i, .downstreamLost, now: now, into: &effects)
       goOnSwallowing(i, now: now, into: &effects)
@@ -641,12 +674,29 @@ extension Engine {
       resetTransaction(i)
       sessions[s].phase = .command
       work(i, now: now, into: &effects)
-    case .command, .delaying:
-      if sessions[s].flags.contains(.mail) {
-        sessions[s].flags.remove(.mail)
-        sessions[s].flags.insert(.lost)
-      }
+    case .command, .delaying: loseTransaction(s)
     case .swallow, .leaving: break
+    }
+    loginLost(i, now: now, into: &effects)
+  }
+
+  /// The transaction's downstream is gone: what still belongs to it gets 451.
+  private mutating func loseTransaction(_ s: Int) {
+    if sessions[s].flags.contains(.mail) {
+      sessions[s].flags.remove(.mail)
+      sessions[s].flags.insert(.lost)
+    }
+  }
+
+  /// A log-in was with the downstream connection that is gone. On a new one its mail would be a stranger's
+  /// and be refused for good: the client is told to come again and log in.
+  mutating func loginLost(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    guard connections[i].state == .talking else { return }
+    let s = Int(connections[i].session)
+    guard sessions[s].flags.contains(.authenticated), sessions[s].link < 0 else { return }
+    switch sessions[s].phase {
+    case .command, .delaying: leave(i, .authenticationLost, now: now, into: &effects)
+    case .opening, .forwarded, .holding, .challenge, .body, .swallow, .final, .leaving: break
     }
   }
 
@@ -655,15 +705,12 @@ extension Engine {
     _ i: Int, now: Instant, into effects: inout EffectQueue
   ) {
     let s = Int(connections[i].session)
-    let had = sessions[s].flags.contains(.mail)
-    sessions[s].flags.remove(.mail)
-    sessions[s].flags.remove(.authenticating)
     if sessions[s].verb == .rset {
       resetTransaction(i)
       answer(i, .ok, now: now, into: &effects)
       return
     }
-    if had { sessions[s].flags.insert(.lost) }
+    loseTransaction(s)
     answer(i, .downstreamLost, now: now, into: &effects)
   }
 
@@ -691,6 +738,7 @@ extension Engine {
     guard s >= 0, sessions[s].link >= 0 else { return }
     let l = Int(sessions[s].link)
     sessions[s].link = -1
+    sessions[s].flags.remove(.authenticating)
     switch links[l].state {
     case .final: links[l].orphanOf = sessionID(i)
     case .ready: quitLink(l, now: now, into: &effects)

@@ -75,17 +75,8 @@ extension Engine {
   }
 
   mutating func tarpitTimer(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let held = now.microseconds - Int64(connections[i].accepted) * 10_000
-    let room = occupancy
-    // When room runs out the worst go first: at the first mark after 30 s, at the second at once.
-    let most =
-      if room >= policy.shedAt {
-        Int64(0)
-      } else if room >= policy.shrinkAt {
-        min(30_000_000, policy.badSession)
-      } else {
-        policy.badSession
-      }
+    let held = age(i, now: now)
+    let most = tarpitTime
     if held >= most {
       if held < policy.badSession {
         var entry = entry(.shed, i, now: now)
@@ -221,6 +212,8 @@ extension Engine {
       // Replies already given go out first, or the dialogue would lose one.
       sessions[s].flags.insert(.toPit)
       sessions[s].phase = .leaving
+      wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+      flush(i, now: now, into: &effects)
       return
     }
     // A copy of at most what `owed` can keep: the session's buffer is given back below.

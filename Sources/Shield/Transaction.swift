@@ -21,7 +21,8 @@ extension Engine {
       answer(i, .nestedMail, now: now, into: &effects)
       return
     }
-    sessions[s].flags.remove(.ofMailCommand)
+    // What an earlier transaction left behind, if its downstream died, ends here.
+    resetTransaction(i)
     if sessions[s].form == .malformed {
       answer(i, .mailSyntax, now: now, into: &effects)
       return
@@ -189,6 +190,11 @@ extension Engine {
     let s = Int(connections[i].session)
     if sessions[s].flags.contains(.filling) || sessions[s].flags.contains(.relaying) { return }
     sessions[s].flags.remove(.paused)
+    if age(i, now: now) > policy.timeouts.session {
+      limitReached(i, .time, now: now)
+      leave(i, .sessionTooLong, now: now, into: &effects)
+      return
+    }
     // One byte in front is kept for a CR that was held back.
     var room = input(s).from(1)
     if sessions[s].flags.contains(.normalizing) {
@@ -229,7 +235,6 @@ extension Engine {
     let due = buckets.earliest(key, piece, rate, now: now)
     let latest = now + .microseconds(policy.delays[.body].ceiling / 2)
     sessions[s].flags.insert(.paused)
-    note(.rateExcess, i, now: now)
     wheel.set(i, at: min(max(due, now + .milliseconds(10)), latest))
   }
 
@@ -239,6 +244,33 @@ extension Engine {
     else { return }
     _ = buckets.charge(
       rule.key(for: connections[i].address, .bytes), UInt64(count), rate, now: now)
+  }
+
+  /// Bytes came into a provided buffer while a client talks: it was listened to because it should be silent
+  /// until 354. Before that they are message bytes too early; after it, the first of the message.
+  mutating func heardAside(
+    _ i: Int, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(connections[i].session)
+    sessions[s].bytesIn += UInt64(bytes.count)
+    switch sessions[s].phase {
+    case .forwarded where sessions[s].verb == .data:
+      counters.protocolFaults += 1
+      note(.pipelining, i, now: now)
+      leave(i, .dataTooEarly, now: now, into: &effects)
+    case .body, .swallow:
+      sessions[s].flags.remove(.filling)
+      spend(i, bytes.count, now: now)
+      let place =
+        sessions[s].flags.contains(.normalizing) ? normalizingInput(s) : input(s).from(1)
+      arena.write(bytes, at: place.offset)
+      heardBody(i, bytes.count, now: now, into: &effects)
+    case .command, .delaying, .opening, .forwarded, .holding, .challenge, .final:
+      // DATA was refused before the bytes were read: they stand where commands stand.
+      counters.protocolFaults += 1
+      leave(i, .dataTooEarly, now: now, into: &effects)
+    case .leaving: break
+    }
   }
 
   /// Message bytes have come.
@@ -407,6 +439,7 @@ extension Engine {
     sessions[s].lineConsumed = 0
     sessions[s].phase = .command
     tooManyErrors(i, now: now, into: &effects)
+    loginLost(i, now: now, into: &effects)
     if connections[i].state == .talking { work(i, now: now, into: &effects) }
   }
 }

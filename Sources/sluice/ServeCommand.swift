@@ -160,18 +160,20 @@ struct ServeCommand: ParsableCommand {
           + "\(configuration.workers) worker\(configuration.workers == 1 ? "" : "s")")
     }
     StandardError.write("sluice ready")
-    try attend(service, signals: signals, sink: sink, logger: logger)
+    try attend(
+      service, configuration, signals: signals, sink: sink, logger: logger)
   }
 
   /// Waits for signals and for the workers' end.
   private func attend(
-    _ service: Service, signals: SignalQueue, sink: LogSink, logger: Logger
+    _ service: Service, _ configuration: Daemon.Configuration, signals: SignalQueue, sink: LogSink,
+    logger: Logger
   ) throws {
     var drainUntil: Date?
     while true {
       let number = signals.next(milliseconds: 200)
       switch number {
-      case SIGHUP: reload(service, logger: logger)
+      case SIGHUP: reload(service, started: configuration, logger: logger)
       case SIGTERM where drainUntil == nil:
         logger.notice("draining: no new clients, \(drainSeconds) s for what is under way")
         drainUntil = Date(timeIntervalSinceNow: Double(drainSeconds))
@@ -202,7 +204,9 @@ struct ServeCommand: ParsableCommand {
     }
   }
 
-  private func reload(_ service: Service, logger: Logger) {
+  private func reload(
+    _ service: Service, started: Daemon.Configuration, logger: Logger
+  ) {
     let overrides = Overrides(
       listen: options.listen, downstream: options.downstream, mode: options.mode,
       hostname: options.hostname)
@@ -215,17 +219,26 @@ struct ServeCommand: ParsableCommand {
       logger.error("RELOAD failed: the configuration in force stays")
       return
     }
-    service.adopt(configuration.enginePolicy)
-    let policy = configuration.policy
+    // The sockets are those of the start, and so are their roles: by their number in the new file an
+    // inbound port could become an outbound one.
+    var policy = configuration.policy
+    policy.roles = started.listeners.map(\.role)
+    service.adopt(policy)
     logger.notice(
       """
       RELOAD done: \(policy.access.rules.rules.count) access rules, \
       \(policy.rates.rules.rules.count) rate rules, mode \(policy.mode.name)
       """)
-    if configuration.limits != service.settings.limits
-      || configuration.workers != service.settings.workers
-    {
-      logger.warning("changes of 'limits' and 'workers' take effect at the next start")
+    let changed = [
+      ("limits", configuration.limits != started.limits),
+      ("workers", configuration.workers != started.workers),
+      ("listeners", configuration.listeners != started.listeners),
+      ("downstream", configuration.downstream != started.downstream),
+      ("log", configuration.log != started.log),
+    ].filter(\.1).map(\.0)
+    if !changed.isEmpty {
+      logger.warning(
+        "changed, but in force only at the next start: \(changed.joined(separator: ", "))")
     }
   }
 }

@@ -48,7 +48,8 @@ private struct TightDriver: ~Copyable {
   private mutating func step(_ effect: Effect) {
     switch effect {
     case .listen(let slot, _):
-      guard piece < script.count else { return }
+      // Only for its first words; at DATA a well-behaved client is silent.
+      guard piece == 0 else { return }
       let bytes = script[piece]
       piece += 1
       engine.received(slot, bytes.span, now: now, into: &effects)

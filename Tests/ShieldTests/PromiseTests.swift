@@ -193,11 +193,12 @@ struct PromiseTests {
   @Test(
     "what is over a limit gets what its rule says",
     arguments: [
-      ("slow", "250", "slowed, and answered"), ("tempfail", "450 4.7.1", "put off"),
-      ("refuse", "554 5.7.1", "refused"),
+      ("2/h over=tempfail", "450 4.7.1", "put off"), ("2/h over=refuse", "554 5.7.1", "refused"),
+      ("2/h over=slow", "450 4.7.1", "no delay makes up for half an hour"),
+      ("4/min burst=1 over=slow", "250", "15 s are waited, and answered"),
     ])
-  func overMessages(over: String, code: String, reason: String) throws {
-    var shield = shield(policy(rates: "0.0.0.0/0 msgs=2/h over=\(over)\n"))
+  func overMessages(rate: String, code: String, reason: String) throws {
+    var shield = shield(policy(rates: "0.0.0.0/0 msgs=\(rate)\n"))
     let arrived = shield.arrive("192.0.2.1")
     let client = try #require(arrived)
     _ = shield.banner(client)
@@ -214,7 +215,7 @@ struct PromiseTests {
   func overConnections() throws {
     for (over, expected) in [("tempfail", "421"), ("refuse", "554"), ("drop", ""), ("slow", "220")]
     {
-      var shield = shield(policy(rates: "0.0.0.0/0 conn=1/h over=\(over)\n"))
+      var shield = shield(policy(rates: "0.0.0.0/0 conn=10/min burst=1 over=\(over)\n"))
       _ = shield.arrive("192.0.2.1")
       let arrived = shield.arrive("192.0.2.1", port: 2)
       let second = try #require(arrived)
@@ -310,5 +311,158 @@ struct PromiseTests {
     }
     // 5,000 commands are the limit of a session; each was answered in its turn.
     #expect(count > 4_900 * 14, "\(count) bytes")
+  }
+
+  // MARK: What a review found
+
+  /// A client of a trusted network that has said EHLO.
+  private func greetedClient(_ shield: inout VirtualShield) throws -> Int {
+    let arrived = shield.arrive("10.0.0.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    _ = shield.ask(client, "EHLO x.example.org\r\n")
+    return client
+  }
+
+  @Test(
+    "a client that takes no replies and a wordy downstream cost neither the process nor the outcome"
+  )
+  func wordyDownstream() throws {
+    var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
+    let long = (1...12).map { "250-2.0.0 \($0) " + String(repeating: "x", count: 480) }
+    shield.downstream.rules = [
+      .init(
+        prefix: "DATA",
+        answer: .reply(
+          (1...12).map { "354-\($0) " + String(repeating: "y", count: 480) }
+            .joined(separator: "\r\n") + "\r\n354 go")),
+      .init(prefix: "dot", answer: .reply(long.joined(separator: "\r\n") + "\r\n250 2.0.0 end")),
+    ]
+    let client = try greetedClient(&shield)
+    shield.driver.setWindow(client, 0)
+    for line in ["MAIL FROM:<>\r\n", "RCPT TO:<a@b.c>\r\n", "DATA\r\n", "hello\r\n.\r\n"] {
+      shield.driver.say(client, line)
+      shield.settle()
+    }
+    #expect(shield.downstream.accepted.count == 1)
+    shield.driver.setWindow(client, .max)
+    let heard = shield.heard(client)
+    #expect(heard.contains("354") && heard.hasSuffix("250 2.0.0 (text left out)\r\n"), "\(heard)")
+  }
+
+  @Test("message bytes before 354 end the session, whatever DATA is answered")
+  func earlyMessage() throws {
+    for answer in ["354 Go on", "451 4.3.0 Not now"] {
+      var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
+      shield.downstream.rules = [.init(prefix: "DATA", answer: .silence)]
+      let client = try greetedClient(&shield)
+      for line in ["MAIL FROM:<>\r\n", "RCPT TO:<a@b.c>\r\n", "DATA\r\n"] {
+        shield.driver.say(client, line)
+        shield.settle()
+      }
+      _ = shield.heard(client)
+      shield.driver.say(client, "RSET\r\nMAIL FROM:<smuggled@b.c>\r\n")
+      shield.settle()
+      let link = try #require(shield.driver.dialled.last)
+      shield.driver.say(link, answer + "\r\n")
+      #expect(shield.heard(client).hasPrefix("554 5.5.0"), "\(answer)")
+      #expect(!shield.downstream.lines.contains { $0.contains("smuggled") })
+    }
+  }
+
+  @Test("a log-in is gone with its downstream connection, and the client is told so")
+  func loginLost() throws {
+    var shield = shield(policy(access: "10.0.0.0/8 trusted\n") { $0.roles = [.outbound] })
+    shield.downstream.offers += ["AUTH PLAIN LOGIN"]
+    shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("235 2.7.0 Welcome"))]
+    shield.advance(by: .seconds(61))
+    let client = try greetedClient(&shield)
+    #expect(shield.ask(client, "AUTH PLAIN AHgAeA==\r\n").hasPrefix("235"))
+    let link = try #require(shield.driver.dialled.last)
+    shield.driver.end(link)
+    #expect(shield.heard(client).hasPrefix("421 4.3.0"))
+  }
+
+  @Test("a line that is too long in an AUTH exchange ends it: nothing may pair with the challenge")
+  func longChallenge() throws {
+    var shield = shield(policy(access: "10.0.0.0/8 trusted\n") { $0.roles = [.outbound] })
+    shield.downstream.offers += ["AUTH PLAIN LOGIN"]
+    shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("334 "))]
+    shield.advance(by: .seconds(61))
+    let client = try greetedClient(&shield)
+    #expect(shield.ask(client, "AUTH LOGIN\r\n").hasPrefix("334"))
+    let told = shield.downstream.lines.count
+    let answer = shield.ask(client, String(repeating: "A", count: 4_000) + "\r\nNOOP\r\n")
+    #expect(answer.hasPrefix("500 5.5.2"))
+    #expect(
+      !shield.downstream.lines[told...].contains { $0.hasPrefix("NOOP") || $0.hasPrefix("AAA") })
+  }
+
+  @Test("a refusal that is being held is still given when the downstream goes away")
+  func heldRefusal() throws {
+    var shield = shield(policy(access: "127.0.2.0/24 suspicious\n"))
+    shield.downstream.rules = [.init(prefix: "RCPT", answer: .reply("550 5.1.1 Unknown"))]
+    let arrived = shield.arrive("127.0.2.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    _ = shield.ask(client, "HELO x.example.org\r\n")
+    _ = shield.ask(client, "MAIL FROM:<>\r\n")
+    shield.driver.say(client, "RCPT TO:<a@b.c>\r\n")
+    shield.advance(by: .seconds(2))
+    #expect(shield.heard(client).isEmpty, "it is held")
+    let link = try #require(shield.driver.dialled.last)
+    shield.driver.end(link)
+    #expect(shield.heard(client) == "550 5.1.1 Unknown\r\n")
+    shield.advance(by: .seconds(20))
+    #expect(shield.heard(client).isEmpty, "and no timer is left behind")
+  }
+
+  @Test("many recipients do not use up the delays of what follows")
+  func recipientAccount() throws {
+    var shield = shield(
+      policy(access: "127.0.2.0/24 suspicious\n") { $0.delays.recipientSum = 2_000_000 })
+    let arrived = shield.arrive("127.0.2.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    _ = shield.ask(client, "HELO x.example.org\r\n")
+    _ = shield.ask(client, "MAIL FROM:<>\r\n")
+    for n in 0..<30 { _ = shield.ask(client, "RCPT TO:<a\(n)@b.c>\r\n") }
+    let start = shield.driver.now
+    #expect(shield.ask(client, "DATA\r\n").hasPrefix("354"))
+    #expect(abs((shield.driver.now - start).inSeconds - 8) < 0.02)
+  }
+
+  @Test("silent sessions give way when sessions run out")
+  func silentSessions() throws {
+    var shield = shield(
+      policy(access: "10.0.0.0/8 trusted\n") { $0.timeouts.commandUnderStress = 2_000_000 },
+      limits { $0.sessions = 20 })
+    for n in 0..<20 {
+      let arrived = shield.arrive("10.0.1.\(n)")
+      let client = try #require(arrived)
+      _ = shield.banner(client)
+      _ = shield.ask(client, "HELO x.example.org\r\n")
+    }
+    _ = shield.arrive("10.0.2.1")
+    shield.advance(by: .seconds(5))
+    let arrived = shield.arrive("10.0.2.2")
+    let late = try #require(arrived)
+    _ = shield.banner(late)
+    #expect(shield.ask(late, "HELO x.example.org\r\n").hasPrefix("250"))
+  }
+
+  @Test("words that cross with the banner are early words, and are not lost")
+  func crossing() throws {
+    var shield = shield(policy { $0[.pregreet].action = .observe })
+    let arrived = shield.arrive("192.0.2.1")
+    let client = try #require(arrived)
+    shield.driver.setWindow(client, 3)  // the banner goes out in pieces
+    shield.advance(by: .milliseconds(4_005))
+    #expect(shield.heard(client) == "220")
+    shield.driver.say(client, "HELO x.example.org\r\n")
+    shield.driver.setWindow(client, .max)
+    shield.advance(by: .seconds(1))
+    let heard = shield.heard(client)
+    #expect(heard.hasSuffix("250 mx.example.test\r\n"), "\(heard)")
   }
 }

@@ -47,6 +47,19 @@ struct ReputationTests {
     #expect(table.divisor(key, stage: 0, after: minute, now: Instant(seconds: 150)) == 0)
   }
 
+  @Test("a chance earned at one stage outlives a departure at another")
+  func stages() {
+    var table = table()
+    let key = table.key(.network, source.network(24))
+    table.left(key, stage: 4, after: minute, now: Instant(seconds: 10))
+    table.left(key, stage: 7, after: minute, now: Instant(seconds: 100))
+    table.left(key, stage: 4, after: minute, now: Instant(seconds: 200))
+    let now = Instant(seconds: 300)
+    #expect(table.divisor(key, stage: 4, after: minute, now: now) == 0)
+    #expect(table.divisor(key, stage: 7, after: minute, now: now) == 2)
+    #expect(table.divisor(key, stage: 0, after: minute, now: now) == 1)
+  }
+
   @Test("leaving again and again within the minute earns no more than leaving once")
   func hammering() {
     var table = table()

@@ -126,7 +126,7 @@ package struct Driver: ~Copyable {
     for value in 0..<256 { (octets + value).initialize(to: UInt8(value)) }
     arrivals.reserveCapacity(64)
     run.reserveCapacity(64)
-    starved.reserveCapacity(slots)
+    starved.reserveCapacity(2 * slots)
     widths = .allocate(capacity: 2)
     widths.initialize(to: Driver.wide)
     (widths + 1).initialize(to: Driver.window)
@@ -189,6 +189,7 @@ package struct Driver: ~Copyable {
     }
     if !arrivals.isEmpty { install(now: time) }
     ring.advance(count)
+    if starvedHead < starved.count { feedStarved() }
     for number in listeners.indices where acceptAgainAt[number] > 0 {
       if time.microseconds >= acceptAgainAt[number] {
         acceptAgainAt[number] = 0
@@ -484,10 +485,7 @@ package struct Driver: ~Copyable {
       if completion.socketHasMore { places[i].flags.insert(.hasMore) }
       let buffer = buffers.claim(completion)
       received(slot, completion, provided: buffer, now: now)
-      if let buffer {
-        buffers.recycle(buffer)
-        feedStarved()
-      }
+      if let buffer { buffers.recycle(buffer) }
     case .send:
       places[i].flags.remove(.sending)
       if places[i].flags.contains(.closing) { break }
@@ -584,15 +582,13 @@ package struct Driver: ~Copyable {
     }
   }
 
-  /// Lets the slots that found no buffer try again, first come first served.
+  /// Lets the slots that found no buffer try again, first come first served: as many as there are buffers.
+  /// After each batch, because its completions come in no order that would feed them all on the way.
   private mutating func feedStarved() {
-    while starvedHead < starved.count && buffers.free > 0 {
+    var budget = buffers.free
+    while starvedHead < starved.count && budget > 0 {
       let index = starved[starvedHead]
       starvedHead += 1
-      if starvedHead == starved.count {
-        starved.removeAll(keepingCapacity: true)
-        starvedHead = 0
-      }
       let i = Int(index)
       // The tenant may be gone; the flag went with it.
       guard places[i].flags.contains(.starved) else { continue }
@@ -601,8 +597,13 @@ package struct Driver: ~Copyable {
         && places[i].want != .nothing
       {
         receive(Slot(index: index, generation: engine.generation(of: i)))
-        return
+        budget -= 1
       }
+    }
+    // A slot stands here once, so what has been served is at most as long as what waits.
+    if starvedHead == starved.count || starvedHead >= places.capacity {
+      starved.removeFirst(starvedHead)
+      starvedHead = 0
     }
   }
 }
