@@ -36,7 +36,6 @@ extension Engine {
     _ peer: Peer, now: Instant, into effects: inout EffectQueue
   ) -> Admission {
     counters.accepted += 1
-    relieve(now: now)
     let access = policy.access.lookup(peer.address)
     let rates = policy.rates.lookup(peer.address)
     var flags = ConnectionFlags()

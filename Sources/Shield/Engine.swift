@@ -209,6 +209,7 @@ package struct Engine: ~Copyable {
   /// - Returns: whether it stopped early because the queue was nearly full; empty it and call again.
   package mutating func timeReached(_ now: Instant, into effects: inout EffectQueue) -> Bool {
     keepProbing(now: now, into: &effects)
+    relieve(now: now)
     while !effects.isNearlyFull {
       guard let index = wheel.popExpired(now: now) else { return false }
       if isClient(index) {

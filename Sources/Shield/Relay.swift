@@ -738,8 +738,10 @@ extension Engine {
     guard s >= 0, sessions[s].link >= 0 else { return }
     let l = Int(sessions[s].link)
     sessions[s].link = -1
+    let isInChallenge = sessions[s].flags.contains(.authenticating)
     sessions[s].flags.remove(.authenticating)
     switch links[l].state {
+    case .ready where isInChallenge: closeLink(l, into: &effects)  // QUIT would be its answer
     case .final: links[l].orphanOf = sessionID(i)
     case .ready: quitLink(l, now: now, into: &effects)
     case .free, .closing, .quitting: break

@@ -465,4 +465,26 @@ struct PromiseTests {
     let heard = shield.heard(client)
     #expect(heard.hasSuffix("250 mx.example.test\r\n"), "\(heard)")
   }
+
+  @Test("a tarpitted peer whose turn it is gives way too when slots run out")
+  func pitGivesWay() throws {
+    var shield = shield(
+      policy(access: "127.0.3.0/24 bad\n10.0.0.0/8 trusted\n") {
+        $0.badSessionsPerSource = 64
+        $0.delays[.banner].bad = 100_000
+      },
+      limits {
+        $0.connections = 20; $0.sessions = 20
+      })
+    var bad: [Int] = []
+    for n in 0..<10 {
+      let arrived = shield.arrive("127.0.3.\(n + 1)")
+      bad.append(try #require(arrived))
+    }
+    shield.advance(by: .seconds(2))
+    #expect(bad.allSatisfy { shield.heard($0).hasPrefix("220") }, "all wait for a command")
+    for n in 0..<9 { _ = shield.arrive("10.0.0.\(n + 1)") }
+    shield.advance(by: .seconds(300))
+    #expect(bad.allSatisfy { shield.heard($0).hasPrefix("421 4.3.2") })
+  }
 }
