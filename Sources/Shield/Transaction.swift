@@ -223,7 +223,9 @@ extension Engine {
       !connections[i].flags.contains(.trusted)
     else { return nil }
     let key = rule.key(for: connections[i].address, .bytes)
-    return Int(clamping: buckets.peek(key, rate, now: now))
+    // A quarter of the burst at a time: those who share a bucket take turns at it.
+    let turn = max(rate.burst / 4, 2_048)
+    return Int(clamping: min(buckets.peek(key, rate, now: now), turn))
   }
 
   private mutating func pauseBody(_ i: Int, now: Instant) {
