@@ -141,7 +141,9 @@ struct ServeCommand: ParsableCommand {
     settings.probeEvery = configuration.downstream.probeEvery
     settings.floodLines = configuration.log.floodLinesPerSecond
 
-    let statement = MemoryStatement(configuration).description
+    var units = MemoryStatement.Units()
+    if !canWidenSockets() { units.connectionKernel = 4_100 + 131_800 }
+    let statement = MemoryStatement(configuration, units: units).description
     for line in statement.split(separator: "\n") { logger.info("\(line)") }
     for caution in configuration.cautions { logger.warning("\(caution)") }
     let service: Service
@@ -259,6 +261,19 @@ func resolve(_ host: String) -> Address? {
   else { return nil }
   return Address(
     String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
+}
+
+/// Whether held sockets are kept narrow here: the ring can set a direct descriptor's options since Linux
+/// 6.7. Before that a client that floods a socket we do not read pins 131.8 KB.
+func canWidenSockets() -> Bool {
+  var name = utsname()
+  guard uname(&name) == 0 else { return false }
+  let release = withUnsafeBytes(of: name.release) {
+    String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+  }
+  let parts = release.split { !$0.isNumber }.prefix(2).compactMap { Int($0) }
+  guard parts.count == 2 else { return false }
+  return (parts[0], parts[1]) >= (6, 7)
 }
 
 /// Raises the soft limit on open files to the hard one.
