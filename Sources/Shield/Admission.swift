@@ -121,7 +121,6 @@ extension Engine {
     if wait == 0 {
       sendBanner(i, now: now, into: &effects)
     } else {
-      if least > 0 { connections[i].flags.insert(.overRate) }
       wheel.set(i, at: now + .microseconds(wait))
       effects.append(.listen(slot(client: i), limit: 512))
     }

@@ -8,7 +8,7 @@ package import Suspicion
 package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case connect, passNew, passOld, allowlisted, denylisted, signal, tarpit, delay, wouldDelay,
     rateLimit,
-    reject, hangup, timeout, limit, shed, refused, disconnect, downstreamDown, downstreamUp,
+    reject, hangup, timeout, limit, shed, disconnect, downstreamDown, downstreamUp,
     downstreamFailed, possibleDuplicate, accepted
 
   /// The word the line begins with.
@@ -29,7 +29,6 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .timeout: "COMMAND TIME LIMIT"
     case .limit: "LIMIT"
     case .shed: "SHED"
-    case .refused: "REFUSED"
     case .disconnect: "DISCONNECT"
     case .downstreamDown: "DOWNSTREAM DOWN"
     case .downstreamUp: "DOWNSTREAM UP"
@@ -115,7 +114,7 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
 package enum Subject: UInt8, BitwiseCopyable, Sendable {
   case none, connections, concurrency, messages, recipients, errors, bytes, commands,
     unknownCommands,
-    commandLength, sessions, badSessions, slots, links, authFailures, time
+    sessions, badSessions, slots, links, authFailures, time
   case connect, greeting, heloRefused, reply, malformedReply, unexpectedReply, wrongClass, closed,
     silence,
     early
@@ -131,7 +130,6 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
     case .bytes: "byte rate"
     case .commands: "command count"
     case .unknownCommands: "unknown commands"
-    case .commandLength: "command length"
     case .sessions: "no free session"
     case .badSessions: "tarpit sessions of this source"
     case .slots: "no free slot"

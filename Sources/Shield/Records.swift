@@ -43,8 +43,6 @@ package struct ConnectionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let countedBad = ConnectionFlags(rawValue: 8)
   /// The first word of the line that is coming in is complete (tarpit only).
   static let pastWord = ConnectionFlags(rawValue: 16)
-  /// Said HELO or EHLO (tarpit only).
-  static let saidHelo = ConnectionFlags(rawValue: 32)
   /// The tarpit's reply being dripped is the last one.
   static let last = ConnectionFlags(rawValue: 64)
   /// The peer has closed its sending side.
@@ -53,8 +51,6 @@ package struct ConnectionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let logged = ConnectionFlags(rawValue: 256)
   /// Was let through to the downstream.
   static let passed = ConnectionFlags(rawValue: 512)
-  /// A rate rule was exceeded at connect, so the banner waits longer.
-  static let overRate = ConnectionFlags(rawValue: 1_024)
   static let counts: ConnectionFlags = [.counted, .countedBad]
 }
 
@@ -155,7 +151,6 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let inputBusy: SessionFlags = [.filling, .relaying]
   /// What belongs to one transaction.
   static let transaction: SessionFlags = [.mail, .lost, .utf8, .paused, .dotSeen, .normalizing]
-  static let ofMailCommand: SessionFlags = [.lost, .utf8]
 }
 
 /// A talking client: what is leased from its first command on.

@@ -21,12 +21,7 @@ extension Engine {
     _ i: Int, _ text: PitText, _ stage: Stage, now: Instant, into effects: inout EffectQueue
   ) {
     dropLink(of: i, now: now, into: &effects)
-    if connections[i].session >= 0 {
-      if sessions[Int(connections[i].session)].flags.contains(.greeted) {
-        connections[i].flags.insert(.saidHelo)
-      }
-      returnSession(i)
-    }
+    returnSession(i)
     if !connections[i].flags.contains(.countedBad) {
       let held = open.increment(badKey(connections[i].address))
       if held != nil { connections[i].flags.insert(.countedBad) }
@@ -226,7 +221,6 @@ extension Engine {
     var kept = InlineArray<512, UInt8>(repeating: 0)
     for k in 0..<count { kept[k] = arena[region.offset + start + k] }
     let fits = owe(i, kept.span.extracting(0..<count))
-    if sessions[s].flags.contains(.greeted) { connections[i].flags.insert(.saidHelo) }
     guard fits else {
       connections[i].flags.insert(.last)
       connections[i].owed = 0

@@ -72,7 +72,6 @@ package struct JournalText {
     case .timeout: return "COMMAND TIME LIMIT from \(from) \(id) after \(Self.seconds(entry.held))"
     case .limit: return "LIMIT \(entry.subject.words) reached by \(from) \(id)"
     case .shed: return "SHED \(from) \(id): \(entry.subject.words)\(reasons(entry))"
-    case .refused: return "REFUSED \(from) \(id)\(rules(entry))"
     case .disconnect: return closing(entry)
     case .downstreamDown: return "DOWNSTREAM DOWN: new mail is deferred with 451 until it answers"
     case .downstreamUp: return "DOWNSTREAM UP"
