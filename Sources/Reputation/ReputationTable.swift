@@ -124,7 +124,7 @@ package struct ReputationTable: ~Copyable {
   /// A message of this source was accepted downstream.
   package mutating func markGood(_ key: UInt64, for period: Int64, now: Instant) {
     let index = make(key, now: now)
-    records[index].goodUntil = Self.minutes(now + .microseconds(period)) + 1
+    records[index].goodUntil = Self.minutes(now.after(microseconds: period)) + 1
     records[index].chances = 0
   }
 
@@ -137,7 +137,7 @@ package struct ReputationTable: ~Copyable {
   package mutating func markBad(_ key: UInt64, for period: Int64, now: Instant) {
     let index = make(key, now: now)
     records[index].goodUntil = 0
-    records[index].badUntil = Self.quarters(now + .microseconds(period))
+    records[index].badUntil = Self.quarters(now.after(microseconds: period))
   }
 
   private static func isBad(_ record: SourceRecord, now: Instant) -> Bool {

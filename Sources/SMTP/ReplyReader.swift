@@ -96,6 +96,7 @@ package struct ReplyReader: Sendable, BitwiseCopyable {
     consumed = 0
     if state == .failed { return .fault(fault) }
     while state != .complete {
+      if state == .text { takeText(input, &consumed, &text) }
       if consumed == input.count { return .needMore }
       let byte = input[consumed]
       consumed += 1
@@ -106,6 +107,31 @@ package struct ReplyReader: Sendable, BitwiseCopyable {
       }
     }
     return .complete
+  }
+
+  /// Takes what is plain text up to the end of the line, or of the input, or of what a line may have.
+  private mutating func takeText(
+    _ input: Span<UInt8>, _ consumed: inout Int, _ text: inout MutableSpan<UInt8>
+  ) {
+    let most = ReplyReader.lineOctetsMax - 2 - Int(column)
+    let end = min(input.count, consumed + max(most, 0))
+    // What is written is less than what is read where the line is dropped or cut.
+    let room = min(
+      ReplyReader.madeLineOctetsMax - Int(madeColumn), text.count - 2 - length, end - consumed)
+    let start = consumed
+    let target = length
+    let kept = isKept ? max(room, 0) : 0
+    while consumed < end {
+      let byte = input[consumed]
+      if byte == carriageReturn || byte == lineFeed { break }
+      let at = consumed - start
+      if at < kept { text[target + at] = byte &- 0x20 < 0x5F ? byte : UInt8(ascii: "?") }
+      consumed += 1
+    }
+    let taken = consumed - start
+    column += UInt16(taken)
+    made += UInt32(min(taken, kept))
+    madeColumn += UInt16(min(taken, kept))
   }
 
   private mutating func take(_ byte: UInt8, _ text: inout MutableSpan<UInt8>) -> ReplyFault? {

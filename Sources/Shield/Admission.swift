@@ -121,8 +121,8 @@ extension Engine {
     if wait == 0 {
       sendBanner(i, now: now, into: &effects)
     } else {
-      wheel.set(i, at: now + .microseconds(wait))
-      effects.append(.listen(slot(client: i), limit: 512))
+      wheel.set(i, at: now.after(microseconds: wait))
+      effects.append(.listen(slot(client: i)))
     }
     return .held(slot(client: i))
   }
@@ -149,7 +149,7 @@ extension Engine {
   mutating func sendBanner(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     connections[i].state = .banner
     connections[i].position = 0
-    wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+    wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
     effects.append(.send(slot(client: i), text(.banner)))
   }
 
@@ -181,8 +181,8 @@ extension Engine {
       return
     }
     connections[i].state = .idle
-    wheel.set(i, at: now + .microseconds(commandTimeout))
-    effects.append(.listen(slot(client: i), limit: 512))
+    wheel.set(i, at: now.after(microseconds: commandTimeout))
+    effects.append(.listen(slot(client: i)))
   }
 
   var commandTimeout: Int64 {
@@ -223,7 +223,7 @@ extension Engine {
     connections[i].delayed = 0
     let more = delay(.banner, i, now: now) - passed
     if let due = wheel.deadline(of: i), more > 0 {
-      wheel.set(i, at: max(due, now + .microseconds(more)))
+      wheel.set(i, at: max(due, now.after(microseconds: more)))
     }
     effects.append(.watch(slot(client: i)))
   }
@@ -295,7 +295,7 @@ extension Engine {
     connections[i].state = .refusing
     connections[i].text = text
     connections[i].position = 0
-    wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+    wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
     effects.append(.send(slot(client: i), self.text(text)))
   }
 
@@ -307,9 +307,9 @@ extension Engine {
       return
     }
     connections[i].state = .draining
-    wheel.set(i, at: now + .microseconds(policy.timeouts.drain))
+    wheel.set(i, at: now.after(microseconds: policy.timeouts.drain))
     effects.append(.finish(slot(client: i)))
-    effects.append(.listen(slot(client: i), limit: 512))
+    effects.append(.listen(slot(client: i)))
   }
 
   /// Ends a client connection at once, whatever it is doing.

@@ -21,14 +21,28 @@ extension Engine {
     switch sessions[s].phase {
     case .body, .swallow: heardBody(i, count, now: now, into: &effects)
     case .command, .challenge:
-      sessions[s].inputEnd += Int32(count)
+      take(s, count)
       work(i, now: now, into: &effects)
+    case .forwarded where sessions[s].verb == .data:
+      // Message bytes ahead of 354: what reads them as commands is smuggled mail (class 22).
+      counters.protocolFaults += 1
+      note(.pipelining, i, now: now)
+      leave(i, .dataTooEarly, now: now, into: &effects)
     case .delaying, .opening, .forwarded, .holding, .final:
       // Read only to find out whether a client that closed its side had said more before.
-      sessions[s].inputEnd += Int32(count)
+      take(s, count)
       fill(i, now: now, into: &effects)
     case .leaving: break
     }
+  }
+
+  /// `count` more bytes wait in the input region, where the receive put them. That is behind the others, or,
+  /// after a DATA that was refused, where the message would have come.
+  private mutating func take(_ s: Int, _ count: Int) {
+    if sessions[s].inputStart == sessions[s].inputEnd {
+      sessions[s].inputStart = sessions[s].fillStart
+    }
+    sessions[s].inputEnd = sessions[s].fillStart + Int32(count)
   }
 
   /// Asks for more input, where there is room for it.
@@ -49,7 +63,14 @@ extension Engine {
     }
     let room = region.from(Int(sessions[s].inputEnd))
     if room.count == 0 { return }
+    receive(i, into: room, into: &effects)
+  }
+
+  /// Orders what the client says next into a part of its input region.
+  mutating func receive(_ i: Int, into room: Region, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
     sessions[s].flags.insert(.filling)
+    sessions[s].fillStart = Int32(room.offset - input(s).offset)
     effects.append(.fill(slot(client: i), room))
   }
 
@@ -60,7 +81,7 @@ extension Engine {
       guard sessions[s].phase == .command || sessions[s].phase == .challenge else { break }
       // Each command may be answered by a whole reply of the downstream: it must fit.
       if Layout.outboxBytes - Int(sessions[s].outEnd) < Layout.replyBytes {
-        if !wheel.isSet(i) { wheel.set(i, at: now + .microseconds(policy.timeouts.send)) }
+        if !wheel.isSet(i) { wheel.set(i, at: now.after(microseconds: policy.timeouts.send)) }
         flush(i, now: now, into: &effects)
         return
       }
@@ -90,7 +111,7 @@ extension Engine {
           leave(i, .shuttingDown, now: now, into: &effects)
         } else {
           // The deadline is for the whole command: bytes that trickle in do not move it.
-          if !wheel.isSet(i) { wheel.set(i, at: now + .microseconds(commandTimeout)) }
+          if !wheel.isSet(i) { wheel.set(i, at: now.after(microseconds: commandTimeout)) }
           fill(i, now: now, into: &effects)
         }
         return
@@ -206,7 +227,7 @@ extension Engine {
     if wait > 0 {
       sessions[s].phase = .delaying
       sessions[s].stage = stage
-      wheel.set(i, at: now + .microseconds(wait))
+      wheel.set(i, at: now.after(microseconds: wait))
       flush(i, now: now, into: &effects)
       effects.append(.watch(slot(client: i)))
       return
@@ -546,7 +567,7 @@ extension Engine {
     // A client that does not take its replies has no room left for a last one.
     if Layout.outboxBytes - Int(sessions[s].outEnd) >= 128 { say(i, reply, now: now) }
     sessions[s].phase = .leaving
-    wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+    wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
     flush(i, now: now, into: &effects)
   }
 
@@ -587,7 +608,7 @@ extension Engine {
     if sessions[s].outStart < sessions[s].outEnd {
       dropLink(of: i, now: now, into: &effects)
       sessions[s].phase = .leaving
-      wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+      wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
       flush(i, now: now, into: &effects)
     } else {
       hungUp(i, now: now, into: &effects)
@@ -622,7 +643,7 @@ extension Engine {
         readBody(i, now: now, into: &effects)
       } else if sessions[s].flags.contains(.relaying) {
         // Not the client dawdles but the downstream, and that has a clock of its own.
-        wheel.set(i, at: now + .microseconds(policy.timeouts.body))
+        wheel.set(i, at: now.after(microseconds: policy.timeouts.body))
       } else {
         timedOut(i, now: now)
         leave(i, .timeout, now: now, into: &effects)

@@ -20,12 +20,15 @@ package struct Slot: BitwiseCopyable, Hashable, Sendable, CustomStringConvertibl
 
 /// What the engine orders. The driver carries it out and answers with facts.
 ///
-/// `listen`, `fill` and `watch` say what is wanted of a slot's input; the newest of them holds, and each
-/// is good for one fact. At most one `send` is outstanding on a slot.
+/// `listen`, `fill` and `watch` say what is wanted of a slot's input, and each is good for one fact. Of
+/// `listen` and `watch` the newer one holds; a `fill` stands until it is answered, because the kernel has
+/// the region. At most one `fill` and one `send` are outstanding on a slot.
 package enum Effect: BitwiseCopyable, Sendable {
-  /// When the peer has sent something, hand over up to `limit` bytes: `received`, or `ended`.
-  case listen(Slot, limit: Int32)
-  /// When the peer has sent something, put it into this region: `filled`, or `ended`.
+  /// When the peer has sent something, hand over what fits a provided buffer: `received`, or `ended`.
+  /// For who is held or has just come: until there are bytes, only a poll is armed.
+  case listen(Slot)
+  /// When the peer has sent something, put it into this region: `filled`, or `ended`. For who talks: a
+  /// receive is armed, which saves the poll and costs some 600 bytes more in the kernel.
   case fill(Slot, Region)
   /// Leave the peer's bytes where they are; tell when it is gone: `ended` or `failed`.
   case watch(Slot)

@@ -38,6 +38,7 @@ package struct Engine: ~Copyable {
   var texts: [Region] = []
   /// When room was last made.
   var lastRelief = Instant.origin
+  private let staysPut = StaysPut()
   /// Set once: no new clients, idle ones are told to go.
   package private(set) var isDraining = false
 
@@ -108,10 +109,9 @@ package struct Engine: ~Copyable {
     case .waiting: pregreeted(i, bytes, now: now, into: &effects)
     case .idle: firstWords(i, bytes, now: now, into: &effects)
     case .pit: heardInPit(i, bytes, now: now, into: &effects)
-    case .draining: effects.append(.listen(slot, limit: 512))
+    case .draining: effects.append(.listen(slot))
     case .banner: spokeIntoBanner(i, bytes, now: now)
-    case .talking: heardAside(i, bytes, now: now, into: &effects)
-    case .free, .dripping, .refusing, .closing: break
+    case .free, .talking, .dripping, .refusing, .closing: break
     }
   }
 
@@ -122,9 +122,14 @@ package struct Engine: ~Copyable {
     guard isCurrent(slot) else { return }
     let index = Int(slot.index)
     if isClient(index) {
-      guard connections[index].state == .talking else { return }
       counters.bytesIn += UInt64(count)
-      heard(index, count, now: now, into: &effects)
+      switch connections[index].state {
+      case .talking: heard(index, count, now: now, into: &effects)
+      case .draining: effects.append(.listen(slot))
+      // It spoke out of turn on its way into the tarpit, and what it said cannot be paired any more.
+      case .dripping, .pit: close(index, now: now, into: &effects)
+      case .free, .waiting, .banner, .idle, .refusing, .closing: break
+      }
     } else {
       linkHeard(index - limits.connections, count, now: now, into: &effects)
     }

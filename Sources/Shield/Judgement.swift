@@ -231,7 +231,7 @@ extension Engine {
     lastRelief = now
     let most = tarpitTime
     let isStressed = isUnderStress
-    let soon = now + .microseconds(commandTimeout)
+    let soon = now.after(microseconds: commandTimeout)
     for i in 0..<connections.capacity {
       switch connections[i].state {
       case .pit where age(i, now: now) >= most: wheel.set(i, at: now)

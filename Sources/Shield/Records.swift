@@ -169,6 +169,8 @@ struct Session: BitwiseCopyable, Sendable {
   var argumentStart: Int32 = 0
   var lineCount: Int32 = 0
   var lineConsumed: Int32 = 0
+  /// Where in the input region the receive that is outstanding puts its bytes.
+  var fillStart: Int32 = 0
   /// Input: bytes at `inputStart..<inputEnd` of the input region are not dealt with yet.
   var inputStart: Int32 = 0
   var inputEnd: Int32 = 0

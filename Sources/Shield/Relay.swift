@@ -85,13 +85,13 @@ extension Engine {
   }
 
   private mutating func setLinkTimer(_ l: Int, _ timeout: Int64, now: Instant) {
-    wheel.set(limits.connections + l, at: now + .microseconds(timeout))
+    wheel.set(limits.connections + l, at: now.after(microseconds: timeout))
   }
 
   /// Asks the downstream what it offers, when it is time.
   mutating func keepProbing(now: Instant, into effects: inout EffectQueue) {
     guard now >= downstream.nextProbe else { return }
-    downstream.nextProbe = now + .microseconds(downstream.probeEvery)
+    downstream.nextProbe = now.after(microseconds: downstream.probeEvery)
     if isDraining || downstream.isProbing { return }
     downstream.isProbing = openLink(for: -1, now: now, into: &effects) != nil
   }
@@ -203,8 +203,7 @@ extension Engine {
       l, verb == .data && !wasChallenge ? policy.timeouts.data : policy.timeouts.reply, now: now)
     flush(i, now: now, into: &effects)
     if verb == .data {
-      // Whoever speaks before 354 must be found out, also where his bytes are still in the kernel.
-      effects.append(.listen(slot(client: i), limit: 512))
+      listenForBody(i, now: now, into: &effects)
     } else {
       effects.append(.watch(slot(client: i)))
     }
@@ -385,7 +384,7 @@ extension Engine {
     }
     if !up {
       downstream.nextProbe = min(
-        downstream.nextProbe, now + .microseconds(Downstream.probeRetry))
+        downstream.nextProbe, now.after(microseconds: Downstream.probeRetry))
     }
   }
 
@@ -490,7 +489,7 @@ extension Engine {
     if wait > 0 {
       sessions[s].phase = .holding
       sessions[s].stage = verb == .auth ? .authFailure : .recipientRejected
-      wheel.set(i, at: now + .microseconds(wait))
+      wheel.set(i, at: now.after(microseconds: wait))
       flush(i, now: now, into: &effects)
       effects.append(.watch(slot(client: i)))
       return
@@ -541,7 +540,7 @@ extension Engine {
     resetTransaction(i)
     dropLink(of: i, now: now, into: &effects)
     sessions[s].phase = .leaving
-    wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+    wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
     flush(i, now: now, into: &effects)
   }
 
@@ -598,7 +597,7 @@ extension Engine {
     if code == 421 {
       dropLink(of: i, now: now, into: &effects)
       sessions[s].phase = .leaving
-      wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+      wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
       flush(i, now: now, into: &effects)
       return
     }

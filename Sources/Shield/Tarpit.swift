@@ -120,8 +120,8 @@ extension Engine {
     guard let next else {
       connections[i].state = .pit
       // The deadline is for the whole line: letters that trickle in do not move it.
-      if !wheel.isSet(i) { wheel.set(i, at: now + .microseconds(commandTimeout)) }
-      effects.append(.listen(slot(client: i), limit: 512))
+      if !wheel.isSet(i) { wheel.set(i, at: now.after(microseconds: commandTimeout)) }
+      effects.append(.listen(slot(client: i)))
       return
     }
     if next == .quit { connections[i].flags.insert(.last) }
@@ -207,7 +207,7 @@ extension Engine {
       // Replies already given go out first, or the dialogue would lose one.
       sessions[s].flags.insert(.toPit)
       sessions[s].phase = .leaving
-      wheel.set(i, at: now + .microseconds(policy.timeouts.send))
+      wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
       flush(i, now: now, into: &effects)
       return
     }

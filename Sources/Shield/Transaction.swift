@@ -179,7 +179,6 @@ extension Engine {
     sessions[s].holdsCR = false
     sessions[s].deadlineMark = 0
     sessions[s].sizeLimit = offered(i).sizeMax
-    if policy.bareNewline == .normalize { sessions[s].flags.insert(.normalizing) }
     sessions[s].phase = .body
     flush(i, now: now, into: &effects)
     readBody(i, now: now, into: &effects)
@@ -188,19 +187,21 @@ extension Engine {
   /// Reads more of a message, as much as its source's byte rate has credit for.
   mutating func readBody(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
-    if sessions[s].flags.contains(.filling) || sessions[s].flags.contains(.relaying) { return }
+    if sessions[s].flags.contains(.relaying) { return }
     sessions[s].flags.remove(.paused)
     if age(i, now: now) > policy.timeouts.session {
       limitReached(i, .time, now: now)
       leave(i, .sessionTooLong, now: now, into: &effects)
       return
     }
-    // One byte in front is kept for a CR that was held back.
-    var room = input(s).from(1)
-    if sessions[s].flags.contains(.normalizing) {
-      // The last third receives; the rest holds the normalised text, which is at most twice as long.
-      room = normalizingInput(s)
+    // The deadline moves with each kilobyte, not with each byte: a trickle does not hold a downstream.
+    let isDue = sessions[s].data.octets &- sessions[s].deadlineMark >= 1_024
+    if sessions[s].flags.contains(.filling) {
+      // Since DATA went downstream.
+      setBodyDeadline(i, now: now)
+      return
     }
+    var room = bodyRoom(s)
     if let credit = credit(i, now: now), credit < room.count {
       if credit < 1 {
         pauseBody(i, now: now)
@@ -208,13 +209,39 @@ extension Engine {
       }
       room = room.prefix(credit)
     }
-    sessions[s].flags.insert(.filling)
-    // The deadline moves with each kilobyte, not with each byte: a trickle does not hold a downstream.
-    if !wheel.isSet(i) || sessions[s].data.octets &- sessions[s].deadlineMark >= 1_024 {
-      sessions[s].deadlineMark = sessions[s].data.octets
-      wheel.set(i, at: now + .microseconds(policy.timeouts.body))
+    if isDue || !wheel.isSet(i) { setBodyDeadline(i, now: now) }
+    receive(i, into: room, into: &effects)
+  }
+
+  private mutating func setBodyDeadline(_ i: Int, now: Instant) {
+    let s = Int(connections[i].session)
+    sessions[s].deadlineMark = sessions[s].data.octets
+    wheel.set(i, at: now.after(microseconds: policy.timeouts.body))
+  }
+
+  /// Where message bytes arrive.
+  private func bodyRoom(_ s: Int) -> Region {
+    // The last third receives; the rest holds the normalised text, which is at most twice as long.
+    if sessions[s].flags.contains(.normalizing) { return normalizingInput(s) }
+    // One byte in front is kept for a CR that was held back.
+    return input(s).from(1)
+  }
+
+  /// Listens while DATA is with the downstream: who speaks before 354 must be found out, also where his bytes
+  /// are still in the kernel, and after it they are the first of the message.
+  mutating func listenForBody(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    if sessions[s].flags.contains(.filling) { return }
+    // For the whole message, whatever policy comes meanwhile.
+    if policy.bareNewline == .normalize {
+      sessions[s].flags.insert(.normalizing)
+    } else {
+      sessions[s].flags.remove(.normalizing)
     }
-    effects.append(.fill(slot(client: i), room))
+    let room = bodyRoom(s)
+    // A source without credit for so little is charged for it and waits longer before the next piece.
+    let most = max(credit(i, now: now) ?? room.count, 512)
+    receive(i, into: room.prefix(min(most, room.count)), into: &effects)
   }
 
   /// How many bytes the source may send now; nil where no rule says.
@@ -235,9 +262,9 @@ extension Engine {
     let key = rule.key(for: connections[i].address, .bytes)
     let piece = min(rate.burst, 2_048)
     let due = buckets.earliest(key, piece, rate, now: now)
-    let latest = now + .microseconds(policy.delays[.body].ceiling / 2)
+    let latest = now.after(microseconds: policy.delays[.body].ceiling / 2)
     sessions[s].flags.insert(.paused)
-    wheel.set(i, at: min(max(due, now + .milliseconds(10)), latest))
+    wheel.set(i, at: min(max(due, now.after(microseconds: 10_000)), latest))
   }
 
   /// Charges received bytes to the source's byte rate.
@@ -248,37 +275,16 @@ extension Engine {
       rule.key(for: connections[i].address, .bytes), UInt64(count), rate, now: now)
   }
 
-  /// Bytes came into a provided buffer while a client talks: it was listened to because it should be silent
-  /// until 354. Before that they are message bytes too early; after it, the first of the message.
-  mutating func heardAside(
-    _ i: Int, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
-  ) {
-    let s = Int(connections[i].session)
-    sessions[s].bytesIn += UInt64(bytes.count)
-    switch sessions[s].phase {
-    case .forwarded where sessions[s].verb == .data:
-      counters.protocolFaults += 1
-      note(.pipelining, i, now: now)
-      leave(i, .dataTooEarly, now: now, into: &effects)
-    case .body, .swallow:
-      sessions[s].flags.remove(.filling)
-      spend(i, bytes.count, now: now)
-      let place =
-        sessions[s].flags.contains(.normalizing) ? normalizingInput(s) : input(s).from(1)
-      arena.write(bytes, at: place.offset)
-      heardBody(i, bytes.count, now: now, into: &effects)
-    case .command, .delaying, .opening, .forwarded, .holding, .challenge, .final:
-      // DATA was refused before the bytes were read: they stand where commands stand.
-      counters.protocolFaults += 1
-      leave(i, .dataTooEarly, now: now, into: &effects)
-    case .leaving: break
-    }
-  }
-
   /// Message bytes have come.
   mutating func heardBody(_ i: Int, _ count: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
     let region = input(s)
+    if region.offset + Int(sessions[s].fillStart) != bodyRoom(s).offset {
+      // Asked for before DATA: it was said before 354.
+      counters.protocolFaults += 1
+      leave(i, .dataTooEarly, now: now, into: &effects)
+      return
+    }
     if sessions[s].flags.contains(.normalizing) {
       normalizeBody(i, count, now: now, into: &effects)
       return

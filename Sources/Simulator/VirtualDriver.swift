@@ -11,7 +11,7 @@ package import Structures
 package struct VirtualDriver: ~Copyable {
   /// One side of a virtual connection, seen from the engine.
   package struct Socket: Sendable {
-    enum Want: Sendable { case nothing, listen(Int), fill(Region), watch }
+    enum Want: Sendable { case nothing, listen, watch }
 
     package internal(set) var isOpen = false
     package internal(set) var slot = Slot(index: 0, generation: 0)
@@ -31,6 +31,7 @@ package struct VirtualDriver: ~Copyable {
     /// Bytes a send may take at once; a slow reader takes few.
     package var window = Int.max
     var pendingSend: Region?
+    var pendingFill: Region?
     /// For a downstream connection: which client it serves is the engine's business.
     package internal(set) var isDownstream = false
   }
@@ -45,6 +46,8 @@ package struct VirtualDriver: ~Copyable {
   package var downstreamListens = true
   /// The most bytes one receive hands over; 1 drips everything.
   package var receiveMax = Int.max
+  /// What `listen` hands over at most: as much as a provided buffer of the ring's driver holds.
+  private static let bufferBytes = 512
   /// Downstream sockets whose connection has been decided.
   private var connecting: Set<Int> = []
 
@@ -147,8 +150,11 @@ package struct VirtualDriver: ~Copyable {
     var k = 0
     while k < effects.count {
       switch effects[k] {
-      case .listen(let slot, let limit): wish(slot, .listen(Int(limit)))
-      case .fill(let slot, let region): wish(slot, .fill(region))
+      case .listen(let slot): wish(slot, .listen)
+      case .fill(let slot, let region):
+        let isFree = sockets[Int(slot.index)].pendingFill == nil
+        invariant(isFree, "two receives at once on slot \(slot)")
+        sockets[Int(slot.index)].pendingFill = region
       case .watch(let slot): wish(slot, .watch)
       case .send(let slot, let region):
         let i = Int(slot.index)
@@ -191,6 +197,7 @@ package struct VirtualDriver: ~Copyable {
         sockets[i].isOpen = false
         sockets[i].want = .nothing
         sockets[i].pendingSend = nil
+        sockets[i].pendingFill = nil
         connecting.remove(i)
         engine.closed(slot, now: now, into: &effects)
         return true
@@ -223,6 +230,20 @@ package struct VirtualDriver: ~Copyable {
   private mutating func hear(_ i: Int) -> Bool {
     let slot = sockets[i].slot
     if sockets[i].isBroken { return false }
+    if let region = sockets[i].pendingFill {
+      let count = min(region.count, sockets[i].inbound.count, receiveMax)
+      if count == 0 {
+        guard sockets[i].inboundEnded else { return false }
+        sockets[i].pendingFill = nil
+        return endedReading(i)
+      }
+      let piece = Array(sockets[i].inbound.prefix(count))
+      sockets[i].inbound.removeFirst(count)
+      sockets[i].pendingFill = nil
+      engine.arena.write(piece.span, at: region.offset)
+      engine.filled(slot, count, now: now, into: &effects)
+      return true
+    }
     switch sockets[i].want {
     case .nothing: return false
     case .watch:
@@ -231,22 +252,13 @@ package struct VirtualDriver: ~Copyable {
       sockets[i].want = .nothing
       engine.ended(slot, now: now, into: &effects)
       return true
-    case .listen(let limit):
-      let count = min(limit, sockets[i].inbound.count, receiveMax)
+    case .listen:
+      let count = min(VirtualDriver.bufferBytes, sockets[i].inbound.count, receiveMax)
       if count == 0 { return endedReading(i) }
       let piece = Array(sockets[i].inbound.prefix(count))
       sockets[i].inbound.removeFirst(count)
       sockets[i].want = .nothing
       engine.received(slot, piece.span, now: now, into: &effects)
-      return true
-    case .fill(let region):
-      let count = min(region.count, sockets[i].inbound.count, receiveMax)
-      if count == 0 { return endedReading(i) }
-      let piece = Array(sockets[i].inbound.prefix(count))
-      sockets[i].inbound.removeFirst(count)
-      sockets[i].want = .nothing
-      engine.arena.write(piece.span, at: region.offset)
-      engine.filled(slot, count, now: now, into: &effects)
       return true
     }
   }

@@ -5,36 +5,36 @@
 /// Folding the mapped form means that an IPv4 client on a dual-stack socket and the same client on an
 /// IPv4 socket are one source with one history.
 @frozen
-package struct Address: Hashable, Sendable {
-  package var high: UInt64
-  package var low: UInt64
+public struct Address: Hashable, Sendable {
+  public var high: UInt64
+  public var low: UInt64
 
   @inlinable
-  package init(high: UInt64, low: UInt64) {
+  public init(high: UInt64, low: UInt64) {
     self.high = high
     self.low = low
   }
 
   /// An IPv4 address from its 32 bits in host order: 192.0.2.1 is 0xC0000201.
   @inlinable
-  package init(v4 bits: UInt32) {
+  public init(v4 bits: UInt32) {
     high = 0
     low = 0x0000_FFFF_0000_0000 | UInt64(bits)
   }
 
-  @inlinable package var isIPv4: Bool { high == 0 && low >> 32 == 0xFFFF }
+  @inlinable public var isIPv4: Bool { high == 0 && low >> 32 == 0xFFFF }
 
   /// The 32 bits of an IPv4 address; meaningless otherwise.
-  @inlinable package var v4: UInt32 { UInt32(truncatingIfNeeded: low) }
+  @inlinable public var v4: UInt32 { UInt32(truncatingIfNeeded: low) }
 
   /// How many bits an address of this family has: 32 or 128.
-  @inlinable package var width: Int { isIPv4 ? 32 : 128 }
+  @inlinable public var width: Int { isIPv4 ? 32 : 128 }
 
   /// The network this address lies in: all bits after the first `length` of its family cleared.
   ///
   /// - Parameter length: 0…32 for IPv4, 0…128 for IPv6; more is taken as the whole address.
   @inlinable
-  package func network(_ length: Int) -> Address {
+  public func network(_ length: Int) -> Address {
     let bits = isIPv4 ? Swift.min(length, 32) + 96 : Swift.min(length, 128)
     if bits >= 128 { return self }
     if bits >= 64 {
@@ -46,12 +46,12 @@ package struct Address: Hashable, Sendable {
   }
 
   /// Whether this is a loopback address: 127.0.0.0/8 or ::1.
-  package var isLoopback: Bool { isIPv4 ? v4 >> 24 == 127 : (high == 0 && low == 1) }
+  public var isLoopback: Bool { isIPv4 ? v4 >> 24 == 127 : (high == 0 && low == 1) }
 }
 
 extension Address: CustomStringConvertible {
   /// Dotted quad, or IPv6 text in the form of RFC 5952.
-  package var description: String {
+  public var description: String {
     if isIPv4 {
       let b = v4
       return "\(b >> 24).\(b >> 16 & 255).\(b >> 8 & 255).\(b & 255)"
@@ -78,7 +78,7 @@ extension Address: CustomStringConvertible {
 extension Address {
   /// Reads an address as people write it: dotted quad without leading zeros, or RFC 4291 text with at
   /// most one "::" and an optional dotted tail. No zone, no brackets, no port.
-  package init?(_ text: some StringProtocol) {
+  public init?(_ text: some StringProtocol) {
     let bytes = Array(text.utf8)
     if bytes.contains(UInt8(ascii: ":")) {
       guard let parsed = Address.parseV6(bytes) else { return nil }
@@ -165,13 +165,13 @@ extension Address {
 }
 
 /// A network: an address whose host bits are zero, and a prefix length counted in its own family.
-package struct Prefix: Hashable, Sendable, CustomStringConvertible {
-  package let address: Address
+public struct Prefix: Hashable, Sendable, CustomStringConvertible {
+  public let address: Address
   /// 0…32 for IPv4, 0…128 for IPv6.
-  package let length: Int
+  public let length: Int
 
   /// Fails if host bits are set or the length is out of range.
-  package init?(_ address: Address, length: Int) {
+  public init?(_ address: Address, length: Int) {
     guard (0...address.width).contains(length), address.network(length) == address else {
       return nil
     }
@@ -179,9 +179,9 @@ package struct Prefix: Hashable, Sendable, CustomStringConvertible {
     self.length = length
   }
 
-  package func contains(_ other: Address) -> Bool {
+  public func contains(_ other: Address) -> Bool {
     other.isIPv4 == address.isIPv4 && other.network(length) == address
   }
 
-  package var description: String { "\(address)/\(length)" }
+  public var description: String { "\(address)/\(length)" }
 }

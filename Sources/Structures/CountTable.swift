@@ -8,18 +8,18 @@
 /// Linear probing; taking an entry out moves its followers back, so no tombstones pile up. Keys must
 /// be keyed hashes already (`SipHash`): the low bits choose the slot.
 @frozen
-package struct OpenCounts: ~Copyable {
+public struct OpenCounts: ~Copyable {
   @usableFromInline package var keys: Slab<UInt64>
   /// 0 marks an empty slot.
   @usableFromInline package var counts: Slab<UInt32>
   @usableFromInline package let mask: Int
   /// How many different keys may be open at once.
-  package let capacity: Int
+  public let capacity: Int
   @usableFromInline package var used: Int
 
   /// - Parameter capacity: different keys at once; 0 is allowed and refuses everything. Takes 24 to 48
   ///   bytes each, since the number of slots is a power of two of at least twice that.
-  package init(capacity: Int) {
+  public init(capacity: Int) {
     invariant(capacity >= 0 && capacity <= 1 << 40, "a table cannot count \(capacity) keys")
     var slots = 2
     while slots < capacity * 2 { slots *= 2 }
@@ -31,27 +31,27 @@ package struct OpenCounts: ~Copyable {
   }
 
   /// Forgets every key.
-  package mutating func removeAll() {
+  public mutating func removeAll() {
     for i in 0..<counts.capacity { counts[i] = 0 }
     used = 0
   }
 
   /// How many keys have a count above zero.
-  @inlinable package var entries: Int { used }
+  @inlinable public var entries: Int { used }
 
   /// Bytes this table takes.
-  package var footprint: Int { keys.footprint + counts.footprint }
+  public var footprint: Int { keys.footprint + counts.footprint }
 
   /// The count of `key`; 0 when it is not in the table.
   @inlinable
-  package func count(_ key: UInt64) -> UInt32 { counts[find(key)] }
+  public func count(_ key: UInt64) -> UInt32 { counts[find(key)] }
 
   /// Adds one.
   ///
   /// - Returns: the new count, or nil when the table is full and `key` is not in it: then nothing was
   ///   counted and `decrement` must not be called for it.
   @inlinable
-  package mutating func increment(_ key: UInt64) -> UInt32? {
+  public mutating func increment(_ key: UInt64) -> UInt32? {
     let slot = find(key)
     let count = counts[slot]
     if count == 0 {
@@ -69,7 +69,7 @@ package struct OpenCounts: ~Copyable {
   /// - Returns: what is left.
   @inlinable
   @discardableResult
-  package mutating func decrement(_ key: UInt64) -> UInt32 {
+  public mutating func decrement(_ key: UInt64) -> UInt32 {
     let slot = find(key)
     let count = counts[slot]
     invariant(count > 0, "a source was closed more often than it was opened")
@@ -83,7 +83,7 @@ package struct OpenCounts: ~Copyable {
 
   /// The slot that holds `key`, or the empty one where it would go.
   @inlinable
-  package func find(_ key: UInt64) -> Int {
+  public func find(_ key: UInt64) -> Int {
     var slot = Int(truncatingIfNeeded: key) & mask
     while counts[slot] != 0 && keys[slot] != key { slot = (slot &+ 1) & mask }
     return slot
@@ -91,7 +91,7 @@ package struct OpenCounts: ~Copyable {
 
   /// Moves back every follower that the gap would cut off from the slot its key points to.
   @inlinable
-  package mutating func closeGap(at start: Int) {
+  public mutating func closeGap(at start: Int) {
     var gap = start
     var slot = (gap &+ 1) & mask
     while counts[slot] != 0 {

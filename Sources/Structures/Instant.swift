@@ -6,49 +6,55 @@
 /// worker (real driver, CLOCK_MONOTONIC) or of the simulation, so a value says nothing about the
 /// calendar. Range: 292,000 years.
 @frozen
-package struct Instant: Comparable, Hashable, Sendable {
-  package var microseconds: Int64
+public struct Instant: Comparable, Hashable, Sendable {
+  public var microseconds: Int64
 
   @inlinable
-  package init(microseconds: Int64) { self.microseconds = microseconds }
+  public init(microseconds: Int64) { self.microseconds = microseconds }
 
   @inlinable
-  package init(seconds: Double) { microseconds = Int64(seconds * 1_000_000) }
+  public init(seconds: Double) { microseconds = Int64(seconds * 1_000_000) }
 
-  package static let origin = Instant(microseconds: 0)
-  package static let distantFuture = Instant(microseconds: .max)
-
-  @inlinable
-  package static func < (a: Instant, b: Instant) -> Bool { a.microseconds < b.microseconds }
+  @inlinable public static var origin: Instant { Instant(microseconds: 0) }
+  @inlinable public static var distantFuture: Instant { Instant(microseconds: .max) }
 
   @inlinable
-  package static func + (a: Instant, b: Duration) -> Instant {
+  public static func < (a: Instant, b: Instant) -> Bool { a.microseconds < b.microseconds }
+
+  @inlinable
+  public static func + (a: Instant, b: Duration) -> Instant {
     Instant(microseconds: a.microseconds &+ b.microseconds)
   }
 
+  /// The moment so much later. For the hot path: a `Duration` counts in 128 bits.
   @inlinable
-  package static func - (a: Instant, b: Instant) -> Duration {
+  public func after(microseconds: Int64) -> Instant {
+    Instant(microseconds: self.microseconds &+ microseconds)
+  }
+
+  @inlinable
+  public static func - (a: Instant, b: Instant) -> Duration {
     .microseconds(a.microseconds - b.microseconds)
   }
 
-  package var seconds: Double { Double(microseconds) / 1_000_000 }
+  public var seconds: Double { Double(microseconds) / 1_000_000 }
 }
 
 extension Duration {
   /// Whole microseconds, rounded towards zero.
   @inlinable
-  package var microseconds: Int64 {
+  public var microseconds: Int64 {
     let (seconds, attoseconds) = components
     return seconds &* 1_000_000 &+ attoseconds / 1_000_000_000_000
   }
 
   /// Seconds as a floating-point number, for curves and for people.
   @inlinable
-  package var inSeconds: Double { Double(microseconds) / 1_000_000 }
+  public var inSeconds: Double { Double(microseconds) / 1_000_000 }
 
   /// A duration from fractional seconds, to the microsecond.
   @inlinable
-  package init(inSeconds seconds: Double) { self = .microseconds(Int64(seconds * 1_000_000)) }
+  public init(inSeconds seconds: Double) { self = .microseconds(Int64(seconds * 1_000_000)) }
 }
 
 /// Stops the process when something that cannot happen has happened, and says what.
@@ -57,7 +63,7 @@ extension Duration {
 /// For our own mistakes only: a peer's mistakes are values, the system's are thrown.
 @inlinable
 @inline(__always)
-package func invariant(
+public func invariant(
   _ condition: Bool, _ sentence: @autoclosure () -> String,
   file: StaticString = #fileID, line: UInt = #line
 ) {
@@ -65,9 +71,8 @@ package func invariant(
 }
 
 /// The same where reaching the place is the broken invariant.
-@usableFromInline
 @inline(never)
-package func invariantFailed(
+public func invariantFailed(
   _ sentence: String, file: StaticString = #fileID, line: UInt = #line
 ) -> Never {
   fatalError("broken invariant: \(sentence)", file: file, line: line)

@@ -10,7 +10,7 @@
 ///   - known: the words that would have been right; the first wins among equally near ones.
 /// - Returns: the nearest of `known`, or nil when more than a third of the letters (at least one, at most
 ///   three) would have to change.
-package func nearest(to word: String, among known: [String]) -> String? {
+public func nearest(to word: String, among known: [String]) -> String? {
   let written = Array(word.lowercased().utf8)
   // Longer than any setting we have: not a slip of the finger, and the table below grows with it.
   guard written.count <= 64 else { return nil }
@@ -29,7 +29,7 @@ package func nearest(to word: String, among known: [String]) -> String? {
 
 /// How many letters must be put in, left out, replaced or swapped with their neighbour to get from `a`
 /// to `b` (no letter touched twice).
-package func editDistance(_ a: [UInt8], _ b: [UInt8]) -> Int {
+public func editDistance(_ a: [UInt8], _ b: [UInt8]) -> Int {
   var beforeLast = [Int](repeating: 0, count: b.count + 1)
   var last = Array(0...b.count)
   for i in a.indices {

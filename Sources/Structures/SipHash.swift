@@ -6,18 +6,18 @@
 /// addresses that collide. Keyed by hand rather than through `Hasher` because the engine must replay:
 /// the key comes from the engine's seed, not from the process.
 @frozen
-package struct SipHash: Sendable {
+public struct SipHash: Sendable {
   @usableFromInline package let k0: UInt64
   @usableFromInline package let k1: UInt64
 
   @inlinable
-  package init(k0: UInt64, k1: UInt64) {
+  public init(k0: UInt64, k1: UInt64) {
     self.k0 = k0
     self.k1 = k1
   }
 
   @inlinable
-  package func callAsFunction(_ a: UInt64, _ b: UInt64, _ c: UInt64) -> UInt64 {
+  public func callAsFunction(_ a: UInt64, _ b: UInt64, _ c: UInt64) -> UInt64 {
     var s = State(k0, k1)
     s.absorb(a)
     s.absorb(b)
@@ -26,7 +26,7 @@ package struct SipHash: Sendable {
   }
 
   @inlinable
-  package func callAsFunction(_ bytes: Span<UInt8>) -> UInt64 {
+  public func callAsFunction(_ bytes: Span<UInt8>) -> UInt64 {
     var s = State(k0, k1)
     var i = 0
     while i + 8 <= bytes.count {

@@ -7,15 +7,15 @@
 /// `init` and stays so, and each access is checked against `capacity`. Records are trivial (no
 /// references), so nothing needs to be deinitialised.
 @frozen
-package struct Slab<Record: BitwiseCopyable>: ~Copyable {
+public struct Slab<Record: BitwiseCopyable>: ~Copyable {
   @usableFromInline package let base: UnsafeMutablePointer<Record>
-  package let capacity: Int
+  public let capacity: Int
 
   /// - Parameters:
   ///   - capacity: how many records; may be 0.
   ///   - record: what each record is at first. Pages of all-zero records are still touched here, so
   ///     the memory statement at start is what the process really takes.
-  package init(capacity: Int, repeating record: Record) {
+  public init(capacity: Int, repeating record: Record) {
     invariant(capacity >= 0, "a slab cannot have \(capacity) records")
     base = .allocate(capacity: max(capacity, 1))
     base.initialize(repeating: record, count: max(capacity, 1))
@@ -25,7 +25,7 @@ package struct Slab<Record: BitwiseCopyable>: ~Copyable {
   deinit { base.deallocate() }
 
   @inlinable
-  package subscript(_ index: Int) -> Record {
+  public subscript(_ index: Int) -> Record {
     @inline(__always) unsafeAddress {
       precondition(UInt(bitPattern: index) < UInt(bitPattern: capacity), "slab index out of range")
       return UnsafePointer(base + index)
@@ -37,7 +37,7 @@ package struct Slab<Record: BitwiseCopyable>: ~Copyable {
   }
 
   /// Bytes this slab takes.
-  package var footprint: Int { capacity * MemoryLayout<Record>.stride }
+  public var footprint: Int { capacity * MemoryLayout<Record>.stride }
 }
 
 /// Which of a fixed number of indexes are taken; hands out the next free one after the last.
@@ -45,13 +45,13 @@ package struct Slab<Record: BitwiseCopyable>: ~Copyable {
 /// Next-fit over a bitmap, so that indexes handed out one after the other are mostly neighbours: the
 /// ring's descriptor table can then be filled by one call per run instead of one per connection.
 /// It also puts as much time as possible between two uses of an index.
-package struct IndexAllocator: ~Copyable {
+public struct IndexAllocator: ~Copyable {
   private var words: [UInt64]
   private var cursor = 0
-  package let capacity: Int
-  package private(set) var free: Int
+  public let capacity: Int
+  public private(set) var free: Int
 
-  package init(capacity: Int) {
+  public init(capacity: Int) {
     self.capacity = capacity
     free = capacity
     words = Array(repeating: 0, count: (capacity + 63) / 64)
@@ -59,7 +59,7 @@ package struct IndexAllocator: ~Copyable {
   }
 
   /// The next free index, or nil when all are taken. At worst one pass over capacity / 64 words.
-  package mutating func take() -> Int? {
+  public mutating func take() -> Int? {
     if free == 0 { return nil }
     var word = cursor / 64
     // Bits below the cursor count as taken on the first look and are seen again after the wrap.
@@ -75,33 +75,33 @@ package struct IndexAllocator: ~Copyable {
     return index
   }
 
-  package mutating func release(_ index: Int) {
+  public mutating func release(_ index: Int) {
     let bit = UInt64(1) << UInt64(index % 64)
     invariant(words[index / 64] & bit != 0, "index \(index) was released twice")
     words[index / 64] &= ~bit
     free += 1
   }
 
-  package func isTaken(_ index: Int) -> Bool { words[index / 64] >> UInt64(index % 64) & 1 == 1 }
+  public func isTaken(_ index: Int) -> Bool { words[index / 64] >> UInt64(index % 64) & 1 == 1 }
 }
 
 /// A run of bytes in an `Arena`.
 @frozen
-package struct Region: BitwiseCopyable, Sendable, Equatable {
-  package var offset: Int
-  package var count: Int
+public struct Region: BitwiseCopyable, Sendable, Equatable {
+  public var offset: Int
+  public var count: Int
 
   @inlinable
-  package init(offset: Int, count: Int) {
+  public init(offset: Int, count: Int) {
     self.offset = offset
     self.count = count
   }
 
   /// The first `count` bytes of this region.
-  @inlinable package func prefix(_ count: Int) -> Region { Region(offset: offset, count: count) }
+  @inlinable public func prefix(_ count: Int) -> Region { Region(offset: offset, count: count) }
   /// The part from `start` on.
   @inlinable
-  package func from(_ start: Int) -> Region { Region(offset: offset + start, count: count - start) }
+  public func from(_ start: Int) -> Region { Region(offset: offset + start, count: count - start) }
 }
 
 /// One block of bytes at a fixed address, from which every session's and link's buffers are cut.
@@ -110,12 +110,12 @@ package struct Region: BitwiseCopyable, Sendable, Equatable {
 /// without a copy: an order names a `Region`, the driver adds `base`. Untouched pages cost nothing, so
 /// the block may be as large as all sessions at once would need. Why it is safe: the block lives as
 /// long as the arena, the arena cannot be copied, and every span is checked against its size.
-package struct Arena: ~Copyable {
+public struct Arena: ~Copyable {
   /// Where the block begins. For the driver alone.
-  package let base: UnsafeMutablePointer<UInt8>
-  package let count: Int
+  public let base: UnsafeMutablePointer<UInt8>
+  public let count: Int
 
-  package init(count: Int) {
+  public init(count: Int) {
     self.count = max(count, 1)
     base = .allocate(capacity: self.count)
   }
@@ -131,7 +131,7 @@ package struct Arena: ~Copyable {
 
   /// The bytes of a region. They are whatever was last put there.
   @_lifetime(borrow self)
-  package func span(_ region: Region) -> Span<UInt8> {
+  public func span(_ region: Region) -> Span<UInt8> {
     check(region)
     let span = Span(
       _unsafeStart: UnsafePointer(base + region.offset), count: region.count)
@@ -139,14 +139,14 @@ package struct Arena: ~Copyable {
   }
 
   @_lifetime(&self)
-  package mutating func mutableSpan(_ region: Region) -> MutableSpan<UInt8> {
+  public mutating func mutableSpan(_ region: Region) -> MutableSpan<UInt8> {
     check(region)
     let span = MutableSpan(_unsafeStart: base + region.offset, count: region.count)
     return _overrideLifetime(span, mutating: &self)
   }
 
   /// Lets `body` append into a region; returns how many bytes it appended.
-  package mutating func append(
+  public mutating func append(
     into region: Region, _ body: (inout OutputSpan<UInt8>) -> Void
   ) -> Int {
     check(region)
@@ -159,7 +159,7 @@ package struct Arena: ~Copyable {
   /// Lets `body` append what it makes of one region into another; the two must not overlap.
   ///
   /// - Returns: how many bytes it appended.
-  package mutating func transform(
+  public mutating func transform(
     from source: Region, into target: Region,
     _ body: (Span<UInt8>, inout OutputSpan<UInt8>) -> Void
   ) -> Int {
@@ -172,7 +172,7 @@ package struct Arena: ~Copyable {
   }
 
   /// Lets `body` write into one region what it makes of another; the two must not overlap.
-  package mutating func exchange(
+  public mutating func exchange(
     from source: Region, into target: Region,
     _ body: (Span<UInt8>, inout MutableSpan<UInt8>) -> Void
   ) {
@@ -190,7 +190,7 @@ package struct Arena: ~Copyable {
   }
 
   /// Copies bytes into the arena at `offset`.
-  package mutating func write(_ bytes: Span<UInt8>, at offset: Int) {
+  public mutating func write(_ bytes: Span<UInt8>, at offset: Int) {
     check(Region(offset: offset, count: bytes.count))
     bytes.withUnsafeBufferPointer { source in
       guard let start = source.baseAddress else { return }
@@ -199,13 +199,13 @@ package struct Arena: ~Copyable {
   }
 
   /// Copies within the arena; the regions may overlap.
-  package mutating func move(_ region: Region, to offset: Int) {
+  public mutating func move(_ region: Region, to offset: Int) {
     check(region)
     check(Region(offset: offset, count: region.count))
     (base + offset).update(from: base + region.offset, count: region.count)
   }
 
-  package subscript(_ offset: Int) -> UInt8 {
+  public subscript(_ offset: Int) -> UInt8 {
     get {
       check(Region(offset: offset, count: 1))
       return base[offset]

@@ -10,12 +10,11 @@
 /// in the last level and is put in again when its slot comes round. A bitmap of occupied slots lets the
 /// wheel jump over empty time, so that a day asleep costs no more than a tick.
 @frozen
-package struct TimingWheel: ~Copyable {
+public struct TimingWheel: ~Copyable {
   /// Lists are circular and doubly linked; their heads are the entries after the last index, so that
   /// taking a timer out needs to know neither its slot nor whether it was the first.
   @frozen
-  @usableFromInline
-  package struct Entry: BitwiseCopyable {
+  public struct Entry: BitwiseCopyable {
     /// -1 while no timer is set.
     @usableFromInline package var next: Int32
     @usableFromInline package var previous: Int32
@@ -23,7 +22,7 @@ package struct TimingWheel: ~Copyable {
     @usableFromInline package var deadline: UInt32
 
     @inlinable
-    package init(next: Int32, previous: Int32, deadline: UInt32) {
+    public init(next: Int32, previous: Int32, deadline: UInt32) {
       self.next = next
       self.previous = previous
       self.deadline = deadline
@@ -37,19 +36,19 @@ package struct TimingWheel: ~Copyable {
   @usableFromInline package var position: Int64
   @usableFromInline package let tickMicroseconds: Int64
   /// How many indexes there are: 0..<capacity.
-  package let capacity: Int
+  public let capacity: Int
   /// How many timers are set.
   @usableFromInline package var armed: Int
 
   /// The slot number of the list of timers that are due now.
-  @inlinable package static var dueSlot: Int { 448 }
+  @inlinable public static var dueSlot: Int { 448 }
 
   /// - Parameters:
   ///   - capacity: indexes 0..<capacity may have a timer; at most 2^31 - 450.
   ///   - tick: the grain of time, at least 1 µs. Everything that expires within one tick is one wake-up.
   ///   - start: where time begins; what lies before is due at once. Give the present moment when the
   ///     wheel is made long after the origin (deadlines reach 2^31 ticks from the last look at the clock).
-  package init(
+  public init(
     capacity: Int, tick: Duration = .milliseconds(10), start: Instant = .origin
   ) {
     let slots = TimingWheel.dueSlot + 1
@@ -71,10 +70,10 @@ package struct TimingWheel: ~Copyable {
   }
 
   /// How many timers are set.
-  @inlinable package var count: Int { armed }
+  @inlinable public var count: Int { armed }
 
   /// Bytes this wheel takes: 12 per index and 5 KB for the slots.
-  package var footprint: Int { entries.footprint }
+  public var footprint: Int { entries.footprint }
 
   /// Sets the timer of `index`, replacing the one it has.
   ///
@@ -84,7 +83,7 @@ package struct TimingWheel: ~Copyable {
   ///     `.distantFuture` means never and is the same as `cancel`. Anything else further than 2^31 ticks
   ///     ahead (248 days at 10 ms) is taken as that far.
   @inlinable
-  package mutating func set(_ index: Int, at deadline: Instant) {
+  public mutating func set(_ index: Int, at deadline: Instant) {
     checkIndex(index)
     if entries[index].next >= 0 { unlink(index) } else { armed &+= 1 }
     if deadline == .distantFuture {
@@ -99,7 +98,7 @@ package struct TimingWheel: ~Copyable {
 
   /// Takes the timer of `index` away, if there is one.
   @inlinable
-  package mutating func cancel(_ index: Int) {
+  public mutating func cancel(_ index: Int) {
     checkIndex(index)
     guard entries[index].next >= 0 else { return }
     unlink(index)
@@ -107,14 +106,14 @@ package struct TimingWheel: ~Copyable {
   }
 
   @inlinable
-  package func isSet(_ index: Int) -> Bool {
+  public func isSet(_ index: Int) -> Bool {
     checkIndex(index)
     return entries[index].next >= 0
   }
 
   /// When the timer of `index` expires (a whole number of ticks), or nil when none is set.
   @inlinable
-  package func deadline(of index: Int) -> Instant? {
+  public func deadline(of index: Int) -> Instant? {
     isSet(index) ? Instant(microseconds: fullDeadline(index) &* tickMicroseconds) : nil
   }
 
@@ -125,7 +124,7 @@ package struct TimingWheel: ~Copyable {
   ///
   /// - Parameter now: must not go backwards; an earlier time than before is taken as the same time.
   @inlinable
-  package mutating func popExpired(now: Instant) -> Int? {
+  public mutating func popExpired(now: Instant) -> Int? {
     let due = capacity + TimingWheel.dueSlot
     while true {
       let first = Int(entries[due].next)
@@ -150,7 +149,7 @@ package struct TimingWheel: ~Copyable {
   /// Exact when the next timer is less than 256 ticks away, otherwise perhaps early (never late): the
   /// moment at which a group of timers comes down a level. `now` is returned when something is due.
   @inlinable
-  package func nextDeadline(now: Instant) -> Instant? {
+  public func nextDeadline(now: Instant) -> Instant? {
     if armed == 0 { return nil }
     if occupied[7] != 0 { return now }
     return Instant(microseconds: nextEvent() &* tickMicroseconds)
@@ -159,20 +158,20 @@ package struct TimingWheel: ~Copyable {
   // Ticks
 
   @inlinable
-  package func tickAtOrAfter(_ time: Instant) -> Int64 {
+  public func tickAtOrAfter(_ time: Instant) -> Int64 {
     let (quotient, rest) = time.microseconds.quotientAndRemainder(dividingBy: tickMicroseconds)
     return rest > 0 ? quotient + 1 : quotient
   }
 
   @inlinable
-  package func tickAtOrBefore(_ time: Instant) -> Int64 {
+  public func tickAtOrBefore(_ time: Instant) -> Int64 {
     let (quotient, rest) = time.microseconds.quotientAndRemainder(dividingBy: tickMicroseconds)
     return rest < 0 ? quotient - 1 : quotient
   }
 
   /// The whole deadline from its low 32 bits: it is never further than 2^31 - 1 ticks from `position`.
   @inlinable
-  package func fullDeadline(_ index: Int) -> Int64 {
+  public func fullDeadline(_ index: Int) -> Int64 {
     let distance = entries[index].deadline &- UInt32(truncatingIfNeeded: position)
     return position &+ Int64(Int32(bitPattern: distance))
   }
@@ -183,7 +182,7 @@ package struct TimingWheel: ~Copyable {
   /// the level by distance keeps that start between `position` and the deadline: a timer at level 1
   /// or above is at least one and at most 64 slots ahead, so a slot never holds two turns at once.
   @inlinable
-  package func slot(for tick: Int64) -> Int {
+  public func slot(for tick: Int64) -> Int {
     let distance = tick &- position
     if distance <= 0 { return TimingWheel.dueSlot }
     if distance < 1 << 8 { return Int(tick & 255) }
@@ -195,7 +194,7 @@ package struct TimingWheel: ~Copyable {
 
   /// The next tick at which a slot must be emptied; `.max` when the wheel is empty.
   @inlinable
-  package func nextEvent() -> Int64 {
+  public func nextEvent() -> Int64 {
     var best = Int64.max
     let start = Int(truncatingIfNeeded: position &+ 1) & 255
     let below = ~UInt64(0) << UInt64(start & 63)
@@ -228,7 +227,7 @@ package struct TimingWheel: ~Copyable {
   /// Moves to `tick`, which no event precedes: brings timers down from the levels above, the highest
   /// first, then hands over what expires at this very tick.
   @inlinable
-  package mutating func advance(to tick: Int64) {
+  public mutating func advance(to tick: Int64) {
     position = tick
     if tick & 255 == 0 {
       bringDown(level: 3)
@@ -240,7 +239,7 @@ package struct TimingWheel: ~Copyable {
   }
 
   @inlinable
-  package mutating func bringDown(level: Int) {
+  public mutating func bringDown(level: Int) {
     let shift = Int64(2 &+ 6 &* level)
     if position & (1 << shift &- 1) != 0 { return }
     let slot = 192 &+ 64 &* level &+ Int(position >> shift & 63)
@@ -258,7 +257,7 @@ package struct TimingWheel: ~Copyable {
   // Lists
 
   @inlinable
-  package mutating func link(_ index: Int, _ slot: Int) {
+  public mutating func link(_ index: Int, _ slot: Int) {
     let head = capacity &+ slot
     let last = entries[head].previous
     entries[index].next = Int32(truncatingIfNeeded: head)
@@ -269,7 +268,7 @@ package struct TimingWheel: ~Copyable {
   }
 
   @inlinable
-  package mutating func unlink(_ index: Int) {
+  public mutating func unlink(_ index: Int) {
     let next = entries[index].next
     let previous = entries[index].previous
     entries[Int(previous)].next = next
@@ -284,7 +283,7 @@ package struct TimingWheel: ~Copyable {
 
   /// Hangs a whole list of level 0 on the end of the due list.
   @inlinable
-  package mutating func spliceIntoDue(_ slot: Int) {
+  public mutating func spliceIntoDue(_ slot: Int) {
     let head = capacity &+ slot
     let due = capacity &+ TimingWheel.dueSlot
     let first = entries[head].next
@@ -302,7 +301,7 @@ package struct TimingWheel: ~Copyable {
 
   @inlinable
   @inline(__always)
-  package func checkIndex(_ index: Int) {
+  public func checkIndex(_ index: Int) {
     invariant(
       UInt(bitPattern: index) < UInt(bitPattern: capacity),
       "timer \(index) of a wheel of \(capacity)")

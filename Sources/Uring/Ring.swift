@@ -5,15 +5,15 @@
 // failure, no timer. Keeps: no submission is lost because a queue was full, and after a failure the
 // ring swallows submissions and the next `submitAndWait` throws, so a worker dies in one place.
 
-package import CUring
-import Glibc
+public import CUring
+public import Glibc
 import Structures
 
 /// The kernel's shared memory and every mapping the kernel may still write to.
 ///
 /// Shared by the ring and its buffer rings, so that whichever goes last closes the ring first and
 /// unmaps the buffers after: the kernel never holds an address of ours that has become another's.
-package final class RingMemory {
+public final class RingMemory {
   @usableFromInline package let ring: UnsafeMutablePointer<io_uring>
   /// Where submissions go after the ring failed; the kernel never sees it.
   let scratch: UnsafeMutablePointer<io_uring_sqe>
@@ -39,9 +39,9 @@ package final class RingMemory {
 ///
 /// "Slot" is an index into the table of direct descriptors; "descriptor" is an ordinary one.
 /// Pointers handed to a submission must stay valid until its completion has come.
-package struct Ring: ~Copyable {
+public struct Ring: ~Copyable {
   /// How the kernel runs what has become ready.
-  package enum Mode: String, Sendable {
+  public enum Mode: String, Sendable {
     /// Only inside our own wait (6.1): no interruption, best batches.
     case deferred
     /// At our next system call, without an interrupt (5.19).
@@ -54,20 +54,20 @@ package struct Ring: ~Copyable {
   @usableFromInline var batch = 0
   private var failure: Int32 = 0
 
-  package var counters = RingCounters()
-  package let mode: Mode
-  package let slots: Int
-  package let submissionEntries: Int
-  package let completionEntries: Int
+  public var counters = RingCounters()
+  public let mode: Mode
+  public let slots: Int
+  public let submissionEntries: Int
+  public let completionEntries: Int
   /// Whether `setSocketOption` works here (kernel 6.7 and later), found out by trying.
-  package private(set) var setsSocketOptions = false
+  public private(set) var setsSocketOptions = false
 
   /// - Parameters:
   ///   - entries: submission queue; the kernel rounds up to a power of two and clamps to 32,768.
   ///   - completions: at least four times `entries` is taken, because one loop can complete more
   ///     than it submits (accepts, deferred polls) and an overflow costs kernel memory and time.
   ///   - slots: direct descriptors, at most RLIMIT_NOFILE in each ring; 0 for none.
-  package init(entries: Int, completions: Int = 0, slots: Int) throws(RingError) {
+  public init(entries: Int, completions: Int = 0, slots: Int) throws(RingError) {
     invariant(entries > 0 && slots >= 0, "a ring of \(entries) entries and \(slots) slots")
     memory = RingMemory()
     ring = memory.ring
@@ -120,7 +120,7 @@ package struct Ring: ~Copyable {
 
   /// One-shot readiness. `mask` as in poll(2); `Ring.readable` is what a held peer needs.
   @inlinable
-  package mutating func pollAdd(slot: Int32, mask: UInt32, token: Token) {
+  public mutating func pollAdd(slot: Int32, mask: UInt32, token: Token) {
     let entry = nextEntry(token)
     io_uring_prep_poll_add(entry, slot, mask)
     entry.pointee.flags |= Ring.fixedFile
@@ -128,16 +128,16 @@ package struct Ring: ~Copyable {
 
   /// One-shot readiness of an ordinary descriptor: an eventfd, a resolver's socket.
   @inlinable
-  package mutating func pollAdd(descriptor: Int32, mask: UInt32, token: Token) {
+  public mutating func pollAdd(descriptor: Int32, mask: UInt32, token: Token) {
     io_uring_prep_poll_add(nextEntry(token), descriptor, mask)
   }
 
   /// Input or the peer's end of sending (POLLIN | POLLRDHUP).
-  @inlinable package static var readable: UInt32 { 0x0001 | UInt32(CURING_POLLRDHUP) }
-  @inlinable package static var writable: UInt32 { 0x0004 }
+  @inlinable public static var readable: UInt32 { 0x0001 | UInt32(CURING_POLLRDHUP) }
+  @inlinable public static var writable: UInt32 { 0x0004 }
 
   @inlinable
-  package mutating func receive(
+  public mutating func receive(
     slot: Int32, into bytes: UnsafeMutableRawPointer, count: Int, flags: Int32 = 0, token: Token
   ) {
     let entry = nextEntry(token)
@@ -148,7 +148,7 @@ package struct Ring: ~Copyable {
   /// Into a buffer the kernel picks from `group` when it has bytes to put there; -ENOBUFS at once if
   /// the group is empty, even with nothing to read.
   @inlinable
-  package mutating func receive(
+  public mutating func receive(
     slot: Int32, group: UInt16, bytesMax: Int, flags: Int32 = 0, token: Token
   ) {
     let entry = nextEntry(token)
@@ -163,7 +163,7 @@ package struct Ring: ~Copyable {
   ///   - skipSuccess: no completion unless it fails. MSG_WAITALL is added, because then a short write
   ///     counts as a failure and is reported; alone it would be a success nobody hears of.
   @inlinable
-  package mutating func send(
+  public mutating func send(
     slot: Int32, _ bytes: UnsafeRawPointer, count: Int, flags: Int32 = 0,
     skipSuccess: Bool = false, token: Token
   ) {
@@ -185,14 +185,14 @@ package struct Ring: ~Copyable {
   /// direct descriptor is not inherited anyway. Where the ring cannot set options, a plain socket
   /// with its options set (or bound to a source) and then moved in by `updateFiles` does as well.
   @inlinable
-  package mutating func openSocket(
+  public mutating func openSocket(
     domain: Int32, type: Int32, protocol number: Int32 = 0, slot: Int32, token: Token
   ) {
     io_uring_prep_socket_direct(nextEntry(token), domain, type, number, UInt32(slot), 0)
   }
 
   @inlinable
-  package mutating func connect(
+  public mutating func connect(
     slot: Int32, to address: UnsafePointer<SocketAddress>, token: Token
   ) {
     let entry = nextEntry(token)
@@ -208,7 +208,7 @@ package struct Ring: ~Copyable {
   /// loopback went from 122 MB/s to 177 with SO_RCVBUF alone, to 115 with the clamp alone, and to
   /// 1,803 with both (untouched default: 1,615). About 0.4 µs each, as much as the plain call.
   @inlinable
-  package mutating func setSocketOption(
+  public mutating func setSocketOption(
     slot: Int32, level: Int32, name: Int32, value: UnsafePointer<Int32>, token: Token
   ) {
     let entry = nextEntry(token)
@@ -221,7 +221,7 @@ package struct Ring: ~Copyable {
   /// `how`: SHUT_RD 0, SHUT_WR 1, SHUT_RDWR 2. Always handed over to a kernel thread: 2.2 µs of CPU
   /// against 0.2 µs for `closeDirect`, which sends the FIN too once nothing is in flight.
   @inlinable
-  package mutating func shutdown(slot: Int32, how: Int32, token: Token) {
+  public mutating func shutdown(slot: Int32, how: Int32, token: Token) {
     let entry = nextEntry(token)
     io_uring_prep_shutdown(entry, slot, how)
     entry.pointee.flags |= Ring.fixedFile
@@ -229,13 +229,13 @@ package struct Ring: ~Copyable {
 
   /// Empties the slot. Cancels nothing: operations in flight keep the socket open, so cancel first.
   @inlinable
-  package mutating func closeDirect(slot: Int32, token: Token) {
+  public mutating func closeDirect(slot: Int32, token: Token) {
     io_uring_prep_close_direct(nextEntry(token), UInt32(slot))
   }
 
   /// Cancels everything in flight on `slot`; the result is how many were found.
   @inlinable
-  package mutating func cancelAll(slot: Int32, token: Token) {
+  public mutating func cancelAll(slot: Int32, token: Token) {
     let flags = IORING_ASYNC_CANCEL_ALL | IORING_ASYNC_CANCEL_FD_FIXED
     io_uring_prep_cancel_fd(nextEntry(token), slot, flags)
   }
@@ -243,7 +243,7 @@ package struct Ring: ~Copyable {
   /// Cancels the operation submitted with `target`: 0, -ENOENT (gone) or -EALREADY (too late). The
   /// two completions come in either order, and the target may have succeeded.
   @inlinable
-  package mutating func cancel(_ target: Token, token: Token) {
+  public mutating func cancel(_ target: Token, token: Token) {
     io_uring_prep_cancel64(nextEntry(token), target.bits, 0)
   }
 
@@ -252,14 +252,14 @@ package struct Ring: ~Copyable {
   /// Multishot, without the peer's address: one pointer would be overwritten by the next accept, and
   /// `AcceptedPeer` reads it from the saved SYN. Results are ordinary descriptors, close-on-exec.
   @inlinable
-  package mutating func acceptMultishot(listener: Int32, token: Token) {
+  public mutating func acceptMultishot(listener: Int32, token: Token) {
     let flags = Int32(CURING_SOCK_CLOEXEC)
     io_uring_prep_multishot_accept(nextEntry(token), listener, nil, nil, flags)
   }
 
   /// Does nothing but complete.
   @inlinable
-  package mutating func nothing(token: Token) { io_uring_prep_nop(nextEntry(token)) }
+  public mutating func nothing(token: Token) { io_uring_prep_nop(nextEntry(token)) }
 
   // MARK: - The table
 
@@ -268,7 +268,7 @@ package struct Ring: ~Copyable {
   /// the next one is not a valid descriptor. One by one 0.5 µs each, in runs of 100 0.12 µs. Works
   /// whatever is in flight on the slot (that keeps the old file), and while completions overflow.
   @discardableResult
-  package mutating func updateFiles(
+  public mutating func updateFiles(
     startingAt first: Int32, _ descriptors: UnsafePointer<Int32>, count: Int
   ) throws(RingError) -> Int {
     let status = io_uring_register_files_update(ring, UInt32(first), descriptors, UInt32(count))
@@ -280,7 +280,7 @@ package struct Ring: ~Copyable {
 
   /// Hands over what was submitted and waits until `count` (at least 1) completions are there or the
   /// time is up. Exactly one io_uring_enter; a signal or the time ends it normally.
-  package mutating func submitAndWait(
+  public mutating func submitAndWait(
     for count: Int = 1, timeoutMicroseconds: Int64
   ) throws(RingError) {
     if failure != 0 { throw RingError(.enter, errno: failure) }
@@ -311,13 +311,13 @@ package struct Ring: ~Copyable {
   /// How many completions this batch has. One acquire load; take them by `completion(at:)`, then call
   /// `advance` once. Submitting meanwhile is fine.
   @inlinable
-  package mutating func completions() -> Int {
+  public mutating func completions() -> Int {
     batch = Int(curing_ready(ring))
     return batch
   }
 
   @inlinable
-  package func completion(at offset: Int) -> Completion {
+  public func completion(at offset: Int) -> Completion {
     precondition(UInt(bitPattern: offset) < UInt(bitPattern: batch), "past the end of the batch")
     let entry = curing_completion(ring, UInt32(truncatingIfNeeded: offset)).pointee
     return Completion(token: Token(bits: entry.user_data), result: entry.res, flags: entry.flags)
@@ -325,7 +325,7 @@ package struct Ring: ~Copyable {
 
   /// Gives the first `count` completions of the batch back to the kernel.
   @inlinable
-  package mutating func advance(_ count: Int) {
+  public mutating func advance(_ count: Int) {
     precondition(UInt(bitPattern: count) <= UInt(bitPattern: batch), "more than the batch has")
     batch -= count
     counters.completions &+= UInt64(count)
@@ -338,7 +338,7 @@ package struct Ring: ~Copyable {
 
   /// A submission entry. liburing's prep functions set every field but user_data.
   @inlinable @inline(__always)
-  package mutating func nextEntry(_ token: Token) -> UnsafeMutablePointer<io_uring_sqe> {
+  public mutating func nextEntry(_ token: Token) -> UnsafeMutablePointer<io_uring_sqe> {
     counters.submissions &+= 1
     let entry = io_uring_get_sqe(ring) ?? entryAfterSubmitting()
     entry.pointee.user_data = token.bits
@@ -347,8 +347,8 @@ package struct Ring: ~Copyable {
 
   /// The queue is full: hand it over without waiting, and if the kernel is short of memory or wants
   /// its completions drained, let it flush and try again a bounded number of times.
-  @usableFromInline @inline(never)
-  package mutating func entryAfterSubmitting() -> UnsafeMutablePointer<io_uring_sqe> {
+  @inline(never)
+  public mutating func entryAfterSubmitting() -> UnsafeMutablePointer<io_uring_sqe> {
     counters.sqFull &+= 1
     var attempts = 0
     while failure == 0 {

@@ -7,8 +7,8 @@
 import Glibc
 
 /// A ring failed. The worker that owns it cannot go on.
-package struct RingError: Error, Equatable, CustomStringConvertible {
-  package enum Step: String, Sendable {
+public struct RingError: Error, Equatable, CustomStringConvertible {
+  public enum Step: String, Sendable {
     case setUp = "io_uring_setup"
     case registerFiles = "io_uring_register(FILES2)"
     case updateFiles = "io_uring_register(FILES_UPDATE)"
@@ -18,38 +18,38 @@ package struct RingError: Error, Equatable, CustomStringConvertible {
     case eventDescriptor = "eventfd"
   }
 
-  package let step: Step
+  public let step: Step
   /// Positive, as in errno.h.
-  package let errno: Int32
-  package let cause: String
+  public let errno: Int32
+  public let cause: String
 
-  package init(_ step: Step, errno: Int32, requested: Int = 0) {
+  public init(_ step: Step, errno: Int32, requested: Int = 0) {
     self.step = step
     self.errno = errno
     cause = RingError.cause(step, errno: errno, requested: requested, host: .current())
   }
 
-  package var description: String {
+  public var description: String {
     "\(step.rawValue) failed: \(errnoText(errno)) (errno \(errno)). \(cause)"
   }
 
   /// The facts about this machine that tell one cause from another.
-  package struct Host: Equatable {
+  public struct Host: Equatable {
     /// kernel.io_uring_disabled; nil where the kernel is older than 6.6.
-    package var disabled: Int?
+    public var disabled: Int?
     /// kernel.io_uring_group.
-    package var group: Int?
-    package var descriptorsMax: UInt64
-    package var lockedBytesMax: UInt64
+    public var group: Int?
+    public var descriptorsMax: UInt64
+    public var lockedBytesMax: UInt64
 
-    package init(disabled: Int?, group: Int?, descriptorsMax: UInt64, lockedBytesMax: UInt64) {
+    public init(disabled: Int?, group: Int?, descriptorsMax: UInt64, lockedBytesMax: UInt64) {
       self.disabled = disabled
       self.group = group
       self.descriptorsMax = descriptorsMax
       self.lockedBytesMax = lockedBytesMax
     }
 
-    package static func current() -> Host {
+    public static func current() -> Host {
       var descriptors = rlimit()
       var locked = rlimit()
       getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &descriptors)
@@ -62,7 +62,7 @@ package struct RingError: Error, Equatable, CustomStringConvertible {
   }
 
   /// The likeliest cause and its remedy. Pure, so that each sentence has a test.
-  package static func cause(_ step: Step, errno: Int32, requested: Int, host: Host) -> String {
+  public static func cause(_ step: Step, errno: Int32, requested: Int, host: Host) -> String {
     switch errno {
     case ENOSYS:
       return

@@ -5,16 +5,16 @@
 // struct, so that a pointer to the struct can be handed to the kernel.
 
 import Glibc
-package import Structures
+public import Structures
 
 @frozen
-package struct SocketAddress: BitwiseCopyable, Sendable {
+public struct SocketAddress: BitwiseCopyable, Sendable {
   /// 28 bytes: room for the larger of the two.
   @usableFromInline var storage: (UInt64, UInt64, UInt64, UInt32)
-  package let length: UInt32
+  public let length: UInt32
 
   /// IPv4 addresses become sockaddr_in, unless `mapped` asks for the ::ffff form.
-  package init(_ address: Address, port: UInt16, mapped: Bool = false) {
+  public init(_ address: Address, port: UInt16, mapped: Bool = false) {
     storage = (0, 0, 0, 0)
     if address.isIPv4 && !mapped {
       length = 16
@@ -49,15 +49,15 @@ package struct SocketAddress: BitwiseCopyable, Sendable {
     length = filled
   }
 
-  package var family: Int32 {
+  public var family: Int32 {
     withUnsafeBytes(of: storage) { Int32($0.load(as: sa_family_t.self)) }
   }
 
-  package var port: UInt16 {
+  public var port: UInt16 {
     withUnsafeBytes(of: storage) { UInt16(bigEndian: $0.load(fromByteOffset: 2, as: UInt16.self)) }
   }
 
-  package var address: Address {
+  public var address: Address {
     withUnsafeBytes(of: storage) { raw in
       if Int32(raw.load(as: sa_family_t.self)) == AF_INET {
         return Address(v4: UInt32(bigEndian: raw.load(fromByteOffset: 4, as: UInt32.self)))

@@ -6,7 +6,7 @@
 
 /// What was asked of the kernel. Zero is kept free, so that a forgotten token is visible.
 @frozen
-package enum Operation: UInt8, Sendable {
+public enum Operation: UInt8, Sendable {
   case none = 0
   case accept, poll, receive, send, connect, close, cancel, shutdown, timeout, wake
   case openSocket, setOption, nothing
@@ -23,74 +23,74 @@ package enum Operation: UInt8, Sendable {
 /// A generation comes round after 16,777,216 lives of one slot. The closing ladder frees a slot only
 /// when nothing of it is in flight, so this is the second lock on that door.
 @frozen
-package struct Token: Hashable, Sendable {
-  package let bits: UInt64
+public struct Token: Hashable, Sendable {
+  public let bits: UInt64
 
   @inlinable
-  package init(bits: UInt64) { self.bits = bits }
+  public init(bits: UInt64) { self.bits = bits }
 
   /// - Parameter generation: only the low 24 bits are kept (`Token.generationMask`).
   @inlinable
-  package init(_ operation: Operation, generation: UInt32 = 0, index: UInt32 = 0) {
+  public init(_ operation: Operation, generation: UInt32 = 0, index: UInt32 = 0) {
     bits =
       UInt64(operation.rawValue) << 56
       | UInt64(generation & Token.generationMask) << 32 | UInt64(index)
   }
 
-  @inlinable package static var generationMask: UInt32 { 0xFF_FFFF }
+  @inlinable public static var generationMask: UInt32 { 0xFF_FFFF }
 
   /// `.none` for anything we did not write ourselves.
-  @inlinable package var operation: Operation {
+  @inlinable public var operation: Operation {
     Operation(rawValue: UInt8(truncatingIfNeeded: bits >> 56)) ?? .none
   }
-  @inlinable package var generation: UInt32 {
+  @inlinable public var generation: UInt32 {
     UInt32(truncatingIfNeeded: bits >> 32) & Token.generationMask
   }
-  @inlinable package var index: UInt32 { UInt32(truncatingIfNeeded: bits) }
+  @inlinable public var index: UInt32 { UInt32(truncatingIfNeeded: bits) }
 }
 
 /// One entry of the completion queue, copied out.
 @frozen
-package struct Completion: Sendable {
-  package let token: Token
+public struct Completion: Sendable {
+  public let token: Token
   /// A count or a descriptor, or a negated errno.
-  package let result: Int32
-  package let flags: UInt32
+  public let result: Int32
+  public let flags: UInt32
 
   @inlinable
-  package init(token: Token, result: Int32, flags: UInt32) {
+  public init(token: Token, result: Int32, flags: UInt32) {
     self.token = token
     self.result = result
     self.flags = flags
   }
 
   /// False on the last completion of a multishot operation: arm again or close, nothing more comes.
-  @inlinable package var hasMore: Bool { flags & 2 != 0 }
+  @inlinable public var hasMore: Bool { flags & 2 != 0 }
 
   /// The socket had more bytes than the buffer took (receive only; a hint, false proves nothing).
-  @inlinable package var socketHasMore: Bool { flags & 4 != 0 }
+  @inlinable public var socketHasMore: Bool { flags & 4 != 0 }
 
   /// The provided buffer this completion hands us: ours until recycled, whatever `result` says.
-  @inlinable package var buffer: UInt16? {
+  @inlinable public var buffer: UInt16? {
     flags & 1 != 0 ? UInt16(truncatingIfNeeded: flags >> 16) : nil
   }
 }
 
 /// What the ring counts. Everything here is normal; the rates are what an operator watches.
 @frozen
-package struct RingCounters: Sendable, Equatable {
+public struct RingCounters: Sendable, Equatable {
   /// The submission queue was full and was handed to the kernel in the middle of a loop.
-  package var sqFull: UInt64 = 0
+  public var sqFull: UInt64 = 0
   /// Times the kernel was seen to hold completions the queue had no room for. None is lost by it.
-  package var cqOverflow: UInt64 = 0
+  public var cqOverflow: UInt64 = 0
   /// Receives that found no provided buffer. Moved by the driver, which re-arms in turn.
-  package var noBuffers: UInt64 = 0
+  public var noBuffers: UInt64 = 0
   /// io_uring_enter calls, as far as user space can tell them.
-  package var enters: UInt64 = 0
+  public var enters: UInt64 = 0
   /// Times the kernel asked us to come back (EAGAIN: no memory for a request; EBUSY: drain first).
-  package var retries: UInt64 = 0
-  package var submissions: UInt64 = 0
-  package var completions: UInt64 = 0
+  public var retries: UInt64 = 0
+  public var submissions: UInt64 = 0
+  public var completions: UInt64 = 0
 
-  @inlinable package init() {}
+  @inlinable public init() {}
 }

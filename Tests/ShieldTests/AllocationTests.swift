@@ -47,8 +47,7 @@ private struct TightDriver: ~Copyable {
 
   private mutating func step(_ effect: Effect) {
     switch effect {
-    case .listen(let slot, _):
-      // Only for its first words; at DATA a well-behaved client is silent.
+    case .listen(let slot):
       guard piece == 0 else { return }
       let bytes = script[piece]
       piece += 1
@@ -56,10 +55,11 @@ private struct TightDriver: ~Copyable {
     case .fill(let slot, let region):
       if engine.isClient(Int(slot.index)) {
         guard piece < script.count else { return }
-        let bytes = script[piece]
-        piece += 1
-        engine.arena.write(bytes.span, at: region.offset)
-        engine.filled(slot, bytes.count, now: now, into: &effects)
+        if piece == messagePiece && !mayContinue {
+          waiting = (slot, region)
+        } else {
+          speak(slot, region)
+        }
       } else {
         pending = (slot, region)
       }
@@ -75,6 +75,18 @@ private struct TightDriver: ~Copyable {
   /// Where the downstream's next reply goes.
   var pending: (Slot, Region)?
 
+  /// Where the message goes: the receive stands since DATA, a well-behaved client waits for 354.
+  var waiting: (Slot, Region)?
+  var mayContinue = false
+  let messagePiece = 4
+
+  mutating func speak(_ slot: Slot, _ region: Region) {
+    let bytes = script[piece]
+    piece += 1
+    engine.arena.write(bytes.span, at: region.offset)
+    engine.filled(slot, bytes.count, now: now, into: &effects)
+  }
+
   /// Lets the downstream answer what it was told.
   mutating func downstreamAnswers(_ reply: [UInt8]) {
     guard let (slot, region) = pending else { return }
@@ -82,6 +94,12 @@ private struct TightDriver: ~Copyable {
     engine.arena.write(reply.span, at: region.offset)
     engine.filled(slot, reply.count, now: now, into: &effects)
     settle()
+    mayContinue = reply[0] == UInt8(ascii: "3")
+    if mayContinue, let (slot, region) = waiting {
+      waiting = nil
+      speak(slot, region)
+      settle()
+    }
   }
 }
 

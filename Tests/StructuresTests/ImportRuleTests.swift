@@ -33,7 +33,9 @@ struct ImportRuleTests {
           continue
         }
         let imported = String(words[place + 1])
-        #expect(Self.pure.contains(imported), "\(name) imports \(imported)")
+        // The one thing of the library that keeps a struct in place; see there.
+        let isAllowed = Self.pure.contains(imported) || name == "Structures/StaysPut.swift"
+        #expect(isAllowed, "\(name) imports \(imported)")
       }
     }
   }

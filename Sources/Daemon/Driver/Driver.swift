@@ -11,7 +11,7 @@ package import Structures
 package import Suspicion
 package import Uring
 
-/// What the driver knows of a slot: 16 bytes.
+/// What the driver knows of a slot: 4 bytes.
 struct Place: BitwiseCopyable {
   enum Want: UInt8 {
     case nothing, listen, fill, watch
@@ -25,8 +25,8 @@ struct Place: BitwiseCopyable {
     static let pollingHangup = Flags(rawValue: 2)
     /// A receive is in flight.
     static let receiving = Flags(rawValue: 4)
-    /// The last receive left bytes behind: the next one need not poll first.
-    static let hasMore = Flags(rawValue: 8)
+    /// That receive writes into a region of the engine's: it is armed and must be cancelled to end.
+    static let filling = Flags(rawValue: 8)
     /// Waits for a provided buffer.
     static let starved = Flags(rawValue: 16)
     /// The engine ordered it closed.
@@ -37,13 +37,10 @@ struct Place: BitwiseCopyable {
     static let sending = Flags(rawValue: 128)
     /// A connect is in flight.
     static let connecting = Flags(rawValue: 256)
+    /// The last send found the socket full: the next one waits in the kernel for room.
+    static let full = Flags(rawValue: 512)
   }
 
-  /// Where `fill` puts bytes: an offset into the arena, and how many fit.
-  var offset: UInt32 = 0
-  var count: UInt32 = 0
-  /// The most bytes `listen` takes.
-  var limit: Int32 = 0
   var inFlight: UInt8 = 0
   var want = Want.nothing
   var flags = Flags()
@@ -81,6 +78,8 @@ package struct Driver: ~Copyable {
   private var starvedHead = 0
   private let listeners: [Int32]
   private var acceptAgainAt: [Int64]
+  /// Sends of this turn that complete while they are submitted: the wait does not end by them alone.
+  private var sendsAtOnce = 0
   /// Descriptors accepted in this batch, on their way into the ring's table.
   private var arrivals: [(slot: Slot, descriptor: Int32)] = []
   private var run: [Int32] = []
@@ -169,7 +168,11 @@ package struct Driver: ~Copyable {
     while engine.timeReached(time, into: &effects) { carryOut() }
     carryOut()
     let due = engine.nextDeadline(now: time).microseconds - time.microseconds
-    try ring.submitAndWait(timeoutMicroseconds: min(max(due, 0), longest))
+    // A send that may not wait has completed when the submission returns. Waiting for these and for one
+    // thing more makes one turn of what would be two; see ARCHITECTURE.md for what that is worth.
+    let wanted = sendsAtOnce + 1
+    sendsAtOnce = 0
+    try ring.submitAndWait(for: wanted, timeoutMicroseconds: min(max(due, 0), longest))
     time = now()
     var woken = false
     let count = ring.completions()
@@ -298,17 +301,10 @@ package struct Driver: ~Copyable {
     var k = 0
     while k < effects.count {
       switch effects[k] {
-      case .listen(let slot, let limit):
-        let i = Int(slot.index)
-        places[i].want = .listen
-        places[i].limit = limit
+      case .listen(let slot):
+        places[Int(slot.index)].want = .listen
         seekInput(slot)
-      case .fill(let slot, let region):
-        let i = Int(slot.index)
-        places[i].want = .fill
-        places[i].offset = UInt32(region.offset)
-        places[i].count = UInt32(region.count)
-        seekInput(slot)
+      case .fill(let slot, let region): fill(slot, region)
       case .watch(let slot):
         let i = Int(slot.index)
         places[i].want = .watch
@@ -316,11 +312,7 @@ package struct Driver: ~Copyable {
           poll(slot, input: false)
         }
       case .send(let slot, let region):
-        submitted(slot)
-        places[Int(slot.index)].flags.insert(.sending)
-        ring.send(
-          slot: Int32(slot.index), engine.arena.base + region.offset, count: region.count,
-          token: token(.send, slot))
+        send(slot, region)
       case .drip(let slot, let byte):
         ring.send(
           slot: Int32(slot.index), octets + Int(byte), count: 1, flags: Int32(MSG_DONTWAIT),
@@ -350,6 +342,36 @@ package struct Driver: ~Copyable {
       value: widths + 1, token: token(.setOption, slot))
   }
 
+  /// Without waiting where possible: it then completes within the submission. What finds the socket full is
+  /// ordered again by the engine, and may wait then.
+  private mutating func send(_ slot: Slot, _ region: Region) {
+    let i = Int(slot.index)
+    submitted(slot)
+    places[i].flags.insert(.sending)
+    let mayWait = places[i].flags.contains(.full)
+    if mayWait { places[i].flags.remove(.full) } else { sendsAtOnce += 1 }
+    ring.send(
+      slot: Int32(slot.index), engine.arena.base + region.offset, count: region.count,
+      flags: mayWait ? 0 : Int32(MSG_DONTWAIT), token: token(.send, slot))
+  }
+
+  /// Receives into a region of the engine's as soon as there is something. Who talks will talk again
+  /// soon: a poll before each receive would cost more than the armed receive weighs.
+  private mutating func fill(_ slot: Slot, _ region: Region) {
+    let i = Int(slot.index)
+    places[i].want = .fill
+    invariant(
+      !places[i].flags.contains(.receiving), "two receives at once on slot \(slot)")
+    if places[i].flags.contains(.closing) { return }
+    places[i].flags.insert(.receiving)
+    places[i].flags.insert(.filling)
+    places[i].flags.remove(.starved)
+    submitted(slot)
+    ring.receive(
+      slot: Int32(slot.index), into: engine.arena.base + region.offset, count: region.count,
+      token: token(.receive, slot))
+  }
+
   private func token(_ operation: Operation, _ slot: Slot) -> Token {
     Token(operation, generation: slot.generation, index: slot.index)
   }
@@ -365,36 +387,22 @@ package struct Driver: ~Copyable {
       token: token(input ? .poll : .hangup, slot))
   }
 
-  /// Polls for input, or receives at once where the last receive left bytes behind.
+  /// Polls for input.
   private mutating func seekInput(_ slot: Slot) {
     let i = Int(slot.index)
-    if !places[i].flags.isDisjoint(with: [.pollingInput, .receiving, .starved, .closing]) {
-      return
-    }
-    if places[i].flags.contains(.hasMore) {
-      receive(slot)
-    } else {
+    if places[i].flags.isDisjoint(with: [.pollingInput, .receiving, .starved, .closing]) {
       poll(slot, input: true)
     }
   }
 
+  /// Takes what a poll has announced, into a provided buffer.
   private mutating func receive(_ slot: Slot) {
-    let i = Int(slot.index)
-    places[i].flags.remove(.hasMore)
-    places[i].flags.insert(.receiving)
+    places[Int(slot.index)].flags.insert(.receiving)
     submitted(slot)
-    // MSG_DONTWAIT: a receive is never left armed in the kernel (830 bytes), a poll is (256).
-    let flags = Int32(MSG_DONTWAIT)
-    if places[i].want == .fill {
-      ring.receive(
-        slot: Int32(slot.index), into: engine.arena.base + Int(places[i].offset),
-        count: Int(places[i].count), flags: flags, token: token(.receive, slot))
-    } else {
-      ring.receive(
-        slot: Int32(slot.index), group: buffers.group,
-        bytesMax: min(Int(places[i].limit), Driver.bufferBytes), flags: flags,
-        token: token(.receiveProvided, slot))
-    }
+    // MSG_DONTWAIT: for a held peer a receive is never left armed (830 bytes), a poll is (256).
+    ring.receive(
+      slot: Int32(slot.index), group: buffers.group, bytesMax: Driver.bufferBytes,
+      flags: Int32(MSG_DONTWAIT), token: token(.receiveProvided, slot))
   }
 
   /// Opens a socket to a downstream. By plain calls: NODELAY must be set before data goes out, and on a
@@ -427,6 +435,7 @@ package struct Driver: ~Copyable {
     let flags = places[i].flags
     if flags.contains(.pollingInput) { cancel(.poll, slot) }
     if flags.contains(.pollingHangup) { cancel(.hangup, slot) }
+    if flags.contains(.filling) { cancel(.receive, slot) }
     if flags.contains(.sending) { cancel(.send, slot) }
     if flags.contains(.connecting) { cancel(.connect, slot) }
     if places[i].inFlight == 0 { submitClose(slot) }
@@ -478,11 +487,10 @@ package struct Driver: ~Copyable {
       polledHangup(slot, completion.result, now: now)
     case .receive:
       places[i].flags.remove(.receiving)
-      if completion.socketHasMore { places[i].flags.insert(.hasMore) }
+      places[i].flags.remove(.filling)
       received(slot, completion, provided: nil, now: now)
     case .receiveProvided:
       places[i].flags.remove(.receiving)
-      if completion.socketHasMore { places[i].flags.insert(.hasMore) }
       let buffer = buffers.claim(completion)
       received(slot, completion, provided: buffer, now: now)
       if let buffer { buffers.recycle(buffer) }
@@ -491,6 +499,9 @@ package struct Driver: ~Copyable {
       if places[i].flags.contains(.closing) { break }
       if completion.result >= 0 {
         engine.sent(slot, Int(completion.result), now: now, into: &effects)
+      } else if completion.result == -EAGAIN {
+        places[i].flags.insert(.full)
+        engine.sent(slot, 0, now: now, into: &effects)
       } else {
         engine.failed(slot, now: now, into: &effects)
       }
@@ -519,8 +530,9 @@ package struct Driver: ~Copyable {
       return
     }
     switch places[i].want {
-    case .listen, .fill:
+    case .listen:
       if places[i].flags.isDisjoint(with: [.receiving, .starved]) { receive(slot) }
+    case .fill: break  // the receive that is armed tells
     case .watch: tellGone(slot, UInt32(bitPattern: result), now: now)
     case .nothing: break
     }
@@ -576,7 +588,12 @@ package struct Driver: ~Copyable {
       ring.counters.noBuffers += 1
       places[i].flags.insert(.starved)
       starved.append(slot.index)
-    case -EAGAIN, -EINTR: if places[i].want != .nothing { seekInput(slot) }
+    case -EAGAIN, -EINTR:
+      switch places[i].want {
+      case .listen: seekInput(slot)
+      case .fill: engine.filled(slot, 0, now: now, into: &effects)
+      case .watch, .nothing: break
+      }
     case -ECANCELED: break
     default: engine.failed(slot, now: now, into: &effects)
     }
@@ -594,7 +611,7 @@ package struct Driver: ~Copyable {
       guard places[i].flags.contains(.starved) else { continue }
       places[i].flags.remove(.starved)
       if places[i].flags.isDisjoint(with: [.closing, .receiving, .pollingInput])
-        && places[i].want != .nothing
+        && places[i].want == .listen
       {
         receive(Slot(index: index, generation: engine.generation(of: i)))
         budget -= 1
