@@ -37,8 +37,6 @@ struct Place: BitwiseCopyable {
     static let sending = Flags(rawValue: 128)
     /// A connect is in flight.
     static let connecting = Flags(rawValue: 256)
-    /// The last send found the socket full: the next one waits in the kernel for room.
-    static let full = Flags(rawValue: 512)
   }
 
   var inFlight: UInt8 = 0
@@ -78,8 +76,6 @@ package struct Driver: ~Copyable {
   private var starvedHead = 0
   private let listeners: [Int32]
   private var acceptAgainAt: [Int64]
-  /// Sends of this turn that complete while they are submitted: the wait does not end by them alone.
-  private var sendsAtOnce = 0
   /// Descriptors accepted in this batch, on their way into the ring's table.
   private var arrivals: [(slot: Slot, descriptor: Int32)] = []
   private var run: [Int32] = []
@@ -168,11 +164,7 @@ package struct Driver: ~Copyable {
     while engine.timeReached(time, into: &effects) { carryOut() }
     carryOut()
     let due = engine.nextDeadline(now: time).microseconds - time.microseconds
-    // A send that may not wait has completed when the submission returns. Waiting for these and for one
-    // thing more makes one turn of what would be two; see ARCHITECTURE.md for what that is worth.
-    let wanted = sendsAtOnce + 1
-    sendsAtOnce = 0
-    try ring.submitAndWait(for: wanted, timeoutMicroseconds: min(max(due, 0), longest))
+    try ring.submitAndWait(timeoutMicroseconds: min(max(due, 0), longest))
     time = now()
     var woken = false
     let count = ring.completions()
@@ -312,7 +304,11 @@ package struct Driver: ~Copyable {
           poll(slot, input: false)
         }
       case .send(let slot, let region):
-        send(slot, region)
+        submitted(slot)
+        places[Int(slot.index)].flags.insert(.sending)
+        ring.send(
+          slot: Int32(slot.index), engine.arena.base + region.offset, count: region.count,
+          token: token(.send, slot))
       case .drip(let slot, let byte):
         ring.send(
           slot: Int32(slot.index), octets + Int(byte), count: 1, flags: Int32(MSG_DONTWAIT),
@@ -340,19 +336,6 @@ package struct Driver: ~Copyable {
     ring.setSocketOption(
       slot: Int32(slot.index), level: Int32(IPPROTO_TCP), name: TCP_WINDOW_CLAMP,
       value: widths + 1, token: token(.setOption, slot))
-  }
-
-  /// Without waiting where possible: it then completes within the submission. What finds the socket full is
-  /// ordered again by the engine, and may wait then.
-  private mutating func send(_ slot: Slot, _ region: Region) {
-    let i = Int(slot.index)
-    submitted(slot)
-    places[i].flags.insert(.sending)
-    let mayWait = places[i].flags.contains(.full)
-    if mayWait { places[i].flags.remove(.full) } else { sendsAtOnce += 1 }
-    ring.send(
-      slot: Int32(slot.index), engine.arena.base + region.offset, count: region.count,
-      flags: mayWait ? 0 : Int32(MSG_DONTWAIT), token: token(.send, slot))
   }
 
   /// Receives into a region of the engine's as soon as there is something. Who talks will talk again
@@ -499,9 +482,6 @@ package struct Driver: ~Copyable {
       if places[i].flags.contains(.closing) { break }
       if completion.result >= 0 {
         engine.sent(slot, Int(completion.result), now: now, into: &effects)
-      } else if completion.result == -EAGAIN {
-        places[i].flags.insert(.full)
-        engine.sent(slot, 0, now: now, into: &effects)
       } else {
         engine.failed(slot, now: now, into: &effects)
       }
