@@ -114,7 +114,7 @@ extension Engine {
     }
 
     if effectiveTier(i) == .bad {
-      enterTarpit(i, .banner, .banner, now: now, into: &effects)
+      enterTarpit(i, .banner, now: now, into: &effects)
       return .held(slot(client: i))
     }
     let wait = delay(.banner, i, least: least, now: now)
@@ -207,7 +207,7 @@ extension Engine {
     if bad {
       // What it said is answered in the tarpit, behind the banner.
       _ = owe(i, bytes)
-      enterTarpit(i, .banner, .banner, now: now, into: &effects)
+      enterTarpit(i, .banner, now: now, into: &effects)
       return
     }
     guard lease(i) else {

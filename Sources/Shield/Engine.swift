@@ -303,12 +303,12 @@ package struct Engine: ~Copyable {
 /// What one of each thing the engine keeps takes, in bytes, for the statement at start.
 package enum Footprint {
   /// A held connection: its record, its timer, its part of the concurrency counts.
-  package static var connection: Int { MemoryLayout<Connection>.stride + 12 + 36 }
+  package static var connection: Int { MemoryLayout<Connection>.stride + 8 + 8 }
   /// A session without its input buffer.
   package static var session: Int {
     MemoryLayout<Session>.stride + Layout.heloBytes + 2 * Layout.pathBytes + Layout.outboxBytes
   }
-  package static var link: Int { MemoryLayout<Link>.stride + 12 + Layout.linkStride }
+  package static var link: Int { MemoryLayout<Link>.stride + 8 + Layout.linkStride }
   /// A journal entry, in the engine's journal and in the queue to the log, which is there twice.
   package static var journalEntry: Int { 3 * MemoryLayout<JournalEntry>.stride }
 }

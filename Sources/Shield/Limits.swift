@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Structures
 
 /// Every limit on what the process may hold, in one place. The sum of what they can take is printed at
 /// start; being at a limit is a normal, tested state.
@@ -24,6 +25,18 @@ package struct Limits: Sendable, Equatable {
   package var receiveBuffers = 1_024
 
   package init() {}
+
+  /// The most connections, of clients and of downstreams together, that one worker can have: its timers and
+  /// the kernel's table of a ring's descriptors end there.
+  package static var slotsOfWorkerMax: Int { TimingWheel.capacityMax }
+
+  /// Entries of the submission queue of each worker's ring. Many workers together take no more than a few
+  /// have: a million held connections are 53 rings where a process may have 20,000 descriptors.
+  package static func ringEntries(workers: Int) -> Int {
+    var entries = 4_096
+    while entries > 256 && entries * workers > 16_384 { entries /= 2 }
+    return entries
+  }
 
   /// The share of one of `workers` workers. Rounded up, and never less than a working minimum.
   package func share(of workers: Int) -> Limits {

@@ -51,35 +51,159 @@ package struct ConnectionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let logged = ConnectionFlags(rawValue: 256)
   /// Was let through to the downstream.
   static let passed = ConnectionFlags(rawValue: 512)
+  // 12 bits at most: see `Connection`.
   static let counts: ConnectionFlags = [.counted, .countedBad]
 }
 
-/// A client connection: everything that must be kept while it is merely held.
+/// A client connection: everything that must be kept while it is merely held, in 44 bytes.
+///
+/// What is small shares words, because there may be a million of these; nothing outside sees how.
 package struct Connection: BitwiseCopyable, Sendable {
-  package var address = Address(high: 0, low: 0)
-  package var generation: UInt32 = 0
+  // The address in four parts: as two 64-bit words it would round the record up to 48 bytes.
+  private var parts: (UInt32, UInt32, UInt32, UInt32) = (0, 0, 0, 0)
+  /// Generation (24 bits) and listener (8).
+  private var life: UInt32 = 0
+  /// Signals (26 bits), state (4), tier (2).
+  private var standing: UInt32 = 0
   /// Its session, or -1.
   package var session: Int32 = -1
   /// When it came, in ticks of 10 ms since the origin (497 days).
   package var accepted: UInt32 = 0
-  package var signals = SignalSet()
   /// Tarpit: replies still owed, one class of command per 4 bits, the next one lowest.
   package var owed: UInt32 = 0
-  /// Tarpit: the first four letters of the line that is coming in.
-  package var word: UInt32 = 0
   package var port: UInt16 = 0
   /// Artificial delay so far, in ticks, held at the maximum of 655 s.
   package var delayed: UInt16 = 0
-  /// Tarpit: how many bytes of the reply are out.
-  package var position: UInt16 = 0
-  /// Tarpit: over how many ticks the reply is spread.
-  package var span: UInt16 = 0
-  package var flags = ConnectionFlags()
-  package var state = ConnectionState.free
-  package var tier = Tier.clean
-  package var listener: UInt8 = 0
-  /// Tarpit: which text is being dripped.
-  package var text = PitText.banner
+  /// Bytes of the text that are out (10 bits), the word that is coming in (6).
+  private var progress: UInt16 = 0
+  /// Flags (12 bits), the text that is being said (4).
+  private var marks: UInt16 = 0
+
+  package init() { tier = .clean }
+
+  package var address: Address {
+    get {
+      Address(
+        high: UInt64(parts.0) << 32 | UInt64(parts.1), low: UInt64(parts.2) << 32 | UInt64(parts.3))
+    }
+    set {
+      parts = (
+        UInt32(truncatingIfNeeded: newValue.high >> 32), UInt32(truncatingIfNeeded: newValue.high),
+        UInt32(truncatingIfNeeded: newValue.low >> 32), UInt32(truncatingIfNeeded: newValue.low)
+      )
+    }
+  }
+
+  /// 24 bits.
+  package var generation: UInt32 {
+    get { life & 0xFF_FFFF }
+    set { life = life & ~0xFF_FFFF | newValue & 0xFF_FFFF }
+  }
+
+  package var listener: UInt8 {
+    get { UInt8(truncatingIfNeeded: life >> 24) }
+    set { life = life & 0xFF_FFFF | UInt32(newValue) << 24 }
+  }
+
+  package var signals: SignalSet {
+    get { SignalSet(rawValue: standing & 0x3FF_FFFF) }
+    set { standing = standing & ~0x3FF_FFFF | newValue.rawValue & 0x3FF_FFFF }
+  }
+
+  package var state: ConnectionState {
+    get { ConnectionState(rawValue: UInt8(standing >> 26 & 15)) ?? .free }
+    set { standing = standing & ~(15 << 26) | UInt32(newValue.rawValue) << 26 }
+  }
+
+  package var tier: Tier {
+    get { Tier(rawValue: UInt8(standing >> 30)) ?? .clean }
+    set { standing = standing & 0x3FFF_FFFF | UInt32(newValue.rawValue) << 30 }
+  }
+
+  /// Tarpit and last words: how many bytes of the text are out; up to 1,023.
+  package var position: UInt16 {
+    get { progress & 1_023 }
+    set { progress = progress & ~1_023 | min(newValue, 1_023) }
+  }
+
+  /// Tarpit: what is known of the first word of the line that is coming in.
+  var word: PitWord {
+    get { PitWord(code: UInt8(progress >> 10)) }
+    set { progress = progress & 1_023 | UInt16(newValue.code) << 10 }
+  }
+
+  package var flags: ConnectionFlags {
+    get { ConnectionFlags(rawValue: marks & 0xFFF) }
+    set { marks = marks & 0xF000 | newValue.rawValue & 0xFFF }
+  }
+
+  /// Tarpit and last words: which text is being said.
+  package var text: PitText {
+    get { PitText(rawValue: UInt8(marks >> 12)) ?? .banner }
+    set { marks = marks & 0xFFF | UInt16(newValue.rawValue) << 12 }
+  }
+}
+
+/// How far a line has come to be one of the commands that have a reply of their own in the tarpit, by its
+/// first four letters, which tell all of them apart. 6 bits: nothing is kept of a line but this.
+struct PitWord: BitwiseCopyable, Equatable, Sendable {
+  /// 0: nothing yet. 1 + 4 · command + letters - 1: so many letters of a command. 63: none of them.
+  private(set) var code: UInt8
+
+  static let none = PitWord(code: 0)
+  private static let other: UInt8 = 63
+
+  init(code: UInt8) { self.code = code }
+
+  /// The commands, each by four letters. Two that begin alike stand one behind the other.
+  private static func letters(_ command: UInt8) -> UInt32 {
+    switch command {
+    case 0: 0x48_45_4C_4F  // HELO
+    case 1: 0x45_48_4C_4F  // EHLO
+    case 2: 0x4D_41_49_4C  // MAIL
+    case 3: 0x52_43_50_54  // RCPT
+    case 4: 0x52_53_45_54  // RSET
+    case 5: 0x44_41_54_41  // DATA
+    case 6: 0x51_55_49_54  // QUIT
+    case 7: 0x4E_4F_4F_50  // NOOP
+    default: 0x53_54_41_52  // STAR
+    }
+  }
+  private static let commands: UInt8 = 9
+
+  private static func letter(_ command: UInt8, _ place: UInt8) -> UInt8 {
+    UInt8(truncatingIfNeeded: letters(command) >> UInt32(24 - 8 * place))
+  }
+
+  /// Takes the next letter, in upper case. Those after the fourth make no difference.
+  mutating func take(_ letter: UInt8) {
+    if code == Self.other { return }
+    var command: UInt8 = 0
+    var count: UInt8 = 0
+    if code > 0 {
+      command = (code - 1) / 4
+      count = (code - 1) % 4 + 1
+      if count == 4 { return }
+    }
+    // A command with the same letters so far may be meant, and stands behind.
+    while command < Self.commands && Self.letter(command, count) != letter {
+      let next = command + 1
+      if code > 0
+        && (next == Self.commands || count > 1
+          || Self.letter(next, 0) != Self.letter(command, 0))
+      {
+        code = Self.other
+        return
+      }
+      command = next
+    }
+    code = command == Self.commands ? Self.other : 1 + 4 * command + count
+  }
+
+  /// The four letters of the command it turned out to be, or nil.
+  var command: UInt32? {
+    code > 0 && code != Self.other && (code - 1) % 4 == 3 ? Self.letters((code - 1) / 4) : nil
+  }
 }
 
 /// Where a session stands in its dialogue.
@@ -253,7 +377,7 @@ struct Link: BitwiseCopyable, Sendable {
   var orphanOf: UInt64 = 0
 }
 
-/// What the tarpit says. Each is a ready text in the arena.
+/// What the tarpit says, and what is said to who is sent away: 16 at most. Each is a ready text in the arena.
 package enum PitText: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case banner, helo, ehlo, mail, recipient, data, done, unknown, starttls, quit, tooMany, timeout,
     shed,

@@ -16,9 +16,9 @@ extension Engine {
     case ehlo, mail, recipient, data, quit, harmless, starttls, unknown
   }
 
-  /// Puts a connection into the tarpit and begins to drip `text`.
+  /// Puts a connection into the tarpit and begins to drip `text`, spread over the delay of its stage.
   mutating func enterTarpit(
-    _ i: Int, _ text: PitText, _ stage: Stage, now: Instant, into effects: inout EffectQueue
+    _ i: Int, _ text: PitText, now: Instant, into effects: inout EffectQueue
   ) {
     dropLink(of: i, now: now, into: &effects)
     returnSession(i)
@@ -36,21 +36,20 @@ extension Engine {
       }
       counters.tarpitted += 1
       var entry = entry(.tarpit, i, now: now)
-      entry.stage = stage
-      entry.micros = policy.delays[stage].bad
+      entry.stage = stage(of: text)
+      entry.micros = policy.delays[entry.stage].bad
       journal.append(entry)
     }
-    drip(i, text, stage, now: now, into: &effects)
+    drip(i, text, now: now, into: &effects)
   }
 
-  /// Begins to drip a text, spread over the stage's delay.
+  /// Begins to drip a text.
   private mutating func drip(
-    _ i: Int, _ text: PitText, _ stage: Stage, now: Instant, into effects: inout EffectQueue
+    _ i: Int, _ text: PitText, now: Instant, into effects: inout EffectQueue
   ) {
     connections[i].state = .dripping
     connections[i].text = text
     connections[i].position = 0
-    connections[i].span = UInt16(clamping: policy.delays[stage].bad / 10_000)
     armDrip(i, now: now)
     effects.append(.watch(slot(client: i)))
   }
@@ -63,7 +62,7 @@ extension Engine {
   private mutating func armDrip(_ i: Int, now: Instant) {
     let length = max(text(connections[i].text).count, 1)
     let position = Int(connections[i].position)
-    let span = Int(connections[i].span)
+    let span = Int(policy.delays[stage(of: connections[i].text)].bad / 10_000)
     let ticks = span * (position + 1) / length - span * position / length
     let tick = now.microseconds / 10_000
     wheel.set(i, at: Instant(microseconds: (tick + Int64(ticks)) * 10_000))
@@ -125,21 +124,33 @@ extension Engine {
       return
     }
     if next == .quit { connections[i].flags.insert(.last) }
-    let (text, stage) = answer(to: next)
-    drip(i, text, stage, now: now, into: &effects)
+    drip(i, answer(to: next), now: now, into: &effects)
   }
 
-  private func answer(to heard: Heard) -> (PitText, Stage) {
+  private func answer(to heard: Heard) -> PitText {
     switch heard {
-    case .helo: (.helo, .helo)
-    case .ehlo: (.ehlo, .helo)
-    case .mail: (.mail, .mail)
-    case .recipient: (.recipient, .recipientRejected)
-    case .data: (.data, .data)
-    case .quit: (.quit, .other)
-    case .harmless: (.done, .other)
-    case .starttls: (.starttls, .startTLS)
-    case .unknown: (.unknown, .other)
+    case .helo: .helo
+    case .ehlo: .ehlo
+    case .mail: .mail
+    case .recipient: .recipient
+    case .data: .data
+    case .quit: .quit
+    case .harmless: .done
+    case .starttls: .starttls
+    case .unknown: .unknown
+    }
+  }
+
+  /// Over which stage's delay a text is spread.
+  private func stage(of text: PitText) -> Stage {
+    switch text {
+    case .banner: .banner
+    case .helo, .ehlo: .helo
+    case .mail: .mail
+    case .recipient: .recipientRejected
+    case .data: .data
+    case .starttls: .startTLS
+    case .done, .unknown, .quit, .tooMany, .timeout, .shed, .rejected, .busy, .crowded: .other
     }
   }
 
@@ -150,7 +161,7 @@ extension Engine {
     guard owe(i, bytes) else {
       connections[i].flags.insert(.last)
       connections[i].owed = 0
-      drip(i, .tooMany, .other, now: now, into: &effects)
+      drip(i, .tooMany, now: now, into: &effects)
       return
     }
     answerNext(i, now: now, into: &effects)
@@ -166,12 +177,12 @@ extension Engine {
       if byte == UInt8(ascii: "\n") {
         if connections[i].owed >> 28 != 0 { return false }
         connections[i].owed |= heard(connections[i].word).rawValue << owedShift(i)
-        connections[i].word = 0
+        connections[i].word = .none
         connections[i].flags.remove(.pastWord)
       } else if !connections[i].flags.contains(.pastWord) {
         let upper = byte & 0xDF
-        if upper >= 65 && upper <= 90 && connections[i].word >> 24 == 0 {
-          connections[i].word = connections[i].word << 8 | UInt32(upper)
+        if upper >= 65 && upper <= 90 {
+          connections[i].word.take(upper)
         } else {
           connections[i].flags.insert(.pastWord)
         }
@@ -185,9 +196,8 @@ extension Engine {
     return UInt32((used + 3) / 4 * 4)
   }
 
-  /// Which command begins with these letters. Four tell all of them apart that have a reply of their own.
-  private func heard(_ word: UInt32) -> Heard {
-    switch word {
+  private func heard(_ word: PitWord) -> Heard {
+    switch word.command {
     case 0x45_48_4C_4F: .ehlo
     case 0x48_45_4C_4F: .helo
     case 0x4D_41_49_4C: .mail
@@ -216,7 +226,7 @@ extension Engine {
     let start = Int(sessions[s].inputStart)
     let count = min(Int(sessions[s].inputEnd) - start, 512)
     connections[i].owed = 0
-    connections[i].word = 0
+    connections[i].word = .none
     connections[i].flags.remove(.pastWord)
     var kept = InlineArray<512, UInt8>(repeating: 0)
     for k in 0..<count { kept[k] = arena[region.offset + start + k] }
@@ -224,13 +234,12 @@ extension Engine {
     guard fits else {
       connections[i].flags.insert(.last)
       connections[i].owed = 0
-      enterTarpit(i, .tooMany, .other, now: now, into: &effects)
+      enterTarpit(i, .tooMany, now: now, into: &effects)
       return
     }
     let first = Heard(rawValue: connections[i].owed & 15) ?? .unknown
     connections[i].owed >>= 4
     if first == .quit { connections[i].flags.insert(.last) }
-    let (text, stage) = answer(to: first)
-    enterTarpit(i, text, stage, now: now, into: &effects)
+    enterTarpit(i, answer(to: first), now: now, into: &effects)
   }
 }

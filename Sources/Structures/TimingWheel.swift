@@ -6,26 +6,48 @@
 /// next tick. Kept at every moment: each timer in the wheel has `position < deadline`; each timer in the
 /// due list has `deadline <= position`; `position` never passes the current time.
 ///
-/// Four levels of 256, 64, 64 and 64 slots reach 2^26 ticks (7.7 days at 10 ms); what lies further waits
-/// in the last level and is put in again when its slot comes round. A bitmap of occupied slots lets the
+/// Four levels of 256, 64, 64 and 64 slots reach further than a deadline may be, which is 2^23 ticks
+/// (23 hours at 10 ms). A bitmap of occupied slots lets the
 /// wheel jump over empty time, so that a day asleep costs no more than a tick.
 @frozen
 public struct TimingWheel: ~Copyable {
   /// Lists are circular and doubly linked; their heads are the entries after the last index, so that
   /// taking a timer out needs to know neither its slot nor whether it was the first.
+  ///
+  /// 8 bytes: next (20 bits), previous (20), the low 24 bits of the deadline in ticks, which is never
+  /// further than 2^23 - 1 from `position`. There may be a million of these.
   @frozen
   public struct Entry: BitwiseCopyable {
-    /// -1 while no timer is set.
-    @usableFromInline package var next: Int32
-    @usableFromInline package var previous: Int32
-    /// The low 32 bits of the deadline in ticks; never further than 2^31 - 1 from `position`.
-    @usableFromInline package var deadline: UInt32
+    @usableFromInline package var bits: UInt64
 
     @inlinable
-    public init(next: Int32, previous: Int32, deadline: UInt32) {
-      self.next = next
-      self.previous = previous
-      self.deadline = deadline
+    public init(next: Int, previous: Int, deadline: UInt64) {
+      bits = UInt64(next) | UInt64(previous) << 20 | deadline << 40
+    }
+
+    @inlinable static var linkMask: UInt64 { 0xF_FFFF }
+    /// What `next` is while no timer is set.
+    @inlinable public static var none: Int { 0xF_FFFF }
+
+    @inlinable
+    public var isSet: Bool { bits & Entry.linkMask != Entry.linkMask }
+
+    @inlinable
+    public var next: Int {
+      get { Int(truncatingIfNeeded: bits & Entry.linkMask) }
+      set { bits = bits & ~Entry.linkMask | UInt64(truncatingIfNeeded: newValue) }
+    }
+
+    @inlinable
+    public var previous: Int {
+      get { Int(truncatingIfNeeded: bits >> 20 & Entry.linkMask) }
+      set { bits = bits & ~(Entry.linkMask << 20) | UInt64(truncatingIfNeeded: newValue) << 20 }
+    }
+
+    @inlinable
+    public var deadline: UInt64 {
+      get { bits >> 40 }
+      set { bits = bits & 0xFF_FFFF_FFFF | newValue << 40 }
     }
   }
 
@@ -40,20 +62,26 @@ public struct TimingWheel: ~Copyable {
   /// How many timers are set.
   @usableFromInline package var armed: Int
 
+  /// How many timers there can be: their numbers and those of the slots have 20 bits, one of which is none.
+  @inlinable public static var capacityMax: Int { (1 << 20) - 2 - dueSlot }
+  /// How far a deadline may be from `position`, in ticks.
+  @inlinable public static var reach: Int64 { (1 << 23) - 1 }
+
   /// The slot number of the list of timers that are due now.
   @inlinable public static var dueSlot: Int { 448 }
 
   /// - Parameters:
-  ///   - capacity: indexes 0..<capacity may have a timer; at most 2^31 - 450.
+  ///   - capacity: indexes 0..<capacity may have a timer; at most `capacityMax`.
   ///   - tick: the grain of time, at least 1 µs. Everything that expires within one tick is one wake-up.
   ///   - start: where time begins; what lies before is due at once. Give the present moment when the
-  ///     wheel is made long after the origin (deadlines reach 2^31 ticks from the last look at the clock).
+  ///     wheel is made long after the origin (deadlines reach 2^23 ticks from the last look at the clock).
   public init(
     capacity: Int, tick: Duration = .milliseconds(10), start: Instant = .origin
   ) {
     let slots = TimingWheel.dueSlot + 1
     invariant(
-      capacity >= 0 && capacity <= Int(Int32.max) - slots, "a wheel cannot have \(capacity) timers")
+      capacity >= 0 && capacity <= TimingWheel.capacityMax,
+      "a wheel cannot have \(capacity) timers")
     invariant(tick.microseconds >= 1, "a tick of \(tick) is shorter than a microsecond")
     self.capacity = capacity
     tickMicroseconds = tick.microseconds
@@ -62,17 +90,17 @@ public struct TimingWheel: ~Copyable {
     armed = 0
     occupied = InlineArray(repeating: 0)
     entries = Slab(
-      capacity: capacity + slots, repeating: Entry(next: -1, previous: -1, deadline: 0))
+      capacity: capacity + slots, repeating: Entry(next: Entry.none, previous: 0, deadline: 0))
     for slot in 0..<slots {
-      let head = Int32(capacity + slot)
-      entries[Int(head)] = Entry(next: head, previous: head, deadline: 0)
+      let head = capacity + slot
+      entries[head] = Entry(next: head, previous: head, deadline: 0)
     }
   }
 
   /// How many timers are set.
   @inlinable public var count: Int { armed }
 
-  /// Bytes this wheel takes: 12 per index and 5 KB for the slots.
+  /// Bytes this wheel takes: 8 per index and 4 KB for the slots.
   public var footprint: Int { entries.footprint }
 
   /// Sets the timer of `index`, replacing the one it has.
@@ -80,19 +108,19 @@ public struct TimingWheel: ~Copyable {
   /// - Parameters:
   ///   - index: 0..<capacity.
   ///   - deadline: rounded up to the tick. What has passed already expires at the next `popExpired`.
-  ///     `.distantFuture` means never and is the same as `cancel`. Anything else further than 2^31 ticks
-  ///     ahead (248 days at 10 ms) is taken as that far.
+  ///     `.distantFuture` means never and is the same as `cancel`. Anything else further than 2^23 ticks
+  ///     ahead (23 hours at 10 ms) is taken as that far.
   @inlinable
   public mutating func set(_ index: Int, at deadline: Instant) {
     checkIndex(index)
-    if entries[index].next >= 0 { unlink(index) } else { armed &+= 1 }
+    if entries[index].isSet { unlink(index) } else { armed &+= 1 }
     if deadline == .distantFuture {
       armed &-= 1
       return
     }
-    let furthest = position + Int64(Int32.max)
-    let tick = max(min(tickAtOrAfter(deadline), furthest), position - Int64(Int32.max))
-    entries[index].deadline = UInt32(truncatingIfNeeded: tick)
+    let tick = max(
+      min(tickAtOrAfter(deadline), position + TimingWheel.reach), position - TimingWheel.reach)
+    entries[index].deadline = UInt64(truncatingIfNeeded: tick) & 0xFF_FFFF
     link(index, slot(for: tick))
   }
 
@@ -100,7 +128,7 @@ public struct TimingWheel: ~Copyable {
   @inlinable
   public mutating func cancel(_ index: Int) {
     checkIndex(index)
-    guard entries[index].next >= 0 else { return }
+    guard entries[index].isSet else { return }
     unlink(index)
     armed &-= 1
   }
@@ -108,7 +136,7 @@ public struct TimingWheel: ~Copyable {
   @inlinable
   public func isSet(_ index: Int) -> Bool {
     checkIndex(index)
-    return entries[index].next >= 0
+    return entries[index].isSet
   }
 
   /// When the timer of `index` expires (a whole number of ticks), or nil when none is set.
@@ -127,7 +155,7 @@ public struct TimingWheel: ~Copyable {
   public mutating func popExpired(now: Instant) -> Int? {
     let due = capacity + TimingWheel.dueSlot
     while true {
-      let first = Int(entries[due].next)
+      let first = entries[due].next
       if first != due {
         unlink(first)
         armed &-= 1
@@ -169,11 +197,12 @@ public struct TimingWheel: ~Copyable {
     return rest < 0 ? quotient - 1 : quotient
   }
 
-  /// The whole deadline from its low 32 bits: it is never further than 2^31 - 1 ticks from `position`.
+  /// The whole deadline from its low 24 bits: it is never further than 2^23 - 1 ticks from `position`.
   @inlinable
   public func fullDeadline(_ index: Int) -> Int64 {
-    let distance = entries[index].deadline &- UInt32(truncatingIfNeeded: position)
-    return position &+ Int64(Int32(bitPattern: distance))
+    let distance = entries[index].deadline &- UInt64(truncatingIfNeeded: position)
+    // 24 bits with their sign.
+    return position &+ Int64(bitPattern: distance << 40) >> 40
   }
 
   /// Where a timer belongs, seen from `position`.
@@ -188,8 +217,7 @@ public struct TimingWheel: ~Copyable {
     if distance < 1 << 8 { return Int(tick & 255) }
     if distance < 1 << 14 { return 256 + Int(tick >> 8 & 63) }
     if distance < 1 << 20 { return 320 + Int(tick >> 14 & 63) }
-    let reachable = distance < 1 << 26 ? tick : position &+ ((1 << 26) - 1)
-    return 384 + Int(reachable >> 20 & 63)
+    return 384 + Int(tick >> 20 & 63)
   }
 
   /// The next tick at which a slot must be emptied; `.max` when the wheel is empty.
@@ -247,7 +275,7 @@ public struct TimingWheel: ~Copyable {
     let head = capacity &+ slot
     // No timer comes back to this slot: from an aligned position the furthest place is 63 slots ahead.
     while true {
-      let first = Int(entries[head].next)
+      let first = entries[head].next
       if first == head { return }
       unlink(first)
       link(first, self.slot(for: fullDeadline(first)))
@@ -260,10 +288,9 @@ public struct TimingWheel: ~Copyable {
   public mutating func link(_ index: Int, _ slot: Int) {
     let head = capacity &+ slot
     let last = entries[head].previous
-    entries[index].next = Int32(truncatingIfNeeded: head)
-    entries[index].previous = last
-    entries[Int(last)].next = Int32(truncatingIfNeeded: index)
-    entries[head].previous = Int32(truncatingIfNeeded: index)
+    entries[index] = Entry(next: head, previous: last, deadline: entries[index].deadline)
+    entries[last].next = index
+    entries[head].previous = index
     occupied[slot >> 6] |= 1 << UInt64(slot & 63)
   }
 
@@ -271,12 +298,12 @@ public struct TimingWheel: ~Copyable {
   public mutating func unlink(_ index: Int) {
     let next = entries[index].next
     let previous = entries[index].previous
-    entries[Int(previous)].next = next
-    entries[Int(next)].previous = previous
-    entries[index].next = -1
+    entries[previous].next = next
+    entries[next].previous = previous
+    entries[index].next = Entry.none
     // Both neighbours are the head: the list is empty now.
-    if next == previous && Int(next) >= capacity {
-      let slot = Int(next) &- capacity
+    if next == previous && next >= capacity {
+      let slot = next &- capacity
       occupied[slot >> 6] &= ~(1 << UInt64(slot & 63))
     }
   }
@@ -289,12 +316,11 @@ public struct TimingWheel: ~Copyable {
     let first = entries[head].next
     let last = entries[head].previous
     let tail = entries[due].previous
-    entries[Int(tail)].next = first
-    entries[Int(first)].previous = tail
-    entries[Int(last)].next = Int32(truncatingIfNeeded: due)
+    entries[tail].next = first
+    entries[first].previous = tail
+    entries[last].next = due
     entries[due].previous = last
-    entries[head] = Entry(
-      next: Int32(truncatingIfNeeded: head), previous: Int32(truncatingIfNeeded: head), deadline: 0)
+    entries[head] = Entry(next: head, previous: head, deadline: 0)
     occupied[slot >> 6] &= ~(1 << UInt64(slot & 63))
     occupied[7] |= 1
   }

@@ -6,7 +6,7 @@
 // ring swallows submissions and the next `submitAndWait` throws, so a worker dies in one place.
 
 public import CUring
-public import Glibc
+import Glibc
 import Structures
 
 /// The kernel's shared memory and every mapping the kernel may still write to.

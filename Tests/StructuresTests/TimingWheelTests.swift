@@ -28,8 +28,8 @@ import Testing
       (2_560_001, 2_570_000, "the first of level 1"),
       (163_840_000, 163_840_000, "the start of level 2"),
       (10_485_760_000, 10_485_760_000, "the start of level 3"),
-      (671_088_640_001, 671_088_650_000, "beyond the range, so it is put in twice"),
-      (5_000_000_000_000, 5_000_000_000_000, "58 days: several turns of the last level"),
+      (83_886_060_001, 83_886_070_000, "the furthest there is, 23 hours"),
+      (5_000_000_000_000, 83_886_070_000, "58 days: taken as the furthest there is"),
     ])
   func firesOnTime(deadlineMicroseconds: Int, tick: Int, reason: String) {
     var wheel = TimingWheel(capacity: 1)
@@ -131,9 +131,21 @@ import Testing
     #expect(after == [0])
   }
 
-  @Test("a wheel takes twelve bytes an index and five kilobytes besides")
+  @Test("a wheel takes eight bytes an index and four kilobytes besides")
   func footprint() {
-    #expect(TimingWheel(capacity: 1_000).footprint == 12 * (1_000 + 449))
+    #expect(TimingWheel(capacity: 1_000).footprint == 8 * (1_000 + 449))
+  }
+
+  @Test("the last index there can be works, and one more stops the process")
+  func largest() async {
+    var wheel = TimingWheel(capacity: TimingWheel.capacityMax)
+    wheel.set(TimingWheel.capacityMax - 1, at: at(20))
+    wheel.set(0, at: at(20))
+    let fired = expired(&wheel, at(20))
+    #expect(fired == [TimingWheel.capacityMax - 1, 0])
+    await #expect(processExitsWith: .failure) {
+      _ = TimingWheel(capacity: TimingWheel.capacityMax + 1)
+    }
   }
 
   struct Walk: CustomTestStringConvertible {
@@ -187,8 +199,10 @@ import Testing
         // Short ones are as frequent as long ones; some lie in the past.
         let reach = walk.ahead >> Int64.random(in: 0..<12, using: &random)
         let deadline = now + Int64.random(in: -reach / 10...reach, using: &random)
+        let furthest = (wheel.position + TimingWheel.reach) * walk.tick
+        let earliest = (wheel.position - TimingWheel.reach) * walk.tick
         wheel.set(index, at: Instant(microseconds: deadline))
-        twin[index] = roundedUp(deadline)
+        twin[index] = max(min(roundedUp(deadline), furthest), earliest)
       case 5:
         wheel.cancel(index)
         twin[index] = nil

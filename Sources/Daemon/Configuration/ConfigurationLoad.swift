@@ -134,6 +134,18 @@ extension ConfigurationReader {
           "a command must fit into the buffer as a whole: lower the first or raise the second"
         ))
     }
+    let share = limits.share(of: draft.workers)
+    let slots = share.connections + share.downstreamConnections
+    if slots > Limits.slotsOfWorkerMax {
+      let needed =
+        (limits.connections + limits.downstreamConnections) / (Limits.slotsOfWorkerMax - 1) + 1
+      found.append(
+        (
+          .error, place("limits.connections", "workers"),
+          "a worker cannot have \(slots) connections, \(Limits.slotsOfWorkerMax) at most",
+          "write workers: \(needed) or more"
+        ))
+    }
     if limits.sessions > limits.connections {
       found.append(
         (

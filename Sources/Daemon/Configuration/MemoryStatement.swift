@@ -26,8 +26,9 @@ package struct MemoryStatement: Sendable {
     package var source = 16
     package var journalEntry = Footprint.journalEntry
     package var receiveBuffer = 512
-    /// Queues of a worker's ring (4,096 submissions of 64 B, 8,192 completions of 16 B), in the kernel.
-    package var ringKernel = 393_216
+    /// An entry of a ring's submission queue (64 B and its number) and the four of its completion queue
+    /// (16 B), in the kernel's memory and mapped into the process.
+    package var ringEntry = 64 + 4 + 4 * 16
     /// Stack and bookkeeping of a worker.
     package var worker = 65_536
     package init() {}
@@ -72,7 +73,7 @@ package struct MemoryStatement: Sendable {
       row("receive_buffers", share.receiveBuffers, units.receiveBuffer),
       // Twice: while a table is reloaded the old one still serves.
       Row(name: "bytes of tables", count: tables, user: 2, kernel: 0),
-      row("workers", 1, units.worker, units.ringKernel),
+      row("workers", 1, units.worker, units.ringEntry * Limits.ringEntries(workers: workers)),
     ]
   }
 

@@ -69,7 +69,7 @@ package struct Driver: ~Copyable {
   package var ring: Ring
   package var counters = DriverCounters()
   private var buffers: BufferRing
-  private var effects = EffectQueue(capacity: 4_096)
+  private var effects = EffectQueue(capacity: 512)
   private var places: Slab<Place>
   /// Slots that found no provided buffer, in the order in which they found none.
   private var starved: [UInt32] = []
@@ -97,12 +97,14 @@ package struct Driver: ~Copyable {
   /// - Parameters:
   ///   - listeners: plain descriptors of listening sockets; the number in the array is the listener's.
   ///   - servers: addresses of the downstreams, by number.
+  ///   - ringEntries: of the submission queue; the completion queue has four times as many.
   ///   - origin: the clock reading, in microseconds, that is the engine's instant 0.
   package init(
-    engine: consuming Engine, listeners: [Int32], servers: [(Address, UInt16)], origin: Int64
+    engine: consuming Engine, listeners: [Int32], servers: [(Address, UInt16)], origin: Int64,
+    ringEntries: Int
   ) throws(RingError) {
     let slots = engine.slotCount
-    let ring = try Ring(entries: 4_096, completions: 32_768, slots: slots)
+    let ring = try Ring(entries: ringEntries, completions: 4 * ringEntries, slots: slots)
     let buffers = try BufferRing(
       ring, group: 1, count: engine.limits.receiveBuffers, bytesEach: Driver.bufferBytes)
     self.ring = ring

@@ -143,7 +143,8 @@ package final class Service: Sendable {
             policy: settings.policy, limits: share, identity: settings.identity,
             probeEvery: settings.probeEvery, seed: settings.seed &+ UInt64(number),
             listeners: listeners.descriptors.map { $0[number] }, server: settings.downstream,
-            origin: origin), journal: journal)
+            origin: origin, ringEntries: Limits.ringEntries(workers: settings.workers)),
+          journal: journal)
         workers.append(worker)
       }
     } catch { throw .ring(error) }

@@ -93,10 +93,11 @@ package final class Worker: Sendable {
     package var listeners: [Int32]
     package var server: (Address, UInt16)
     package var origin: Int64
+    package var ringEntries: Int
 
     package init(
       policy: Policy, limits: Limits, identity: Identity, probeEvery: Int64, seed: UInt64,
-      listeners: [Int32], server: (Address, UInt16), origin: Int64
+      listeners: [Int32], server: (Address, UInt16), origin: Int64, ringEntries: Int
     ) {
       self.policy = policy
       self.limits = limits
@@ -106,6 +107,7 @@ package final class Worker: Sendable {
       self.listeners = listeners
       self.server = server
       self.origin = origin
+      self.ringEntries = ringEntries
     }
   }
 
@@ -137,7 +139,7 @@ package final class Worker: Sendable {
       engine.setProbeInterval(settings.probeEvery)
       var driver = try Driver(
         engine: engine, listeners: settings.listeners, servers: [settings.server],
-        origin: settings.origin)
+        origin: settings.origin, ringEntries: settings.ringEntries)
       driver.arm(wakeUp)
       state.withLock { $0.start = .running }
       try serve(&driver)
