@@ -191,7 +191,6 @@ public struct Ring: ~Copyable {
     io_uring_prep_socket_direct(nextEntry(token), domain, type, number, UInt32(slot), 0)
   }
 
-  @inlinable
   public mutating func connect(
     slot: Int32, to address: UnsafePointer<SocketAddress>, token: Token
   ) {

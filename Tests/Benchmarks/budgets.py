@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every budget, in one place: what is promised, and whether the promise is kept at present.
+
+`met` is what the last full run showed, and the only thing to edit after a change: `scripts/bench` fails when a
+budget that is marked as met is missed by more than its noise. One that is not met says why, and what to
+try next.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    id: str
+    """Section and name: hold.user."""
+    sentence: str
+    limit: float
+    unit: str = ""
+    at_most: bool = True
+    """False: the figure must be at least the limit."""
+    met: bool = True
+    noise: float = 0.10
+    """How far beyond the limit, as a share of it, a run on a busy machine may be before it is a failure."""
+    reason: str = ""
+    """Why it is not met."""
+    idea: str = ""
+    """What to try next."""
+
+    def holds(self, figure, noise=0.0):
+        if self.at_most:
+            return figure <= self.limit * (1 + noise)
+        return figure >= self.limit * (1 - noise)
+
+
+ALL = [
+    # Memory is exact but for pages: a little noise is enough.
+    Budget("hold.user", "user memory of a held connection (PSS, 100,000 held)", 66, "B", noise=0.03),
+    Budget("hold.total", "user and kernel memory of a held connection / accept-and-sleep in C", 1.09, noise=0.01),
+    Budget("drip.floor.19k", "CPU of a drip / the lower bound in C, 19,000 held", 1.10, noise=0.12),
+    Budget("drip.floor.100k", "CPU of a drip / the lower bound in C, 100,000 held", 1.10, noise=0.12),
+    Budget("drip.endlessh", "CPU of a drip / endlessh, 19,000 held", 0.85, noise=0.12),
+    Budget("drip.enters", "ring enters of a dripped byte at 100,000 bytes/s", 0.002, noise=0.10),
+    Budget("drip.lateness", "lateness of a dripped byte, p99.9", 10, "ms", noise=0.30),
+    Budget("drip.instructions", "user instructions of a drip (callgrind, successes skipped)", 105, noise=0.02),
+    Budget("relay.cpu.reused.1k", "CPU of a message / HAProxy, sessions reused, 1 KB", 0.6),
+    Budget("relay.cpu.reused.50k", "CPU of a message / HAProxy, sessions reused, 50 KB", 0.6),
+    Budget("relay.cpu.reused.1m", "CPU of a message / HAProxy, sessions reused, 1 MB", 0.6),
+    Budget("relay.cpu.single.1k", "CPU of a message / HAProxy, one per connection, 1 KB", 1.0),
+    Budget("relay.cpu.single.50k", "CPU of a message / HAProxy, one per connection, 50 KB", 1.0),
+    Budget("relay.cpu.single.1m", "CPU of a message / HAProxy, one per connection, 1 MB", 1.0),
+    Budget("relay.rate.1k", "messages/s / no proxy, sessions reused, 1 KB", 0.75, at_most=False),
+    Budget("relay.rate.50k", "messages/s / no proxy, sessions reused, 50 KB", 0.9, at_most=False),
+    Budget("relay.rate.1m", "messages/s / no proxy, sessions reused, 1 MB", 0.9, at_most=False),
+    Budget("isolation.rate", "good mail's throughput, 90 % of the slots dripping / none", 0.95, at_most=False),
+    Budget("isolation.p99", "good mail's p99, 90 % of the slots dripping / none", 1.1, noise=0.25),
+    Budget("million.held", "held in one process", 1_000_000, at_most=False, noise=0),
+    Budget("million.rss", "resident memory with all of them held", 100, "MB", noise=0.02),
+    Budget("million.user", "user memory of a connection at a million (PSS), rings and workers included", 66, "B",
+           noise=0.03),
+    Budget("million.mail", "good mail delivered beside them / sent", 1, at_most=False, noise=0),
+    Budget("tables.ipv4.bytes", "bytes of a prefix, 1,000,000 IPv4", 3, "B", noise=0),
+    Budget("tables.ipv6.bytes", "bytes of a prefix, 200,000 IPv6", 25, "B", noise=0),
+    Budget("tables.source.bytes", "bytes of a tracked source, 10,000,000", 16, "B", noise=0),
+]
+
+BY_ID = {budget.id: budget for budget in ALL}
