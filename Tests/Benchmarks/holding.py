@@ -33,6 +33,7 @@ def limits(workers):
         "limits": {
             "connections": workers * (SLOTS + 300), "sessions": max(400, 4 * workers),
             "downstream_connections": max(200, 4 * workers), "buckets": 16_384, "sources": 65_536,
+            "journal": 1_024, "receive_buffers": 64 if workers > 16 else 256,
         },
     }
 

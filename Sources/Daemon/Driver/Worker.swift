@@ -31,7 +31,7 @@ package final class JournalQueue: Sendable {
   }
 
   private let state: Mutex<State>
-  private let capacity: Int
+  let capacity: Int
 
   package init(capacity: Int) {
     self.capacity = capacity

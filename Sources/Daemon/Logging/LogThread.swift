@@ -43,6 +43,7 @@ final class LogThread: Sendable {
 
   func run() {
     var entries: [JournalEntry] = []
+    entries.reserveCapacity(queue.capacity)
     var gate = FloodGate(linesPerSecond: floodLines)
     while true {
       let (policy, isFinishing) = state.withLock { ($0.policy, $0.isFinishing) }
