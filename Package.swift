@@ -61,6 +61,9 @@ let package = Package(
     .target(
       name: "TableTwins", dependencies: ["Structures", "Flow"], path: "Tests/TableTwins",
       swiftSettings: dialect),
+    .executableTarget(
+      name: "table-benchmark", dependencies: ["TableTwins", "Structures", "Flow", "Reputation"],
+      path: "Tests/Benchmarks", swiftSettings: dialect),
     .testTarget(
       name: "StructuresTests", dependencies: ["Structures", "TableTwins"], swiftSettings: dialect),
     .testTarget(name: "SMTPTests", dependencies: ["SMTP", "Structures"], swiftSettings: dialect),
