@@ -385,6 +385,7 @@ extension PackedRanges {
     var blocks: [Block] = []
     var valueOffsets: [UInt32] = []
     blocks.reserveCapacity(entries.blocks.count)
+    if outcomes.valuesLieApart { valueOffsets.reserveCapacity(entries.blocks.count) }
     var named: [UInt64] = []
     for block in entries.blocks {
       let members = entries.all[block.first..<block.first + block.count]
