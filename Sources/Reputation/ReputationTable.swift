@@ -19,34 +19,38 @@ package enum SourceKind: UInt64, Sendable {
 package struct SourceSet: BitwiseCopyable, Sendable {
   /// The upper half of the key's hash; 0 marks a free record.
   var tags = InlineArray<8, UInt32>(repeating: 0)
-  /// The lower 16 and the upper 8 bits of the minute since the origin until which it counts as known good (31
-  /// years); 0 for never.
-  var goodUntil = InlineArray<8, UInt16>(repeating: 0)
-  var goodUntilHigh = InlineArray<8, UInt8>(repeating: 0)
-  /// The same of the second at which a session left while we delayed it, on a circle of 24 bits (194 days);
-  /// 0 for never.
-  var leftAtHigh = InlineArray<8, UInt8>(repeating: 0)
-  var leftAt = InlineArray<8, UInt16>(repeating: 0)
-  /// Until when a proof is remembered, in units of 4 minutes since the origin, on a circle of 16 bits
-  /// (182 days); 0 for never.
-  var badUntil = InlineArray<8, UInt16>(repeating: 0)
+  /// Three times since the origin in the bits of one word, each 0 for never: until when it counts as known
+  /// good, in units of 2 minutes (23 bits, 32 years); the second at which a session left while we delayed it, on
+  /// a circle of 24 days (21 bits); until when a proof is remembered, in units of 4 minutes (20 bits, 8 years).
+  private var times = InlineArray<8, UInt64>(repeating: 0)
   /// How often it left at each of the first eight stages while delayed, 2 bits a stage: 1 halves the delay
   /// there, 2 lifts it. A stage's chances outlive a departure at another one, or a sender with two delays
   /// that are too long for it would wander between them for ever.
   var chances = InlineArray<8, UInt16>(repeating: 0)
 
-  func good(_ way: Int) -> UInt32 { UInt32(goodUntilHigh[way]) << 16 | UInt32(goodUntil[way]) }
+  static var goodMax: Int64 { 1 << 23 - 1 }
+  static var leftMask: Int64 { 1 << 21 - 1 }
+  static var badMax: Int64 { 1 << 20 - 1 }
 
-  mutating func setGood(_ way: Int, _ minute: UInt32) {
-    goodUntil[way] = UInt16(truncatingIfNeeded: minute)
-    goodUntilHigh[way] = UInt8(truncatingIfNeeded: minute >> 16)
+  func good(_ way: Int) -> Int64 { Int64(times[way] & UInt64(Self.goodMax)) }
+  func left(_ way: Int) -> Int64 { Int64(times[way] >> 23) & Self.leftMask }
+  func bad(_ way: Int) -> Int64 { Int64(times[way] >> 44) }
+
+  mutating func setGood(_ way: Int, _ until: Int64) {
+    times[way] = times[way] & ~UInt64(Self.goodMax) | UInt64(min(until, Self.goodMax))
+  }
+  mutating func setLeft(_ way: Int, _ second: Int64) {
+    times[way] = times[way] & ~(UInt64(Self.leftMask) << 23) | UInt64(second & Self.leftMask) << 23
+  }
+  mutating func setBad(_ way: Int, _ until: Int64) {
+    times[way] = times[way] & ~(UInt64(Self.badMax) << 44) | UInt64(min(until, Self.badMax)) << 44
   }
 
-  func left(_ way: Int) -> UInt32 { UInt32(leftAtHigh[way]) << 16 | UInt32(leftAt[way]) }
-
-  mutating func setLeft(_ way: Int, _ second: UInt32) {
-    leftAt[way] = UInt16(truncatingIfNeeded: second)
-    leftAtHigh[way] = UInt8(truncatingIfNeeded: second >> 16)
+  /// A new source: nothing is known of it.
+  mutating func begin(_ way: Int, _ tag: UInt32) {
+    tags[way] = tag
+    times[way] = 0
+    chances[way] = 0
   }
 }
 
@@ -151,24 +155,19 @@ package struct ReputationTable: ~Copyable {
       set = second
     }
     if least > 0 { evictions += 1 }
-    records[chosen.set].tags[chosen.way] = Self.tag(key)
-    records[chosen.set].setGood(chosen.way, 0)
-    records[chosen.set].setLeft(chosen.way, 0)
-    records[chosen.set].badUntil[chosen.way] = 0
-    records[chosen.set].chances[chosen.way] = 0
+    records[chosen.set].begin(chosen.way, Self.tag(key))
     return chosen
   }
 
-  /// What a record is worth; 0 for a free one alone.
+  /// What a record is worth; 0 for a free one, and for one of which nothing is worth knowing any more.
   private static func worth(_ set: borrowing SourceSet, _ way: Int, now: Instant) -> UInt64 {
     if set.tags[way] == 0 { return 0 }
     // By what is left of each, so that it stays within its bits whatever the clock says.
-    let good = UInt64(max(Int64(set.good(way)) - Int64(minutes(now)), 0))
-    let until = set.badUntil[way]
-    let bad = isBad(until, now: now) ? UInt64(until &- quarters(now)) : 0
-    // The younger the last departure, the more: on its circle, as its age counts.
+    let good = UInt64(max(set.good(way) - pairs(now), 0))
+    let bad = UInt64(max(set.bad(way) - quarters(now), 0))
+    // The younger the last departure, the more.
     let left = set.left(way)
-    let youth = left == 0 ? 1 : UInt64(0x100_0000 &- (seconds(now) &- left) & 0xFF_FFFF)
+    let youth = left == 0 ? 0 : UInt64(SourceSet.leftMask + 1 - since(left, now))
     return min(good, 0xF_FFFF) << 44 | min(bad, 0xFFF) << 32 | youth
   }
 
@@ -176,32 +175,26 @@ package struct ReputationTable: ~Copyable {
 
   package func isGood(_ key: UInt64, now: Instant) -> Bool {
     guard let slot = find(key) else { return false }
-    return records[slot.set].good(slot.way) > Self.minutes(now)
+    return records[slot.set].good(slot.way) > Self.pairs(now)
   }
 
   /// A message of this source was accepted downstream.
   package mutating func markGood(_ key: UInt64, for period: Int64, now: Instant) {
     let slot = make(key, now: now)
-    let until = Self.minutes(now + .microseconds(period)) + 1
-    records[slot.set].setGood(slot.way, min(until, 0xFF_FFFF))
+    records[slot.set].setGood(slot.way, Self.pairs(now + .microseconds(period)) + 1)
     records[slot.set].chances[slot.way] = 0
   }
 
   package func isBad(_ key: UInt64, now: Instant) -> Bool {
     guard let slot = find(key) else { return false }
-    return Self.isBad(records[slot.set].badUntil[slot.way], now: now)
+    return records[slot.set].bad(slot.way) > Self.quarters(now)
   }
 
   /// This source was proven bad: it loses its good standing.
   package mutating func markBad(_ key: UInt64, for period: Int64, now: Instant) {
     let slot = make(key, now: now)
     records[slot.set].setGood(slot.way, 0)
-    records[slot.set].badUntil[slot.way] = Self.quarters(now + .microseconds(period))
-  }
-
-  private static func isBad(_ until: UInt16, now: Instant) -> Bool {
-    // On the circle, ahead means within half of it: periods are therefore limited to 90 days.
-    until != 0 && Int16(bitPattern: until &- quarters(now)) > 0
+    records[slot.set].setBad(slot.way, Self.quarters(now + .microseconds(period)))
   }
 
   // MARK: Second chance
@@ -231,21 +224,17 @@ package struct ReputationTable: ~Copyable {
     return chances == 1 ? 2 : 0
   }
 
-  /// Seconds since a departure, or since one 194 days later: whoever stays away that long may find that it
-  /// has just left, and waits.
-  private static func since(_ left: UInt32, _ now: Instant) -> Int64 {
-    Int64((seconds(now) &- left) & 0xFF_FFFF)
+  /// Seconds since a departure, or since one 24 days later: whoever stays away just that long may find that
+  /// it has only just left, and waits.
+  private static func since(_ left: Int64, _ now: Instant) -> Int64 {
+    (seconds(now) - left) & SourceSet.leftMask
   }
 
   // MARK: Clocks. One is added so that 0 can mean never.
 
-  private static func seconds(_ now: Instant) -> UInt32 {
-    max(UInt32(truncatingIfNeeded: now.microseconds / 1_000_000 + 1) & 0xFF_FFFF, 1)
+  private static func seconds(_ now: Instant) -> Int64 {
+    max((now.microseconds / 1_000_000 + 1) & SourceSet.leftMask, 1)
   }
-  private static func minutes(_ now: Instant) -> UInt32 {
-    UInt32(clamping: now.microseconds / 60_000_000 + 1)
-  }
-  private static func quarters(_ now: Instant) -> UInt16 {
-    max(UInt16(truncatingIfNeeded: now.microseconds / 240_000_000 + 1), 1)
-  }
+  private static func pairs(_ now: Instant) -> Int64 { now.microseconds / 120_000_000 + 1 }
+  private static func quarters(_ now: Instant) -> Int64 { now.microseconds / 240_000_000 + 1 }
 }
