@@ -57,11 +57,19 @@ let package = Package(
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dialect),
 
+    // Slow and obviously right, or published: what the tables are compared with.
+    .target(
+      name: "TableTwins", dependencies: ["Structures", "Flow"], path: "Tests/TableTwins",
+      swiftSettings: dialect),
+    .executableTarget(
+      name: "table-benchmark", dependencies: ["TableTwins", "Structures", "Flow", "Reputation"],
+      path: "Tests/TableBenchmark", swiftSettings: dialect),
     .testTarget(
-      name: "StructuresTests", dependencies: ["Structures"], swiftSettings: dialect),
+      name: "StructuresTests", dependencies: ["Structures", "TableTwins"], swiftSettings: dialect),
     .testTarget(name: "SMTPTests", dependencies: ["SMTP", "Structures"], swiftSettings: dialect),
     .testTarget(
-      name: "FlowTests", dependencies: ["Flow", "Structures"], swiftSettings: dialect),
+      name: "FlowTests", dependencies: ["Flow", "Structures", "TableTwins"],
+      swiftSettings: dialect),
     .target(name: "CAllocations", path: "Tests/CAllocations"),
     .testTarget(
       name: "ShieldTests",

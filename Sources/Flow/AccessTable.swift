@@ -27,6 +27,27 @@ package enum AccessAction: Hashable, Sendable, BitwiseCopyable {
   case reject
   /// Take the peer for one of this class; `permit` and `OK` are `trusted`.
   case classify(PeerClass)
+
+  var outcome: UInt32 {
+    switch self {
+    case .dunno: 0
+    case .reject: 1
+    case .classify(let peer): 2 + UInt32(peer.rawValue)
+    }
+  }
+
+  @inline(__always)
+  init(outcome: UInt32) {
+    switch outcome {
+    case 0: self = .dunno
+    case 1: self = .reject
+    default:
+      guard let peer = PeerClass(rawValue: UInt8(outcome - 2)) else {
+        invariantFailed("\(outcome) is no access action", file: #fileID, line: #line)
+      }
+      self = .classify(peer)
+    }
+  }
 }
 
 /// Who may come in and as what: a `cidr_table(5)` file whose results are access actions.
@@ -43,68 +64,75 @@ package final class AccessTable: Sendable {
   }
 
   package let rules: CIDRTable
-  private let actions: [AccessAction]
 
-  private init(rules: CIDRTable, actions: [AccessAction]) {
-    self.rules = rules
-    self.actions = actions
-  }
+  private init(rules: CIDRTable) { self.rules = rules }
 
   /// Reads a whole file, whatever is wrong in it.
   ///
+  /// - Parameter detail: `explain` needs the text.
   /// - Returns: the table, and everything wrong in the order of the file. A table with an error among its
   ///   problems must not replace a working one: its bad rules answer `dunno`.
-  package static func load(content: [UInt8], file: String) -> (
+  package static func load(content: [UInt8], file: String, keeping detail: TableDetail = .text) -> (
     table: AccessTable, problems: [TableProblem]
   ) {
-    let rules = CIDRTable(content: content, file: file)
-    let text = rules.text
-    var problems = rules.found
-    var actions: [AccessAction] = []
-    actions.reserveCapacity(rules.records.count)
-    for record in rules.records {
-      let start = Int(record.result)
-      let result = text.bytes.span
+    // A million rules repeat a few results, which need not be read a million times.
+    var known: [(result: Range<Int>, outcome: UInt32)] = []
+    let rules = CIDRTable(content: content, file: file, keeping: detail) { rule, problems in
+      let result = rule.resultRange
+      let bytes = rule.text.bytes.span
+      for before in known where isEqual(bytes, before.result, result) { return before.outcome }
       do throws(CIDRLineError) {
-        actions.append(try action(result, start, start + Int(record.resultCount)))
+        let outcome = try action(bytes, result.lowerBound, result.upperBound).outcome
+        if known.count < 8 { known.append((result, outcome)) }
+        return outcome
       } catch {
-        actions.append(.dunno)
         problems.add(
-          text.problem(.error, error.offset, line: Int(record.line), error.reason, error.hint),
-          .error)
+          rule.text.problem(.error, error.offset, line: rule.line, error.reason, error.hint), .error
+        )
+        return AccessAction.dunno.outcome
       }
     }
-    return (AccessTable(rules: rules, actions: actions), problems.sorted(file: file))
+    return (AccessTable(rules: rules), rules.problems)
   }
 
-  /// What the first matching rule says and its place in the table, or nil when none matches.
+  /// What the first matching rule says, or nil when none matches; and a number for `position(_:)`, which
+  /// is not the rule's place in the file.
+  @inline(__always)
   package func lookup(_ address: Address) -> (action: AccessAction, rule: Int)? {
-    rules.lookup(address).map { (actions[$0], $0) }
+    rules.find(address).map { (AccessAction(outcome: $0.outcome), Int($0.place)) }
   }
 
-  /// Where a rule stands, or nil when the table has fewer.
+  /// Where the rule stands that `lookup` has named so, or nil when this table has none of that name.
   package func position(_ rule: Int) -> SourcePosition? {
-    rule < rules.rules.count ? rules.rules[rule].position : nil
+    UInt32(exactly: rule).flatMap { rules.position(at: $0) }
   }
 
-  /// The same with the rule, its position and its reply text, for people.
+  /// What the first matching rule says with its position and its reply text, for people; nil when there is
+  /// none or the text was not kept.
   package func explain(_ address: Address) -> (rule: Match, position: SourcePosition)? {
-    guard let index = rules.lookup(address) else { return nil }
+    guard let found = rules.find(address), let index = rules.rule(at: found.place),
+      index < rules.rules.count
+    else { return nil }
+    let action = AccessAction(outcome: found.outcome)
     let rule = rules.rules[index]
-    let match = Match(action: actions[index], reply: reply(ofRule: index), rule: rule)
-    return (match, rule.position)
+    return (Match(action: action, reply: Self.reply(action, rule), rule: rule), rule.position)
   }
 
-  /// The text after `reject` of a rule; nil when it has none or is of another kind.
-  package func reply(ofRule index: Int) -> String? {
-    guard actions[index] == .reject else { return nil }
-    let range = rules.rules[index].resultRange
-    let bytes = rules.text.bytes[range].drop { !isSpace($0) }.drop { isSpace($0) }
+  /// The text after `reject`; nil when there is none or the rule is of another kind.
+  private static func reply(_ action: AccessAction, _ rule: CIDRRule) -> String? {
+    guard action == .reject else { return nil }
+    let bytes = rule.text.bytes[rule.resultRange].drop { !isSpace($0) }.drop { isSpace($0) }
     return bytes.isEmpty ? nil : String(decoding: bytes, as: UTF8.self)
   }
 
   /// Bytes this table takes.
-  package var footprint: Int { rules.footprint + actions.count * MemoryLayout<AccessAction>.stride }
+  package var footprint: Int { rules.footprint }
+
+  private static func isEqual(_ bytes: Span<UInt8>, _ a: Range<Int>, _ b: Range<Int>) -> Bool {
+    guard a.count == b.count else { return false }
+    for i in 0..<a.count where bytes[a.lowerBound + i] != bytes[b.lowerBound + i] { return false }
+    return true
+  }
 
   private static let words = [
     "permit", "ok", "reject", "dunno", "trusted", "unknown", "suspicious", "bad",

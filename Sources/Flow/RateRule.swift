@@ -55,7 +55,7 @@ package struct RateRule: Hashable, Sendable, BitwiseCopyable {
   package var peerClass: PeerClass?
   package var sharing: Sharing = .prefix(32)
   package var over: OverAction = .slow
-  /// The rule's place in its table, from 0.
+  /// By what its table knows the rule; not its number in the file.
   package var rule: UInt32 = 0
   /// The network of the rule's pattern; only meaningful with `Sharing.wholeNetwork`.
   package var network = CIDRPattern(block: .allIPv4, isNegated: false)

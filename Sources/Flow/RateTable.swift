@@ -6,53 +6,50 @@ package import Structures
 /// Not the buckets: it only says which terms hold for an address (`BucketTable` keeps count). Kept: a
 /// lookup allocates nothing and gives the terms of the first rule matching the address.
 ///
-/// A million rules mostly repeat a few settings; equal ones are kept once, and a rule costs
-/// four bytes, and 24 more in a file where `per=net` occurs.
+/// A million rules mostly repeat a few settings; equal ones are kept once, and only a rule with `per=net`
+/// costs 32 bytes more.
 package final class RateTable: Sendable {
   package let rules: CIDRTable
   /// Different settings, each as a rule whose `rule` and `network` are still to be filled in.
   private let settings: [RateRule]
-  /// Which of `settings` each rule has.
-  private let setting: [UInt32]
-  /// The network of each rule; empty unless some rule says `per=net`.
-  private let networks: [CIDRPattern]
+  /// The networks of the rules that say `per=net`, in the order of the file.
+  private let networks: [(rule: UInt32, network: CIDRPattern)]
 
   private init(
-    rules: CIDRTable, settings: [RateRule], setting: [UInt32], networks: [CIDRPattern]
+    rules: CIDRTable, settings: [RateRule], networks: [(rule: UInt32, network: CIDRPattern)]
   ) {
     self.networks = networks
     self.rules = rules
     self.settings = settings
-    self.setting = setting
   }
 
   /// Reads a whole file, whatever is wrong in it.
   ///
+  /// - Parameter detail: `explain` needs the text.
   /// - Returns: the table, and everything wrong in the order of the file. A table with an error among its
   ///   problems must not replace a working one: settings with a mistake are missing from it.
-  package static func load(content: [UInt8], file: String) -> (
+  package static func load(content: [UInt8], file: String, keeping detail: TableDetail = .text) -> (
     table: RateTable, problems: [TableProblem]
   ) {
-    let rules = CIDRTable(content: content, file: file)
-    let text = rules.text
-    var problems = rules.found
     var settings: [RateRule] = []
-    var setting: [UInt32] = []
-    setting.reserveCapacity(rules.records.count)
+    var networks: [(rule: UInt32, network: CIDRPattern)] = []
+    var count: UInt32 = 0
     // Settings read before, by a hash of their bytes and family; a clash only means reading them anew.
     // The key need not be secret: whoever writes this file may make it slow.
     let hash = SipHash(k0: 0, k1: 1)
     var known: [UInt64: (setting: UInt32, result: Range<Int>)] = [:]
-    for rule in rules.rules {
+    func setting(_ rule: CIDRRule, _ network: CIDRPattern, _ problems: inout TableProblems)
+      -> UInt32
+    {
+      let text = rule.text
       let bytes = text.bytes.span
       let range = rule.resultRange
-      let isIPv4 = rule.network.block.isIPv4
+      let isIPv4 = network.block.isIPv4
       let digest = hash(bytes.extracting(range)) ^ (isIPv4 ? 1 : 0)
       if let before = known[digest], settings[Int(before.setting)].isIPv4 == isIPv4,
         text.bytes[before.result] == text.bytes[range]
       {
-        setting.append(before.setting)
-        continue
+        return before.setting
       }
       let read = RateSettings(
         bytes, range.lowerBound, range.upperBound, isIPv4: isIPv4, pattern: rule.pattern)
@@ -61,38 +58,59 @@ package final class RateTable: Sendable {
           text.problem(.error, mistake.offset, line: rule.line, mistake.reason, mistake.hint),
           .error)
       }
-      if read.mistakes.isEmpty { known[digest] = (UInt32(settings.count), range) }
-      setting.append(UInt32(settings.count))
+      let setting = UInt32(settings.count)
+      if read.mistakes.isEmpty { known[digest] = (setting, range) }
       var terms = read.rule
       // Says for which family the settings were read until the rule's own network is filled in.
       terms.network = CIDRPattern(block: isIPv4 ? .allIPv4 : .allIPv6, isNegated: false)
       settings.append(terms)
+      return setting
     }
-    let shares = settings.contains { $0.sharing == .wholeNetwork }
-    let table = RateTable(
-      rules: rules, settings: settings, setting: setting,
-      networks: shares ? rules.rules.map(\.network) : [])
-    return (table, problems.sorted(file: file))
+    let rules = CIDRTable(content: content, file: file, keeping: detail) { rule, problems in
+      let network = rule.network
+      let setting = setting(rule, network, &problems)
+      if settings[Int(setting)].sharing == .wholeNetwork { networks.append((count, network)) }
+      count += 1
+      return setting
+    }
+    return (RateTable(rules: rules, settings: settings, networks: networks), rules.problems)
   }
 
   /// The terms for an address, or nil when no rule matches.
+  @inline(__always)
   package func lookup(_ address: Address) -> RateRule? {
-    guard let index = rules.lookup(address) else { return nil }
-    var rule = settings[Int(setting[index])]
-    rule.rule = UInt32(index)
-    if rule.sharing == .wholeNetwork { rule.network = networks[index] }
+    guard let found = rules.find(address) else { return nil }
+    var rule = settings[Int(found.outcome)]
+    rule.rule = found.place
+    if rule.sharing == .wholeNetwork { rule.network = network(at: found.place) }
     return rule
   }
 
-  /// The same with the place of the rule, for people.
-  package func explain(_ address: Address) -> (rule: RateRule, position: SourcePosition)? {
-    guard let rule = lookup(address) else { return nil }
-    return (rule, rules.rules[Int(rule.rule)].position)
+  private func network(at place: UInt32) -> CIDRPattern {
+    let rule = rules.rule(at: place) ?? 0
+    var low = 0
+    var high = networks.count - 1
+    while low < high {
+      let middle = (low + high) / 2
+      if Int(networks[middle].rule) < rule { low = middle + 1 } else { high = middle }
+    }
+    return networks[low].network
   }
 
-  /// Where a rule stands, or nil when the table has fewer.
+  /// The terms for an address with the rule they come from, for people; nil when there is none or the
+  /// text was not kept.
+  package func explain(
+    _ address: Address
+  ) -> (rule: RateRule, written: CIDRRule, position: SourcePosition)? {
+    guard let rule = lookup(address), let index = rules.rule(at: rule.rule),
+      index < rules.rules.count
+    else { return nil }
+    return (rule, rules.rules[index], rules.rules[index].position)
+  }
+
+  /// Where the rule stands that `RateRule.rule` of this table names, or nil when it has none of that name.
   package func position(_ rule: Int) -> SourcePosition? {
-    rule < rules.rules.count ? rules.rules[rule].position : nil
+    UInt32(exactly: rule).flatMap { rules.position(at: $0) }
   }
 
   /// How many different settings the rules have.
@@ -100,8 +118,8 @@ package final class RateTable: Sendable {
 
   /// Bytes this table takes.
   package var footprint: Int {
-    rules.footprint + settings.count * MemoryLayout<RateRule>.stride + setting.count * 4
-      + networks.count * MemoryLayout<CIDRPattern>.stride
+    rules.footprint + settings.count * MemoryLayout<RateRule>.stride
+      + networks.count * MemoryLayout<(rule: UInt32, network: CIDRPattern)>.stride
   }
 }
 

@@ -19,7 +19,7 @@ struct TableText: Sendable {
   private let fileCount: Int
   private var joins: [Join] = []
 
-  init(file: String, content: [UInt8]) {
+  init(file: String, content: [UInt8] = []) {
     self.file = file
     bytes = content
     fileCount = content.count

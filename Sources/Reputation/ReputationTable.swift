@@ -11,51 +11,82 @@ package enum SourceKind: UInt64, Sendable {
   case heloDomain = 3
 }
 
-/// What is remembered of one source: 16 bytes.
+/// Eight records of 14 bytes each, field by field, so that none of them costs more than it says and those
+/// by which a source is found lie together. All zeros is eight free records.
+///
+/// Not private only because Swift 6.3 crashes over a private type in a slab of a type of another module.
 @frozen
-package struct SourceRecord: BitwiseCopyable, Sendable, Equatable {
-  /// The upper half of the key's hash; 0 marks a free entry.
-  @usableFromInline package var tag: UInt32 = 0
-  /// Until which minute since the origin it counts as known good; 0 for never.
-  package var goodUntil: UInt32 = 0
-  /// The second since the origin at which a session left while we delayed it; 0 for never.
-  package var leftAt: UInt32 = 0
-  /// Until when a proof is remembered, in units of 4 minutes since the origin, on a circle of 16 bits
-  /// (182 days); 0 for never.
-  package var badUntil: UInt16 = 0
+package struct SourceSet: BitwiseCopyable, Sendable {
+  /// The upper half of the key's hash; 0 marks a free record.
+  var tags = InlineArray<8, UInt32>(repeating: 0)
+  /// Three times since the origin in the bits of one word, each 0 for never: until when it counts as known
+  /// good, in units of 2 minutes (23 bits, 32 years); the second at which a session left while we delayed it, on
+  /// a circle of 24 days (21 bits); until when a proof is remembered, in units of 4 minutes (20 bits, 8 years).
+  private var times = InlineArray<8, UInt64>(repeating: 0)
   /// How often it left at each of the first eight stages while delayed, 2 bits a stage: 1 halves the delay
   /// there, 2 lifts it. A stage's chances outlive a departure at another one, or a sender with two delays
   /// that are too long for it would wander between them for ever.
-  package var chances: UInt16 = 0
+  var chances = InlineArray<8, UInt16>(repeating: 0)
 
-  package init() {}
+  static var goodMax: Int64 { 1 << 23 - 1 }
+  static var leftMask: Int64 { 1 << 21 - 1 }
+  static var badMax: Int64 { 1 << 20 - 1 }
+
+  func good(_ way: Int) -> Int64 { Int64(times[way] & UInt64(Self.goodMax)) }
+  func left(_ way: Int) -> Int64 { Int64(times[way] >> 23) & Self.leftMask }
+  func bad(_ way: Int) -> Int64 { Int64(times[way] >> 44) }
+
+  mutating func setGood(_ way: Int, _ until: Int64) {
+    times[way] = times[way] & ~UInt64(Self.goodMax) | UInt64(min(until, Self.goodMax))
+  }
+  mutating func setLeft(_ way: Int, _ second: Int64) {
+    times[way] = times[way] & ~(UInt64(Self.leftMask) << 23) | UInt64(second & Self.leftMask) << 23
+  }
+  mutating func setBad(_ way: Int, _ until: Int64) {
+    times[way] = times[way] & ~(UInt64(Self.badMax) << 44) | UInt64(min(until, Self.badMax)) << 44
+  }
+
+  /// A new source: nothing is known of it.
+  mutating func begin(_ way: Int, _ tag: UInt32) {
+    tags[way] = tag
+    times[way] = 0
+    chances[way] = 0
+  }
 }
 
 /// The bounded memory of sources: who was good, who was bad, who left while we delayed it.
 ///
-/// Sets of eight records chosen by a keyed hash. A full set gives up the record that is worth least:
-/// an expired one, then the oldest that only left, then a bad one, and a good one last; so a flood of
-/// new sources cannot wash out the senders that earned their standing. Not persistent: a restart
-/// forgets (state on disk is Storage's).
+/// Sets of eight records; a source may be in either of two, chosen by a keyed hash, and goes into the one
+/// with more room. With places for an eighth more than `capacity`, all but 1 in 200 of so many sources
+/// have one, in 15.75 bytes each. Two full sets give up the record that is worth least: an expired one,
+/// then the oldest that only left, then a bad one, and a good one last; so a flood of new sources
+/// cannot wash out the senders that earned their standing. Not persistent: a restart forgets (state
+/// on disk is Storage's).
 package struct ReputationTable: ~Copyable {
-  private var records: Slab<SourceRecord>
+  private var records: Slab<SourceSet>
   private let hash: SipHash
   private let sets: UInt64
   /// Records in use that had to be given up for others.
   package private(set) var evictions: UInt64 = 0
+  /// How many sources are remembered.
+  package let capacity: Int
 
-  package static let ways = 8
+  private static var ways: Int { 8 }
 
-  /// - Parameter capacity: how many sources are remembered at most; rounded up to a multiple of 8.
+  private struct Slot {
+    let set: Int
+    let way: Int
+  }
+
+  /// - Parameter capacity: how many sources are remembered; at least 8 are.
   package init(capacity: Int, hash: SipHash) {
-    let sets = max((capacity + Self.ways - 1) / Self.ways, 1)
-    records = Slab(capacity: sets * Self.ways, repeating: SourceRecord())
-    self.sets = UInt64(sets)
+    self.capacity = max(capacity, 8)
+    sets = UInt64((self.capacity * 9 + 63) / 64)
+    records = Slab(capacity: Int(sets), repeating: SourceSet())
     self.hash = hash
   }
 
   package var footprint: Int { records.footprint }
-  package var capacity: Int { records.capacity }
 
   package func key(_ kind: SourceKind, _ address: Address) -> UInt64 {
     hash(kind.rawValue, address.high, address.low)
@@ -78,71 +109,92 @@ package struct ReputationTable: ~Copyable {
     return hash(state, low, UInt64(heloDomain.count))
   }
 
-  private func find(_ key: UInt64) -> Int? {
+  /// The two sets in which a source may be.
+  private func sets(of key: UInt64) -> (Int, Int) {
+    // The tag is the upper half: the sets come from what a multiplication makes of all bits.
+    let mixed = key &* 0x9E37_79B9_7F4A_7C15
+    let first = mixed.multipliedFullWidth(by: sets).high
+    let other = (mixed &* 0xD134_2543_DE82_EF95).multipliedFullWidth(by: sets &- 1).high
+    var second = first &+ 1 &+ other
+    if second >= sets { second &-= sets }
+    return (Int(truncatingIfNeeded: first), Int(truncatingIfNeeded: second))
+  }
+
+  private func find(_ key: UInt64) -> Slot? {
     let tag = Self.tag(key)
-    let first = Int(key % sets) * Self.ways
-    for i in first..<(first + Self.ways) where records[i].tag == tag { return i }
+    let (first, second) = sets(of: key)
+    let tags = records[first].tags
+    for way in 0..<Self.ways where tags[way] == tag { return Slot(set: first, way: way) }
+    let others = records[second].tags
+    for way in 0..<Self.ways where others[way] == tag { return Slot(set: second, way: way) }
     return nil
   }
 
   private static func tag(_ key: UInt64) -> UInt32 { max(UInt32(truncatingIfNeeded: key >> 32), 1) }
 
   /// The record of a source, made if there is none: never fails, but may cost the least worth one.
-  private mutating func make(_ key: UInt64, now: Instant) -> Int {
-    if let index = find(key) { return index }
-    let first = Int(key % sets) * Self.ways
-    var chosen = first
+  private mutating func make(_ key: UInt64, now: Instant) -> Slot {
+    if let slot = find(key) { return slot }
+    let (first, second) = sets(of: key)
+    var chosen = Slot(set: first, way: 0)
     var least = UInt64.max
-    for i in first..<(first + Self.ways) {
-      let worth = Self.worth(records[i], now: now)
-      if worth < least {
-        least = worth
-        chosen = i
+    var roomiest = 0
+    var set = first
+    for _ in 0..<2 {
+      var room = 0
+      for way in 0..<Self.ways {
+        let worth = Self.worth(records[set], way, now: now)
+        if worth == 0 { room += 1 }
+        // Of two sets with room the one with more; else the record that is worth least.
+        if worth < least || (worth == 0 && room > roomiest) {
+          least = worth
+          chosen = Slot(set: set, way: way)
+        }
       }
+      roomiest = room
+      set = second
     }
     if least > 0 { evictions += 1 }
-    records[chosen] = SourceRecord()
-    records[chosen].tag = Self.tag(key)
+    records[chosen.set].begin(chosen.way, Self.tag(key))
     return chosen
   }
 
-  private static func worth(_ record: SourceRecord, now: Instant) -> UInt64 {
-    if record.tag == 0 { return 0 }
+  /// What a record is worth; 0 for a free one, and for one of which nothing is worth knowing any more.
+  private static func worth(_ set: borrowing SourceSet, _ way: Int, now: Instant) -> UInt64 {
+    if set.tags[way] == 0 { return 0 }
     // By what is left of each, so that it stays within its bits whatever the clock says.
-    let good = UInt64(max(Int64(record.goodUntil) - Int64(minutes(now)), 0))
-    let bad = isBad(record, now: now) ? UInt64(record.badUntil &- quarters(now)) : 0
-    return min(good, 0xF_FFFF) << 44 | min(bad, 0xFFF) << 32 | UInt64(record.leftAt)
+    let good = UInt64(max(set.good(way) - pairs(now), 0))
+    let bad = UInt64(max(set.bad(way) - quarters(now), 0))
+    // The younger the last departure, the more.
+    let left = set.left(way)
+    let youth = left == 0 ? 0 : UInt64(SourceSet.leftMask + 1 - since(left, now))
+    return min(good, 0xF_FFFF) << 44 | min(bad, 0xFFF) << 32 | youth
   }
 
   // MARK: Good and bad
 
   package func isGood(_ key: UInt64, now: Instant) -> Bool {
-    guard let index = find(key) else { return false }
-    return records[index].goodUntil > Self.minutes(now)
+    guard let slot = find(key) else { return false }
+    return records[slot.set].good(slot.way) > Self.pairs(now)
   }
 
   /// A message of this source was accepted downstream.
   package mutating func markGood(_ key: UInt64, for period: Int64, now: Instant) {
-    let index = make(key, now: now)
-    records[index].goodUntil = Self.minutes(now.after(microseconds: period)) + 1
-    records[index].chances = 0
+    let slot = make(key, now: now)
+    records[slot.set].setGood(slot.way, Self.pairs(now.after(microseconds: period)) + 1)
+    records[slot.set].chances[slot.way] = 0
   }
 
   package func isBad(_ key: UInt64, now: Instant) -> Bool {
-    guard let index = find(key) else { return false }
-    return Self.isBad(records[index], now: now)
+    guard let slot = find(key) else { return false }
+    return records[slot.set].bad(slot.way) > Self.quarters(now)
   }
 
   /// This source was proven bad: it loses its good standing.
   package mutating func markBad(_ key: UInt64, for period: Int64, now: Instant) {
-    let index = make(key, now: now)
-    records[index].goodUntil = 0
-    records[index].badUntil = Self.quarters(now.after(microseconds: period))
-  }
-
-  private static func isBad(_ record: SourceRecord, now: Instant) -> Bool {
-    // On the circle, ahead means within half of it: periods are therefore limited to 90 days.
-    record.badUntil != 0 && Int16(bitPattern: record.badUntil &- quarters(now)) > 0
+    let slot = make(key, now: now)
+    records[slot.set].setGood(slot.way, 0)
+    records[slot.set].setBad(slot.way, Self.quarters(now.after(microseconds: period)))
   }
 
   // MARK: Second chance
@@ -150,36 +202,39 @@ package struct ReputationTable: ~Copyable {
   /// A session of this source left while it was delayed at `stage`.
   package mutating func left(_ key: UInt64, stage: UInt8, after: Int64, now: Instant) {
     guard stage < 8 else { return }
-    let index = make(key, now: now)
-    let since = Int64(Self.seconds(now)) - Int64(records[index].leftAt)
+    let slot = make(key, now: now)
+    let chances = records[slot.set].chances[slot.way]
+    let since = Self.since(records[slot.set].left(slot.way), now)
     let shift = UInt16(stage) * 2
-    let before = records[index].chances >> shift & 3
+    let before = chances >> shift & 3
     // Leaving again at once is one departure: only a return that waited earns the next step.
     if before == 0 || (before == 1 && since * 1_000_000 >= after) {
-      records[index].chances += 1 << shift
+      records[slot.set].chances[slot.way] = chances + 1 << shift
     }
-    records[index].leftAt = Self.seconds(now)
+    records[slot.set].setLeft(slot.way, Self.seconds(now))
   }
 
   /// By what the delay at `stage` is divided for a source that comes back: 1 (no chance earned),
   /// 2 (half), or 0 (no delay).
   package func divisor(_ key: UInt64, stage: UInt8, after: Int64, now: Instant) -> Int64 {
-    guard stage < 8, let index = find(key) else { return 1 }
-    let chances = records[index].chances >> (UInt16(stage) * 2) & 3
-    let since = Int64(Self.seconds(now)) - Int64(records[index].leftAt)
+    guard stage < 8, let slot = find(key) else { return 1 }
+    let chances = records[slot.set].chances[slot.way] >> (UInt16(stage) * 2) & 3
+    let since = Self.since(records[slot.set].left(slot.way), now)
     guard chances > 0, since * 1_000_000 >= after else { return 1 }
     return chances == 1 ? 2 : 0
   }
 
+  /// Seconds since a departure, or since one 24 days later: whoever stays away just that long may find that
+  /// it has only just left, and waits.
+  private static func since(_ left: Int64, _ now: Instant) -> Int64 {
+    (seconds(now) - left) & SourceSet.leftMask
+  }
+
   // MARK: Clocks. One is added so that 0 can mean never.
 
-  private static func seconds(_ now: Instant) -> UInt32 {
-    UInt32(clamping: now.microseconds / 1_000_000 + 1)
+  private static func seconds(_ now: Instant) -> Int64 {
+    max((now.microseconds / 1_000_000 + 1) & SourceSet.leftMask, 1)
   }
-  private static func minutes(_ now: Instant) -> UInt32 {
-    UInt32(clamping: now.microseconds / 60_000_000 + 1)
-  }
-  private static func quarters(_ now: Instant) -> UInt16 {
-    max(UInt16(truncatingIfNeeded: now.microseconds / 240_000_000 + 1), 1)
-  }
+  private static func pairs(_ now: Instant) -> Int64 { now.microseconds / 120_000_000 + 1 }
+  private static func quarters(_ now: Instant) -> Int64 { now.microseconds / 240_000_000 + 1 }
 }

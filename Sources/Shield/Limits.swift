@@ -15,9 +15,9 @@ package struct Limits: Sendable, Equatable {
   package var downstreamConnections = 1_000
   /// Bytes of a session's input buffer, through which message bytes also pass. 4 KiB…1 MiB.
   package var inputBytes = 16_384
-  /// Token buckets, 16 bytes each.
+  /// Token buckets, 15 bytes each.
   package var buckets = 262_144
-  /// Remembered sources, 16 bytes each.
+  /// Remembered sources, 15.75 bytes each.
   package var sources = 262_144
   /// Events waiting for the log; more are dropped and counted.
   package var journal = 4_096

@@ -17,11 +17,15 @@ import Uring
 extension ConfigurationOptions {
   /// Reads the configuration and prints what is wrong with it.
   ///
+  /// - Parameter detail: what the tables keep.
   /// - Returns: nil if there is an error; then `exitCode` says which.
-  func load(printing: Bool = true) -> (configuration: Daemon.Configuration?, exitCode: Int32) {
+  func load(
+    printing: Bool = true, keeping detail: TableDetail = .lines
+  ) -> (configuration: Daemon.Configuration?, exitCode: Int32) {
     let overrides = Overrides(
       listen: listen, downstream: downstream, mode: mode, hostname: hostname)
-    let (configuration, problems) = Daemon.Configuration.load(file: config, overrides: overrides)
+    let (configuration, problems) = Daemon.Configuration.load(
+      file: config, overrides: overrides, keeping: detail)
     if printing { for problem in problems { StandardError.write(problem.description) } }
     return (configuration, problems.exitCode)
   }
@@ -70,7 +74,7 @@ struct ExplainCommand: ParsableCommand {
   var json = false
 
   func run() throws {
-    let (configuration, exitCode) = options.load()
+    let (configuration, exitCode) = options.load(keeping: .text)
     guard let configuration else { throw ExitCode(exitCode) }
     guard let explanation = Explanation(of: address, in: configuration) else {
       StandardError.write("'\(address)' is no address: write one like 192.0.2.7 or 2001:db8::7")
@@ -213,7 +217,7 @@ struct ServeCommand: ParsableCommand {
       listen: options.listen, downstream: options.downstream, mode: options.mode,
       hostname: options.hostname)
     let (configuration, problems) = Daemon.Configuration.load(
-      file: options.config, overrides: overrides)
+      file: options.config, overrides: overrides, keeping: .lines)
     for problem in problems {
       for line in problem.description.split(separator: "\n") { logger.error("\(line)") }
     }
@@ -228,8 +232,8 @@ struct ServeCommand: ParsableCommand {
     service.adopt(policy)
     logger.notice(
       """
-      RELOAD done: \(policy.access.rules.rules.count) access rules, \
-      \(policy.rates.rules.rules.count) rate rules, mode \(policy.mode.name)
+      RELOAD done: \(policy.access.rules.count) access rules, \
+      \(policy.rates.rules.count) rate rules, mode \(policy.mode.name)
       """)
     let changed = [
       ("limits", configuration.limits != started.limits),

@@ -37,6 +37,36 @@ import Testing
     #expect(table.explain(try address("2001:db8::1")) == nil)
   }
 
+  @Test("a table without its text decides the same and names the same lines")
+  func linesOnly() throws {
+    var text = "# head\n"
+    var random = SeededGenerator(seed: 5)
+    for number in 0..<600 {
+      if number % 7 == 0 { text += "\n# a comment\n" }
+      if number % 50 == 10 { text += "if 10.0.0.0/8\n!10.\(number % 256).0.0/16 bad\nendif\n" }
+      let prefix = "\(UInt8.random(in: 1...20, using: &random)).\(number % 256).0.0/16"
+      text += "\(prefix) \(["reject 550 no", "permit", "\n  suspicious", "dunno"][number % 4])\n"
+    }
+    let (whole, problems) = load(text)
+    let (lines, same) = AccessTable.load(
+      content: Array(text.utf8), file: "access.cidr", keeping: .lines)
+    #expect(problems == same && lines.rules.count == whole.rules.count)
+    #expect(lines.rules.rules.isEmpty && lines.footprint * 4 < whole.footprint)
+    var known = 0
+    for number in 0..<5_000 {
+      let address = Address(v4: UInt32(number % 22) << 24 | UInt32(number * 37 % 256) << 16 | 5)
+      let found = whole.lookup(address)
+      let other = lines.lookup(address)
+      #expect(found?.action == other?.action)
+      #expect(found.map { whole.position($0.rule) } == other.map { lines.position($0.rule) })
+      #expect(whole.explain(address)?.position == found.flatMap { whole.position($0.rule) })
+      #expect(lines.explain(address)?.position == nil)
+      if found != nil { known += 1 }
+    }
+    #expect(known > 500)
+    #expect(lines.position(-1) == nil && lines.position(.max) == nil)
+  }
+
   @Test(
     "a word that is not an action is an error that names the nearest one",
     arguments: [

@@ -33,6 +33,34 @@ struct ReputationTests {
     #expect(table.isBad(key, now: Instant(seconds: 4_000)) == false)
   }
 
+  @Test(
+    "neither a good standing nor a proof comes back when the clock has gone round",
+    arguments: 1...40)
+  func noReturn(month: Int) {
+    var table = table()
+    let good = table.key(.address, source)
+    let bad = table.key(.network, source)
+    table.markGood(good, for: 3_600_000_000, now: .origin)
+    table.markBad(bad, for: 3_600_000_000, now: .origin)
+    let later = Instant(seconds: Double(month) * 30 * 86_400)
+    #expect(table.isGood(good, now: later) == false && table.isBad(bad, now: later) == false)
+  }
+
+  @Test("nearly as many sources are remembered as there is room for, in 16 bytes each")
+  func capacity() {
+    let count = 50_000
+    var table = table(count)
+    for number in 0..<count {
+      let key = table.key(.address, Address(v4: UInt32(number)))
+      table.left(key, stage: 0, after: minute, now: .origin)
+    }
+    let kept = (0..<count).count {
+      let key = table.key(.address, Address(v4: UInt32($0)))
+      return table.divisor(key, stage: 0, after: minute, now: Instant(seconds: 120)) == 2
+    }
+    #expect(kept * 16 >= table.footprint && kept >= count / 100 * 99, "\(kept)")
+  }
+
   @Test("who left while delayed and comes back after a minute waits half, then not at all")
   func secondChance() {
     var table = table()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import Flow
+package import Flow
 import Shield
 import Structures
 import Suspicion
@@ -13,13 +13,15 @@ extension Configuration {
   ///
   /// - Parameters:
   ///   - file: nil for none: what ships, and the options over it.
+  ///   - detail: what the tables keep; an `Explanation` shows their text.
   /// - Returns: the configuration, or nil if there is an error among the problems.
   package static func load(
-    file: String?, overrides: Overrides = Overrides(), environment: Environment = .current
+    file: String?, overrides: Overrides = Overrides(), environment: Environment = .current,
+    keeping detail: TableDetail = .text
   ) -> (configuration: Configuration?, problems: [Problem]) {
     var problems = ProblemList()
     guard let file else {
-      return read([], folder: "", overrides, environment, problems)
+      return read([], folder: "", overrides, environment, problems, keeping: detail)
     }
     var sources: [SourceText] = []
     let folder = folder(of: file)
@@ -37,7 +39,7 @@ extension Configuration {
       problems.add(error.problem(at: place, lineText: ""))
       return (nil, problems.sorted)
     }
-    return read(sources, folder: folder, overrides, environment, problems)
+    return read(sources, folder: folder, overrides, environment, problems, keeping: detail)
   }
 
   private static func folder(of file: String) -> String {
@@ -48,7 +50,7 @@ extension Configuration {
   /// The same from texts in memory; only tables are still read from files.
   static func read(
     _ sources: [SourceText], folder: String, _ overrides: Overrides, _ environment: Environment,
-    _ problems: ProblemList = ProblemList()
+    _ problems: ProblemList = ProblemList(), keeping detail: TableDetail = .text
   ) -> (configuration: Configuration?, problems: [Problem]) {
     var problems = problems
     let start = SourcePosition(file: sources.first?.file ?? "command line", line: 0, column: 0)
@@ -69,6 +71,7 @@ extension Configuration {
     draft.files = sources.map(\.file)
     var reader = ConfigurationReader(draft: draft, problems: problems)
     reader.folder = folder
+    reader.tableDetail = detail
     reader.read(root)
     reader.finish(whole: start)
     let found = reader.problems.sorted
@@ -92,11 +95,12 @@ extension ConfigurationReader {
     }
     checkOrder(whole)
     checkDownstream(whole)
+    let detail = tableDetail
     draft.policy.access = loadTable("tables.access", draft.tables.access) { content, file in
-      AccessTable.load(content: content, file: file)
+      AccessTable.load(content: content, file: file, keeping: detail)
     }
     draft.policy.rates = loadTable("tables.rates", draft.tables.rates) { content, file in
-      RateTable.load(content: content, file: file)
+      RateTable.load(content: content, file: file, keeping: detail)
     }
   }
 

@@ -210,4 +210,6 @@ struct ConfigurationReader {
 
   /// Where the main file lies, without the slash at its end; empty for where the process was started.
   var folder = ""
+  /// What the tables keep.
+  var tableDetail = TableDetail.text
 }

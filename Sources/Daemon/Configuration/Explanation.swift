@@ -74,8 +74,7 @@ package struct Explanation: Sendable {
     access = policy.access.explain(address).map {
       Rule(position: $0.position, text: "\($0.rule.rule.pattern) \($0.rule.rule.result)")
     }
-    if let (rule, position) = policy.rates.explain(address) {
-      let written = policy.rates.rules.rules[Int(rule.rule)]
+    if let (rule, written, position) = policy.rates.explain(address) {
       rate = Rule(position: position, text: "\(written.pattern) \(written.result)")
       bucket = Explanation.bucket(rule, address, pattern: written.pattern)
       limits = Explanation.limits(rule, written.result, address)

@@ -22,7 +22,8 @@ package struct MemoryStatement: Sendable {
     package var session = Footprint.session
     package var downstream = Footprint.link + Driver.bytesPerSlot
     package var downstreamKernel = 4_100
-    package var bucket = 16
+    package var bucket = 15
+    /// 15.75 B.
     package var source = 16
     package var journalEntry = Footprint.journalEntry
     package var receiveBuffer = 512

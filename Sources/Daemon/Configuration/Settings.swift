@@ -164,7 +164,7 @@ extension Setting {
 
   private static let reputation: [Setting] = [
     duration("reputation.good_for", \.policy.goodFor, minute...(365 * day)),
-    // On a circle of 182 days, of which half can be told apart: see ReputationTable.
+    // Longer would be a ban, and bans are made by rules.
     duration("reputation.bad_for", \.policy.badFor, 4 * minute...(90 * day)),
     toggle("reputation.second_chance", \.policy.secondChance),
     duration("reputation.second_chance_after", \.policy.secondChanceAfter, second...day),
