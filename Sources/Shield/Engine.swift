@@ -303,7 +303,7 @@ package struct Engine: ~Copyable {
 /// What one of each thing the engine keeps takes, in bytes, for the statement at start.
 package enum Footprint {
   /// A held connection: its record, its timer, its part of the concurrency counts.
-  package static var connection: Int { MemoryLayout<Connection>.stride + 8 + 8 }
+  package static var connection: Int { MemoryLayout<Connection>.stride + 8 + 7 }
   /// A session without its input buffer.
   package static var session: Int {
     MemoryLayout<Session>.stride + Layout.heloBytes + 2 * Layout.pathBytes + Layout.outboxBytes

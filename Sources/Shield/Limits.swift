@@ -49,7 +49,7 @@ package struct Limits: Sendable, Equatable {
     mine.downstreamConnections = part(downstreamConnections, atLeast: 4)
     mine.buckets = part(buckets, atLeast: 64)
     mine.sources = part(sources, atLeast: 64)
-    mine.journal = part(journal, atLeast: 64)
+    mine.journal = part(journal, atLeast: 32)
     return mine
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// How many of something each source has open right now: a count per key, in fixed memory, 7.5 bytes each.
+/// How many of something each source has open right now: a count per key, in fixed memory, 6.75 bytes each.
 ///
 /// Not a rate and not an estimate: an entry exists exactly while its count is above zero, and nothing is
 /// ever pushed out. Kept: entries <= capacity < slots, so a search always ends at an empty slot.
@@ -19,11 +19,11 @@ public struct OpenCounts: ~Copyable {
   public let capacity: Int
   @usableFromInline package var used: Int
 
-  /// - Parameter capacity: different keys at once; 0 is allowed and refuses everything. One slot in five
+  /// - Parameter capacity: different keys at once; 0 is allowed and refuses everything. One slot in nine
   ///   stays empty.
   public init(capacity: Int) {
     invariant(capacity >= 0 && capacity < 1 << 30, "a table cannot count \(capacity) keys")
-    slots = capacity + capacity / 4 + 2
+    slots = capacity + capacity / 8 + 2
     self.capacity = capacity
     used = 0
     tags = Slab(capacity: slots, repeating: 0)

@@ -11,9 +11,9 @@ package import Structures
 package import Suspicion
 package import Uring
 
-/// What the driver knows of a slot: 4 bytes.
+/// What the driver knows of a slot, in 2 bytes: what is in flight (4 bits), what is wanted (2), flags (10).
 struct Place: BitwiseCopyable {
-  enum Want: UInt8 {
+  enum Want: UInt16 {
     case nothing, listen, fill, watch
   }
 
@@ -39,9 +39,27 @@ struct Place: BitwiseCopyable {
     static let connecting = Flags(rawValue: 256)
   }
 
-  var inFlight: UInt8 = 0
-  var want = Want.nothing
-  var flags = Flags()
+  private var bits: UInt16 = 0
+
+  /// Completions still to come. At most 13: two polls, a receive, a send, a connect, two options, a
+  /// cancelling of each of the first five, a close.
+  var inFlight: UInt16 {
+    get { bits & 15 }
+    set {
+      invariant(newValue < 16, "\(newValue) operations in flight on one slot")
+      bits = bits & ~15 | newValue
+    }
+  }
+
+  var want: Want {
+    get { Want(rawValue: bits >> 4 & 3) ?? .nothing }
+    set { bits = bits & ~(3 << 4) | newValue.rawValue << 4 }
+  }
+
+  var flags: Flags {
+    get { Flags(rawValue: bits >> 6) }
+    set { bits = bits & 63 | newValue.rawValue << 6 }
+  }
 }
 
 /// What another thread may ask of a worker.
@@ -69,7 +87,7 @@ package struct Driver: ~Copyable {
   package var ring: Ring
   package var counters = DriverCounters()
   private var buffers: BufferRing
-  private var effects = EffectQueue(capacity: 512)
+  private var effects = EffectQueue(capacity: 256)
   private var places: Slab<Place>
   /// Slots that found no provided buffer, in the order in which they found none.
   private var starved: [UInt32] = []
