@@ -78,20 +78,32 @@ extension Engine {
   mutating func work(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     while connections[i].state == .talking {
       let s = Int(connections[i].session)
-      guard sessions[s].phase == .command || sessions[s].phase == .challenge else { break }
+      let isAhead = sessions[s].phase == .forwarded
+      if isAhead {
+        guard mayPipeline(s) else { break }
+      } else if sessions[s].phase != .command && sessions[s].phase != .challenge {
+        break
+      }
       // Each command may be answered by a whole reply of the downstream: it must fit.
       if Layout.outboxBytes - Int(sessions[s].outEnd) < Layout.replyBytes {
         if !wheel.isSet(i) { wheel.set(i, at: now.after(microseconds: policy.timeouts.send)) }
         flush(i, now: now, into: &effects)
         return
       }
-      let start = Int(sessions[s].inputStart)
+      // A command that others follow downstream is done with here: only its reply is still to come.
+      let start = Int(sessions[s].inputStart) + (isAhead ? Int(sessions[s].lineConsumed) : 0)
       let region = Region(
         offset: input(s).offset + start, count: Int(sessions[s].inputEnd) - start)
       if sessions[s].flags.contains(.skipping) && !skipLine(s, region) { continue }
       var lines = sessions[s].lines
       let step = lines.next(
         in: arena.span(region), limit: min(policy.session.commandBytes, limits.inputBytes) - 2)
+      if isAhead {
+        guard case .line(let length, let consumed) = step,
+          mayJoin(i, lineAt: start, length, consumed: consumed, now: now)
+        else { break }
+        sessions[s].inputStart = Int32(start)
+      }
       sessions[s].lines = lines
       switch step {
       case .line(let length, let consumed):
@@ -141,6 +153,13 @@ extension Engine {
       }
     }
     if connections[i].state == .talking { flush(i, now: now, into: &effects) }
+  }
+
+  /// Whether commands may go downstream ahead of replies: the client was offered it and so were we.
+  private func mayPipeline(_ s: Int) -> Bool {
+    let l = Int(sessions[s].link)
+    return l >= 0 && links[l].state == .busy && links[l].pipelines
+      && sessions[s].flags.contains(.extended) && !sessions[s].flags.contains(.skipping)
   }
 
   /// Throws away the rest of a line that was too long.
@@ -335,7 +354,7 @@ extension Engine {
     case .expn: answer(i, .notImplemented, now: now, into: &effects)
     case .help: answer(i, .help, now: now, into: &effects)
     case .quit:
-      tally(s, good: true)
+      tally(s, sessions[s].verb, good: true)
       sessions[s].inputStart += sessions[s].lineConsumed
       leave(i, .bye, now: now, into: &effects)
     case .auth where role == .outbound: authenticate(i, now: now, into: &effects)
@@ -344,7 +363,7 @@ extension Engine {
       answer(i, .notImplemented, now: now, into: &effects)
     case .http, .header, .tlsHello, .socks:
       // Another protocol: nothing that follows can be mail.
-      tally(s, good: false)
+      tally(s, sessions[s].verb, good: false)
       leave(i, .notSMTP, now: now, into: &effects)
     case .binary, .unknown:
       sessions[s].unknown += 1
@@ -383,7 +402,7 @@ extension Engine {
     }
     sessions[s].outEnd += Int32(written)
     sessions[s].lastReply = 250
-    tally(s, good: true)
+    tally(s, sessions[s].verb, good: true)
     finish(i)
   }
 
@@ -430,7 +449,7 @@ extension Engine {
   ) {
     let s = Int(connections[i].session)
     say(i, reply, now: now)
-    tally(s, good: reply.code < 400)
+    tally(s, sessions[s].verb, good: reply.code < 400)
     finish(i)
     if reply.code >= 400 { tooManyErrors(i, now: now, into: &effects) }
   }
@@ -475,12 +494,12 @@ extension Engine {
     journal.append(entry)
   }
 
-  mutating func tally(_ s: Int, good: Bool) {
+  mutating func tally(_ s: Int, _ verb: Verb, good: Bool) {
     func count(_ tally: inout Tally) {
       tally.all &+= 1
       if good { tally.good &+= 1 }
     }
-    switch sessions[s].verb {
+    switch verb {
     case .ehlo, .helo: count(&sessions[s].tallies.helo)
     case .auth: count(&sessions[s].tallies.auth)
     case .mail: count(&sessions[s].tallies.mail)
@@ -505,9 +524,11 @@ extension Engine {
     }
   }
 
-  /// Sends what the outbox holds, if nothing is being sent.
+  /// Sends what the outbox holds, if nothing is being sent, and what is ready for the downstream.
   mutating func flush(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
+    let l = Int(sessions[s].link)
+    if l >= 0 && links[l].state == .busy { flushLink(l, into: &effects) }
     guard !sessions[s].flags.contains(.sending), sessions[s].outStart < sessions[s].outEnd else {
       return
     }
@@ -553,6 +574,8 @@ extension Engine {
         }
       } else {
         work(i, now: now, into: &effects)
+        let l = Int(sessions[s].link)
+        if l >= 0 && links[l].isPaused { readReplies(l, now: now, into: &effects) }
       }
     case .free, .waiting, .idle, .dripping, .pit, .draining, .closing: break
     }
@@ -630,7 +653,13 @@ extension Engine {
       if connections[i].state == .talking { work(i, now: now, into: &effects) }
     case .holding:
       releaseReply(i, now: now, into: &effects)
-      if connections[i].state == .talking { work(i, now: now, into: &effects) }
+      guard connections[i].state == .talking else { break }
+      let l = Int(sessions[s].link)
+      if l >= 0 && links[l].state == .busy && sessions[s].phase == .forwarded {
+        readReplies(l, now: now, into: &effects)
+      } else {
+        work(i, now: now, into: &effects)
+      }
     case .command, .challenge:
       timedOut(i, now: now)
       if sessions[s].outStart < sessions[s].outEnd {

@@ -325,8 +325,10 @@ struct Layout {
   static let outboxReserve = 512
   static let replyBytes = 6_144
   static let linkInBytes = 4_096
-  static let linkOutBytes = 2_560
-  static let linkStride = linkInBytes + replyBytes + linkOutBytes
+  static let linkOutBytes = 4_096
+  /// The paths of recipients that are with the downstream: the length and the beginning of each.
+  static let linkPathBytes = 16 * pathBytes
+  static let linkStride = linkInBytes + replyBytes + linkOutBytes + linkPathBytes
 
   let inputBytes: Int
   let sessionStride: Int
@@ -367,6 +369,12 @@ extension Engine {
   }
   func linkOut(_ l: Int) -> Region {
     Region(offset: linkReply(l).offset + Layout.replyBytes, count: Layout.linkOutBytes)
+  }
+  /// Where the path of the recipient with this number is kept while it is with the downstream.
+  func linkPath(_ l: Int, _ number: UInt8) -> Region {
+    Region(
+      offset: linkOut(l).offset + Layout.linkOutBytes + Int(number & 15) * Layout.pathBytes,
+      count: Layout.pathBytes)
   }
 
   /// Writes the ready texts of the set in use. Called at start and when our name changes.

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Flow
 import SMTP
 import Structures
 import Suspicion
@@ -29,8 +30,9 @@ struct Downstream: Sendable {
   static let probeRetry: Int64 = 5_000_000
 }
 
-// The downstream side. One command is outstanding at a time; a reply without one, a malformed reply or
-// one of a wrong class ends the connection, and the client hears 451 (reliability rules, 19 to 21).
+// The downstream side. Commands are out one at a time, or in a group where both sides pipeline, and replies are
+// paired with them in order; a reply without a command, a malformed reply or one of a wrong class ends the
+// connection, and the client hears 451 for each command that was out (reliability rules, 19 to 21).
 extension Engine {
   package var isDownstreamUp: Bool? { downstream.isUp }
 
@@ -43,7 +45,7 @@ extension Engine {
   mutating func forward(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
     let l = Int(sessions[s].link)
-    if l >= 0 && links[l].state == .ready {
+    if l >= 0 && (links[l].state == .ready || links[l].state == .busy) {
       sendCommand(i, l, now: now, into: &effects)
       return
     }
@@ -128,7 +130,7 @@ extension Engine {
 
   // MARK: Sending
 
-  private mutating func flushLink(_ l: Int, into effects: inout EffectQueue) {
+  mutating func flushLink(_ l: Int, into effects: inout EffectQueue) {
     guard !links[l].sending, links[l].outStart < links[l].outEnd else { return }
     links[l].sending = true
     let region = Region(
@@ -154,8 +156,6 @@ extension Engine {
     let wasChallenge =
       sessions[s].verb == .auth && sessions[s].flags.contains(.authenticating)
     links[l].state = .busy
-    links[l].reader.reset()
-    links[l].replyCount = 0
     sessions[s].phase = .forwarded
     let line = wasChallenge ? self.line(s) : argument(s)
     let verb = sessions[s].verb
@@ -194,20 +194,93 @@ extension Engine {
     }
     if written == 0 {
       // It passed every check and yet cannot be said: too long for the downstream.
+      guard links[l].outstanding.isEmpty else {
+        linkFailed(l, .closed, now: now, into: &effects)
+        return
+      }
       links[l].state = .ready
       answer(i, isUnsupported ? .unknownParameter : .commandTooLong, now: now, into: &effects)
       return
     }
     links[l].outEnd += Int32(written)
+    links[l].outstanding.append(verb)
+    if verb == .rcpt { keepRecipient(l, s) }
     setLinkTimer(
       l, verb == .data && !wasChallenge ? policy.timeouts.data : policy.timeouts.reply, now: now)
-    flush(i, now: now, into: &effects)
     if verb == .data {
       listenForBody(i, now: now, into: &effects)
-    } else {
+    } else if links[l].outstanding.count == 1 {
       effects.append(.watch(slot(client: i)))
     }
-    flushLink(l, into: &effects)
+    // It goes out with `flush`, together with the commands that join it.
+  }
+
+  /// Keeps the path of a recipient until its reply has come: the log names the one that was refused.
+  private mutating func keepRecipient(_ l: Int, _ s: Int) {
+    let place = linkPath(l, links[l].recipientsTold)
+    links[l].recipientsTold &+= 1
+    arena[place.offset] = sessions[s].recipientCount
+    arena.move(
+      recipientRegion(s).prefix(Int(sessions[s].recipientCount)), to: place.offset + 1)
+  }
+
+  private mutating func recallRecipient(_ l: Int, _ s: Int) {
+    let place = linkPath(l, links[l].recipientsAnswered)
+    links[l].recipientsAnswered &+= 1
+    sessions[s].recipientCount = arena[place.offset]
+    arena.move(
+      Region(offset: place.offset + 1, count: Int(sessions[s].recipientCount)),
+      to: recipientRegion(s).offset)
+  }
+
+  /// Whether the next command in a session's input may go downstream ahead of the replies to those before it.
+  ///
+  /// Only what needs nothing from us but to be carried: recipients, and DATA as the last of its group
+  /// (RFC 2920, 3.1), neither delayed nor limited nor wrong in any way. All else waits for its turn, so that our
+  /// own replies, waits and refusals stand in their order.
+  func mayJoin(_ i: Int, lineAt start: Int, _ length: Int, consumed: Int, now: Instant) -> Bool {
+    let s = Int(connections[i].session)
+    let l = Int(sessions[s].link)
+    let outstanding = links[l].outstanding
+    let tier = connections[i].tier
+    guard outstanding.last == .mail || outstanding.last == .rcpt,
+      outstanding.count < OutstandingCommands.most,
+      length + 64 <= Layout.linkOutBytes - Int(links[l].outEnd),
+      sessions[s].commands < UInt32(policy.session.commands),
+      age(i, now: now) <= policy.timeouts.session, tier != .bad
+    else { return false }
+    let region = Region(offset: input(s).offset + start, count: length)
+    let command = Command(line: arena.span(region))
+    guard command.form != .malformed else { return false }
+    let stage: Stage
+    switch command.verb {
+    case .rcpt:
+      stage = .recipientAccepted
+      let isUTF8 = sessions[s].flags.contains(.utf8)
+      let argument = region.prefix(command.argument.upperBound).from(command.argument.lowerBound)
+      guard
+        case .parsed(let arguments) = RcptArguments.parse(arena.span(argument), smtputf8: isUTF8),
+        !isUnsupported(arguments.parameters, offered(i)),
+        arguments.parameters.present.isSubset(
+          of: downstream.capabilities.parameters(role: .inbound))
+      else { return false }
+      let limit = offered(i).recipientsMax
+      let sent = sessions[s].acceptedRecipients + outstanding.number(of: .rcpt)
+      if limit > 0 && sent >= limit { return false }
+    case .data:
+      stage = .data
+      guard command.argument.isEmpty, start + consumed == Int(sessions[s].inputEnd),
+        sessions[s].acceptedRecipients > 0 || outstanding.contains(.rcpt)
+      else { return false }
+    default: return false
+    }
+    if let rule = rateRule(i), !connections[i].flags.contains(.trusted),
+      rule.rate(.recipients) != nil || rule.rate(.messages) != nil
+    {
+      return false
+    }
+    return policy.delays.delay(
+      stage, tier: tier, score: policy.score(connections[i].signals), count: 1) == 0
   }
 
   /// Forwards message bytes straight from the session's input region.
@@ -265,29 +338,68 @@ extension Engine {
       return
     case .greeting, .ehlo, .helo, .busy, .body, .final: break
     }
-    let source = linkIn(l).prefix(count)
-    let target = linkReply(l)
-    var reader = links[l].reader
-    var consumed = 0
-    var step = ReplyStep.needMore
-    arena.exchange(from: source, into: target) { bytes, text in
-      step = reader.read(bytes, consumed: &consumed, into: &text)
-    }
-    links[l].reader = reader
-    switch step {
-    case .needMore: effects.append(.fill(slot(link: l), linkIn(l)))
-    case .fault: linkFailed(l, .malformedReply, now: now, into: &effects)
-    case .complete where consumed < count:
-      linkFailed(l, .unexpectedReply, now: now, into: &effects)
-    case .complete:
-      links[l].replyCount = Int32(reader.length)
-      wheel.cancel(limits.connections + l)
-      replied(l, reader.code, now: now, into: &effects)
-      // Always listening: a link that dies between two commands is noticed at once.
-      switch links[l].state {
-      case .free, .closing: break
-      case .connecting, .greeting, .ehlo, .helo, .ready, .busy, .body, .final, .quitting:
+    links[l].inStart = 0
+    links[l].inEnd = Int32(count)
+    readReplies(l, now: now, into: &effects)
+  }
+
+  /// Takes the replies that have come, one for each command that is out, as far as they may be taken: one that
+  /// is held back holds those behind it, and so does a client that does not take its own.
+  mutating func readReplies(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+    while true {
+      let s = Int(links[l].session)
+      links[l].isPaused = false
+      if links[l].state == .busy && s >= 0 {
+        if sessions[s].phase == .holding { return }
+        if Layout.outboxBytes - Int(sessions[s].outEnd) < Layout.replyBytes {
+          links[l].isPaused = true
+          flush(Int(sessions[s].owner), now: now, into: &effects)
+          return
+        }
+      }
+      if links[l].replyCount > 0 && links[l].state != .body && links[l].state != .final {
+        links[l].reader.reset()
+        links[l].replyCount = 0
+      }
+      let unread = Int(links[l].inEnd - links[l].inStart)
+      let source = linkIn(l).from(Int(links[l].inStart)).prefix(unread)
+      let target = linkReply(l)
+      var reader = links[l].reader
+      var consumed = 0
+      var step = ReplyStep.needMore
+      arena.exchange(from: source, into: target) { bytes, text in
+        step = reader.read(bytes, consumed: &consumed, into: &text)
+      }
+      links[l].reader = reader
+      links[l].inStart += Int32(consumed)
+      switch step {
+      case .needMore:
         effects.append(.fill(slot(link: l), linkIn(l)))
+        if links[l].state == .busy && s >= 0 {
+          flush(Int(sessions[s].owner), now: now, into: &effects)
+        }
+        return
+      case .fault:
+        linkFailed(l, .malformedReply, now: now, into: &effects)
+        return
+      case .complete where consumed < unread && links[l].outstanding.count <= 1:
+        linkFailed(l, .unexpectedReply, now: now, into: &effects)
+        return
+      case .complete: break
+      }
+      links[l].replyCount = Int32(reader.length)
+      let isLast = links[l].outstanding.count <= 1
+      if isLast {
+        wheel.cancel(limits.connections + l)
+      } else {
+        setLinkTimer(l, policy.timeouts.reply, now: now)
+      }
+      replied(l, reader.code, now: now, into: &effects)
+      if links[l].state == .free || links[l].state == .closing { return }
+      if isLast {
+        // Always listening: a link that dies between two commands is noticed at once.
+        effects.append(.fill(slot(link: l), linkIn(l)))
+        return
       }
     }
   }
@@ -351,6 +463,7 @@ extension Engine {
 
   /// Takes what the downstream's EHLO reply offers as what it offers from now on.
   private mutating func learn(_ l: Int) {
+    defer { links[l].pipelines = downstream.capabilities.keywords.contains(.pipelining) }
     let text = linkReply(l).prefix(Int(links[l].replyCount))
     downstream.capabilities = Capabilities(ehloReply: arena.span(text))
   }
@@ -391,6 +504,7 @@ extension Engine {
   /// Copies the downstream's reply, as the reader re-made it, into the client's outbox.
   mutating func passReply(_ i: Int, _ l: Int, now: Instant) {
     let s = Int(connections[i].session)
+    let verb = links[l].repliedVerb ?? sessions[s].verb
     let reply = linkReply(l).prefix(Int(links[l].replyCount))
     let room = Layout.outboxBytes - Int(sessions[s].outEnd)
     // 354 and the reply to the message share the room of one command, and a last 421 may follow: where a
@@ -408,7 +522,7 @@ extension Engine {
     let code = links[l].reader.code
     sessions[s].lastReply = code
     // An intermediate reply finishes nothing: DATA and AUTH are counted by their final ones.
-    if code >= 400 || code < 300 { tally(s, good: code < 400) }
+    if code >= 400 || code < 300 { tally(s, verb, good: code < 400) }
     if code >= 400 {
       counters.rejectedDownstream += 1
       countError(i, now: now)
@@ -424,7 +538,10 @@ extension Engine {
   ) {
     let s = Int(links[l].session)
     let i = Int(sessions[s].owner)
-    let verb = sessions[s].verb
+    links[l].repliedVerb = links[l].outstanding.removeFirst()
+    let verb = links[l].repliedVerb ?? sessions[s].verb
+    let isLast = links[l].outstanding.isEmpty
+    if verb == .rcpt { recallRecipient(l, s) }
     let rightClass =
       switch verb {
       case .data: code == 354 || code >= 400
@@ -435,7 +552,7 @@ extension Engine {
       linkFailed(l, .wrongClass, now: now, into: &effects)
       return
     }
-    links[l].state = .ready
+    if isLast { links[l].state = .ready }
     if code == 421 {
       goodbyeFromDownstream(i, l, now: now, into: &effects)
       return
@@ -453,8 +570,9 @@ extension Engine {
     case .data:
       if code == 354 {
         links[l].state = .body
-        links[l].reader.reset()
         passReply(i, l, now: now)
+        links[l].reader.reset()
+        links[l].replyCount = 0
         finish(i)
         beginBody(i, now: now, into: &effects)
         return
@@ -482,7 +600,8 @@ extension Engine {
       }
     default: break
     }
-    if policy.mode == .enforce && connections[i].tier == .bad {
+    // With more replies to come, those first: the next command finds it bad then.
+    if policy.mode == .enforce && connections[i].tier == .bad && isLast {
       moveToTarpit(i, now: now, into: &effects)
       return
     }
@@ -495,7 +614,7 @@ extension Engine {
       return
     }
     releaseReply(i, now: now, into: &effects)
-    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    if isLast && connections[i].state == .talking { work(i, now: now, into: &effects) }
   }
 
   /// Whether a reply says that a command about mail was carried out: 250 and 251 (RFC 5321, 4.3.2), and
@@ -505,7 +624,8 @@ extension Engine {
   /// A recipient was refused: counts it, and says how long its reply is held.
   private mutating func recipientRejected(_ i: Int, _ code: UInt16, now: Instant) -> Int64 {
     let s = Int(connections[i].session)
-    guard code >= 500 else { return 0 }
+    // 503: it stands behind a MAIL that was refused, which says nothing about the recipient.
+    guard code >= 500 && code != 503 else { return 0 }
     sessions[s].badRecipients += 1
     if sessions[s].badRecipients >= UInt32(policy.session.badRecipients) {
       note(.badRecipients, i, now: now)
@@ -522,7 +642,11 @@ extension Engine {
       return
     }
     passReply(i, l, now: now)
-    finish(i)
+    if links[l].outstanding.isEmpty {
+      finish(i)
+    } else {
+      sessions[s].phase = .forwarded
+    }
     if sessions[s].authFailures >= UInt32(policy.session.authFailures) {
       limitReached(i, .authFailures, now: now)
       leave(i, .tooManyErrors, now: now, into: &effects)
@@ -556,6 +680,7 @@ extension Engine {
     // It refuses the message before its end. Its words go into the outbox now, because the link is of no
     // more use, and out to the client at the end of the message, when the client listens.
     sessions[s].verb = .data
+    links[l].repliedVerb = nil
     passReply(i, l, now: now)
     sessions[s].hasVerdict = true
     swallow(i, .downstreamLost, now: now, into: &effects)
@@ -584,6 +709,7 @@ extension Engine {
       return
     }
     sessions[s].verb = .data
+    links[l].repliedVerb = nil
     if isSuccess(code) {
       counters.messages += 1
       counters.messageBytes += sessions[s].data.octets
@@ -651,15 +777,26 @@ extension Engine {
       answer(i, .downstreamUnavailable, now: now, into: &effects)
       if connections[i].state == .talking { work(i, now: now, into: &effects) }
     case .forwarded:
+      guard answerOutstanding(i, l, now: now) else {
+        close(i, now: now, into: &effects)
+        return
+      }
       transactionLost(i, now: now, into: &effects)
       if connections[i].state == .talking { work(i, now: now, into: &effects) }
     case .holding:
       // The reply was there before the downstream went: the client is owed that one.
       wheel.cancel(i)
       passReply(i, l, now: now)
-      finish(i)
-      loseTransaction(s)
-      work(i, now: now, into: &effects)
+      if links[l].outstanding.isEmpty {
+        finish(i)
+        loseTransaction(s)
+      } else if answerOutstanding(i, l, now: now) {
+        transactionLost(i, now: now, into: &effects)
+      } else {
+        close(i, now: now, into: &effects)
+        return
+      }
+      if connections[i].state == .talking { work(i, now: now, into: &effects) }
     case .challenge:
       // It owes us an answer that nobody will read: nothing said now could pair with it.
       leave(i, .authenticationLost, now: now, into: &effects)
@@ -669,7 +806,7 @@ extension Engine {
     case .final:
       // It may have taken the message: 451 can make a duplicate, never a loss.
       say(i, .downstreamLost, now: now)
-      tally(s, good: false)
+      tally(s, .data, good: false)
       resetTransaction(i)
       sessions[s].phase = .command
       work(i, now: now, into: &effects)
@@ -677,6 +814,24 @@ extension Engine {
     case .swallow, .leaving: break
     }
     loginLost(i, now: now, into: &effects)
+  }
+
+  /// All commands that were with a downstream when it went, but the last, hear so. It is no error of theirs.
+  ///
+  /// - Returns: false if the client has taken so little that there is no room to tell it.
+  private mutating func answerOutstanding(_ i: Int, _ l: Int, now: Instant) -> Bool {
+    let s = Int(connections[i].session)
+    let room = Layout.outboxBytes - Int(sessions[s].outEnd)
+    if room < 128 * Int(links[l].outstanding.count + 1) { return false }
+    while links[l].outstanding.count > 1 {
+      let verb = links[l].outstanding.removeFirst() ?? sessions[s].verb
+      let room = outbox(s).from(Int(sessions[s].outEnd))
+      let written = arena.append(into: room) { out in OwnReply.downstreamLost.write(into: &out) }
+      sessions[s].outEnd += Int32(written)
+      counters.tempfailedByUs += 1
+      tally(s, verb, good: false)
+    }
+    return true
   }
 
   /// The transaction's downstream is gone: what still belongs to it gets 451.

@@ -56,7 +56,7 @@ extension Engine {
       answer(i, .transactionLost, now: now, into: &effects)
       return
     }
-    guard sessions[s].flags.contains(.mail) else {
+    guard sessions[s].flags.contains(.mail) || isOutstanding(.mail, s) else {
       answer(i, .mailFirst, now: now, into: &effects)
       return
     }
@@ -86,9 +86,15 @@ extension Engine {
     forward(i, now: now, into: &effects)
   }
 
+  /// Whether such a command is with the downstream, its reply still to come.
+  private func isOutstanding(_ verb: Verb, _ s: Int) -> Bool {
+    let l = Int(sessions[s].link)
+    return l >= 0 && links[l].state == .busy && links[l].outstanding.contains(verb)
+  }
+
   /// Whether the client used a parameter it was not offered. Such a one is refused, never dropped: each
   /// changes what the message means. SIZE is ours to check, AUTH= is taken off.
-  private func isUnsupported(_ used: Parameters, _ offer: Capabilities) -> Bool {
+  func isUnsupported(_ used: Parameters, _ offer: Capabilities) -> Bool {
     let known = offer.parameters(role: .inbound).union(.oursToCheck)
     return !used.present.subtracting(known).isEmpty || used.body == .binaryMIME
   }
@@ -109,9 +115,9 @@ extension Engine {
       leave(i, .dataTooEarly, now: now, into: &effects)
     } else if sessions[s].flags.contains(.lost) {
       answer(i, .transactionLost, now: now, into: &effects)
-    } else if !sessions[s].flags.contains(.mail) {
+    } else if !sessions[s].flags.contains(.mail) && !isOutstanding(.mail, s) {
       answer(i, .mailFirst, now: now, into: &effects)
-    } else if sessions[s].acceptedRecipients == 0 {
+    } else if sessions[s].acceptedRecipients == 0 && !isOutstanding(.rcpt, s) {
       answer(i, .noValidRecipients, now: now, into: &effects)
     } else if sessions[s].lineCount > sessions[s].argumentStart {
       answer(i, .noArgument, now: now, into: &effects)
@@ -441,7 +447,7 @@ extension Engine {
     } else {
       let verdict = sessions[s].verdict
       say(i, verdict, now: now)
-      tally(s, good: false)
+      tally(s, sessions[s].verb, good: false)
     }
     resetTransaction(i)
     sessions[s].lineConsumed = 0
