@@ -4,7 +4,7 @@
 // Keeps: `storage` is a valid sockaddr_in or sockaddr_in6 of `length` bytes, at the start of the
 // struct, so that a pointer to the struct can be handed to the kernel.
 
-package import Glibc
+import Glibc
 package import Structures
 
 @frozen
@@ -69,7 +69,7 @@ package struct SocketAddress: BitwiseCopyable, Sendable {
   }
 
   /// Calls `body` with the address in the form system calls take.
-  package func withPointer<R>(_ body: (UnsafePointer<sockaddr>, socklen_t) -> R) -> R {
+  func withPointer<R>(_ body: (UnsafePointer<sockaddr>, socklen_t) -> R) -> R {
     withUnsafePointer(to: self) { whole in
       whole.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, length) }
     }
