@@ -16,6 +16,16 @@ package enum PlainSocket {
     return setsockopt(descriptor, level, name, &value, 4) == 0
   }
 
+  /// Zero, or -1 with errno set.
+  package static func bind(_ descriptor: Int32, to address: SocketAddress) -> Int32 {
+    address.withPointer { Glibc.bind(descriptor, $0, $1) }
+  }
+
+  /// Zero, or -1 with errno set; EINPROGRESS on a socket that does not wait.
+  package static func connect(_ descriptor: Int32, to address: SocketAddress) -> Int32 {
+    address.withPointer { Glibc.connect(descriptor, $0, $1) }
+  }
+
   package static func close(_ descriptor: Int32) { _ = Glibc.close(descriptor) }
 }
 

@@ -76,12 +76,14 @@ def main():
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown:
         parser.error(f"no such part: {' '.join(unknown)}; there are {' '.join(PARTS)}")
-    # An ending by signal unwinds as Ctrl-C does: what was started is stopped.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # An ending by signal unwinds as Ctrl-C does: what was started is stopped. SIGINT too, which a shell makes
+    # its background jobs ignore.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     prepare_network()
     harness.raise_descriptor_limit()
 
-    report = Report()
+    report = Report(options.quick)
     facts = machine.describe()
     command = "scripts/bench " + " ".join(sys.argv[1:])
     started = time.monotonic()
@@ -114,7 +116,7 @@ def main():
         options.results.with_name(options.results.name + ".json").write_text(report.json(facts, command) + "\n")
     for row in report.failures:
         print(f"MISSED: {row.budget.sentence}: {row.judged:.4g}, the limit is {row.budget.limit:g} "
-              f"(and {row.budget.noise:.0%} for noise)")
+              f"and {row.budget.noise * report.leniency:.0%} for noise")
     for part in broken:
         print(f"BROKEN: {part}")
     print("bench: " + ("all promises kept" if not report.failures and not broken else "not all promises kept"))

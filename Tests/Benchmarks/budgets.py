@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every budget, in one place: what is promised, and whether the promise is kept at present.
 
-`met` is what the last full run showed, and the only thing to edit after a change: `scripts/bench` fails when a
-budget that is marked as met is missed by more than its noise. One that is not met says why, and what to
-try next.
+`met` is what the last runs showed: `scripts/bench` fails when a budget that is marked as met is missed by more
+than its noise. For one that is not met, `reason` says what was seen and no more than that; what is only
+suspected, and what to try next, stands in `idea`.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Budget:
     noise: float = 0.10
     """How far beyond the limit, as a share of it, a run on a busy machine may be before it is a failure."""
     reason: str = ""
-    """Why it is not met."""
+    """What was measured of why it is not met; that the cause is not known, where it is not."""
     idea: str = ""
     """What to try next."""
 
@@ -32,31 +32,65 @@ class Budget:
         return figure >= self.limit * (1 - noise)
 
 
+def unmet(reason, idea=""):
+    return {"met": False, "reason": reason, "idea": idea}
+
+
+PER_SLOT = unmet(
+    "186 B, the same in five rounds; record and timer are 68 of them, what the others are was not looked for",
+    "find what else grows with the table of connections")
+AT_A_MILLION = unmet(
+    "240 MB and 211 B with 53 workers; connections and workers were not told apart",
+    "measure what a worker takes that holds nobody")
+ENTERS = unmet(
+    "0.0007 in one round and 0.0054 in the other; why they differ is not known",
+    "count wake-ups by cause")
+LATE = unmet(
+    "1.2, 1.7, 7.4, 21, 36 and 174 ms in six runs on a machine that was building other things; how much of that is "
+    "the shield's is not known",
+    "read it beside the row of the floor in C, on a quiet machine")
+CYCLE = unmet(
+    "924 and 676 in two runs; in the profile of one, code of other modules (slab, wheel, ring) has entries of its "
+    "own and so was called, not inlined",
+    "mark the hot path @inlinable and count again")
+SMALL = unmet(
+    "24.9 ring submissions a message are counted; how the time is shared among them was not profiled",
+    "commands pass one by one: try pipelining towards the downstream, and one send a loop")
+LARGE = unmet(
+    "not profiled; it grows with the size, and is worst at one message a connection",
+    "suspected: the size of the pieces that pass through the input buffer, and the window of a fresh connection")
+TAIL = unmet(
+    "0.46, 0.67, 1.5 and 2.8 in four quick runs on a machine that was building other things: not settled",
+    "measure on a quiet machine")
+UNMEASURED = unmet("not measured here yet")
+
 ALL = [
     # Memory is exact but for pages: a little noise is enough.
-    Budget("hold.user", "user memory of a held connection (PSS, 100,000 held)", 66, "B", noise=0.03),
-    Budget("hold.total", "user and kernel memory of a held connection / accept-and-sleep in C", 1.09, noise=0.01),
+    Budget("hold.user", "user memory of a held connection (100,000 held)", 66, "B", noise=0.03, **PER_SLOT),
+    Budget("hold.total", "user and kernel memory of a held connection / accept-and-sleep in C", 1.09, noise=0.01,
+           **PER_SLOT),
     Budget("drip.floor.19k", "CPU of a drip / the lower bound in C, 19,000 held", 1.10, noise=0.12),
     Budget("drip.floor.100k", "CPU of a drip / the lower bound in C, 100,000 held", 1.10, noise=0.12),
     Budget("drip.endlessh", "CPU of a drip / endlessh, 19,000 held", 0.85, noise=0.12),
-    Budget("drip.enters", "ring enters of a dripped byte at 100,000 bytes/s", 0.002, noise=0.10),
-    Budget("drip.lateness", "lateness of a dripped byte, p99.9", 10, "ms", noise=0.30),
-    Budget("drip.instructions", "user instructions of a drip (callgrind, successes skipped)", 105, noise=0.02),
-    Budget("relay.cpu.reused.1k", "CPU of a message / HAProxy, sessions reused, 1 KB", 0.6),
-    Budget("relay.cpu.reused.50k", "CPU of a message / HAProxy, sessions reused, 50 KB", 0.6),
-    Budget("relay.cpu.reused.1m", "CPU of a message / HAProxy, sessions reused, 1 MB", 0.6),
+    Budget("drip.enters", "ring enters of a dripped byte at 100,000 bytes/s", 0.002, noise=0.10, **ENTERS),
+    Budget("drip.lateness", "lateness of a dripped byte, p99.9", 10, "ms", noise=0.30, **LATE),
+    Budget("drip.instructions", "user instructions of a drip (callgrind, successes skipped)", 105, noise=0.02,
+           **CYCLE),
+    Budget("relay.cpu.reused.1k", "CPU of a message / HAProxy, sessions reused, 1 KB", 0.6, **SMALL),
+    Budget("relay.cpu.reused.50k", "CPU of a message / HAProxy, sessions reused, 50 KB", 0.6, **LARGE),
+    Budget("relay.cpu.reused.1m", "CPU of a message / HAProxy, sessions reused, 1 MB", 0.6, **LARGE),
     Budget("relay.cpu.single.1k", "CPU of a message / HAProxy, one per connection, 1 KB", 1.0),
-    Budget("relay.cpu.single.50k", "CPU of a message / HAProxy, one per connection, 50 KB", 1.0),
-    Budget("relay.cpu.single.1m", "CPU of a message / HAProxy, one per connection, 1 MB", 1.0),
-    Budget("relay.rate.1k", "messages/s / no proxy, sessions reused, 1 KB", 0.75, at_most=False),
-    Budget("relay.rate.50k", "messages/s / no proxy, sessions reused, 50 KB", 0.9, at_most=False),
-    Budget("relay.rate.1m", "messages/s / no proxy, sessions reused, 1 MB", 0.9, at_most=False),
+    Budget("relay.cpu.single.50k", "CPU of a message / HAProxy, one per connection, 50 KB", 1.0, **LARGE),
+    Budget("relay.cpu.single.1m", "CPU of a message / HAProxy, one per connection, 1 MB", 1.0, **LARGE),
+    Budget("relay.rate.1k", "messages/s / no proxy, sessions reused, 1 KB", 0.75, at_most=False, **SMALL),
+    Budget("relay.rate.50k", "messages/s / no proxy, sessions reused, 50 KB", 0.9, at_most=False, **LARGE),
+    Budget("relay.rate.1m", "messages/s / no proxy, sessions reused, 1 MB", 0.9, at_most=False, **LARGE),
     Budget("isolation.rate", "good mail's throughput, 90 % of the slots dripping / none", 0.95, at_most=False),
-    Budget("isolation.p99", "good mail's p99, 90 % of the slots dripping / none", 1.1, noise=0.25),
+    Budget("isolation.p99", "good mail's p99, 90 % of the slots dripping / none", 1.1, noise=0.25, **TAIL),
     Budget("million.held", "held in one process", 1_000_000, at_most=False, noise=0),
-    Budget("million.rss", "resident memory with all of them held", 100, "MB", noise=0.02),
-    Budget("million.user", "user memory of a connection at a million (PSS), rings and workers included", 66, "B",
-           noise=0.03),
+    Budget("million.rss", "resident memory with all of them held", 100, "MB", noise=0.02, **AT_A_MILLION),
+    Budget("million.user", "user memory of a connection at a million, rings and workers included", 66, "B",
+           noise=0.03, **AT_A_MILLION),
     Budget("million.mail", "good mail delivered beside them / sent", 1, at_most=False, noise=0),
     Budget("tables.ipv4.bytes", "bytes of a prefix, 1,000,000 IPv4", 3, "B", noise=0),
     Budget("tables.ipv6.bytes", "bytes of a prefix, 200,000 IPv6", 25, "B", noise=0),

@@ -96,8 +96,12 @@ def floor(binary, capacity, workers=1, interval=0):
 
 
 @contextlib.contextmanager
-def sluice(downstream=9, config=None, access="127.0.0.0/8 trusted\n", binary=None, wrap=()):
-    """`sluice serve`; `binary` instead of the usual one, `wrap` is a command to run it under."""
+def sluice(downstream=9, config=None, access="127.0.0.0/8 trusted\n", binary=None, wrap=(), orderly=True):
+    """`sluice serve`; `binary` instead of the usual one, `wrap` is a command to run it under.
+
+    orderly: at the end it must stop within seconds and with exit code 0. In valgrind, or with a million
+    connections to close, that is not asked for.
+    """
     with folder() as place:
         quiet = {
             # What is measured is the shield, not the writing of a log that nobody reads here.
@@ -116,7 +120,7 @@ def sluice(downstream=9, config=None, access="127.0.0.0/8 trusted\n", binary=Non
             peer = Peer("Sluice", shield.port, shield.pid)
             peer.shield = shield
             yield peer
-            if not wrap:
+            if orderly and not wrap:
                 shield.stop()
         finally:
             if shield.program:

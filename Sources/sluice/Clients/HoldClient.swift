@@ -268,7 +268,6 @@ private struct HoldThread: ~Copyable {
 
   /// A socket on its way, or -1.
   private func connectSocket(_ source: Address) -> Int32 {
-    let target = settings.target
     let family = source.isIPv4 ? AF_INET : AF_INET6
     let type = SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue
     let descriptor = socket(family, Int32(type), 0)
@@ -279,10 +278,9 @@ private struct HoldThread: ~Copyable {
     var linger = linger(l_onoff: 1, l_linger: 0)
     setsockopt(
       descriptor, SOL_SOCKET, SO_LINGER, &linger, socklen_t(MemoryLayout<linger>.size))
-    let status: Int32
-    let bound = SocketAddress(source, port: 0).withPointer { bind(descriptor, $0, $1) }
+    let bound = PlainSocket.bind(descriptor, to: SocketAddress(source, port: 0))
     if bound != 0 { return failed(descriptor) }
-    status = target.withPointer { connect(descriptor, $0, $1) }
+    let status = PlainSocket.connect(descriptor, to: settings.target)
     if status == 0 || errno == EINPROGRESS { return descriptor }
     if errno == ECONNREFUSED {
       counters.refused.add(1, ordering: .relaxed)
