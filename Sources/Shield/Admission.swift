@@ -122,6 +122,7 @@ extension Engine {
       sendBanner(i, now: now, into: &effects)
     } else {
       wheel.set(i, at: now.after(microseconds: wait))
+      effects.append(.narrow(slot(client: i)))
       effects.append(.listen(slot(client: i)))
     }
     return .held(slot(client: i))
@@ -255,8 +256,8 @@ extension Engine {
     beginTalking(i, now: now, into: &effects)
   }
 
-  /// Opens the socket's window now, so that it is open when a message comes: the client learns of it with
-  /// the replies until then.
+  /// Opens the window of a held socket now, so that it is open when a message comes: the client learns of it
+  /// with the replies until then.
   private mutating func beginTalking(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     connections[i].state = .talking
     effects.append(.widen(slot(client: i)))

@@ -38,7 +38,9 @@ package enum Effect: BitwiseCopyable, Sendable {
   case drip(Slot, UInt8)
   /// Open a connection to downstream number `server`: `connected`, or `failed`.
   case connect(Slot, server: Int)
-  /// It talks now: its socket may take more at once than a held one. Nothing comes back.
+  /// It is held: its socket takes as little as there is of what it sends unasked. Nothing comes back.
+  case narrow(Slot)
+  /// It talks now: its socket may take as much as a message needs. Nothing comes back.
   case widen(Slot)
   /// Close our sending side; the peer sees the end of our replies.
   case finish(Slot)

@@ -14,7 +14,7 @@ package struct Limits: Sendable, Equatable {
   /// Connections to downstreams at once; one per session that has mail. Beyond them: 451 4.3.2.
   package var downstreamConnections = 1_000
   /// Bytes of a session's input buffer, through which message bytes also pass. 4 KiB…1 MiB.
-  package var inputBytes = 16_384
+  package var inputBytes = 32_768
   /// Token buckets, 15 bytes each.
   package var buckets = 262_144
   /// Remembered sources, 15.75 bytes each.

@@ -35,6 +35,7 @@ extension Engine {
         return
       }
       counters.tarpitted += 1
+      effects.append(.narrow(slot(client: i)))
       var entry = entry(.tarpit, i, now: now)
       entry.stage = stage(of: text)
       entry.micros = policy.delays[entry.stage].bad

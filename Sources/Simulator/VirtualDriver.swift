@@ -174,7 +174,7 @@ package struct VirtualDriver: ~Copyable {
         sockets[i].isOpen = true
         sockets[i].isDownstream = true
         dialled.append(i)
-      case .widen: break
+      case .narrow, .widen: break
       case .finish(let slot): sockets[Int(slot.index)].isFinished = true
       case .close(let slot):
         sockets[Int(slot.index)].isClosing = true

@@ -147,7 +147,7 @@ struct ConfigurationTests {
     ("smtp: {errors: many}", "1:16", "not a whole number", "digits"),
     ("smtp: {errors: 0}", "1:16", "0 is less than the least, 1", "1 to 100000"),
     (
-      "smtp: {command_bytes: 32k}", "1:23", "does not fit into limits.input_bytes (16k)",
+      "smtp: {command_bytes: 64k}", "1:23", "does not fit into limits.input_bytes (32k)",
       "lower the first"
     ),
     ("overload: {shrink_at: 95%}", "1:23", "above overload.shed_at (90%)", "second"),

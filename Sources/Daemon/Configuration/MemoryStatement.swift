@@ -13,9 +13,9 @@ package struct MemoryStatement: Sendable {
     /// A held connection: its records in the engine and in the driver.
     package var connection = Footprint.connection + Driver.bytesPerSlot
     /// The kernel's part of it with a poll armed (3.83 KB and 256 B, measured on Linux 6.18), and what it
-    /// pins when it floods the socket we do not read: 5.8 KB where receive buffers can be widened later
-    /// (Linux 6.7), 131.8 KB before that.
-    package var connectionKernel = 4_100 + 5_800
+    /// pins when it floods the socket we do not read: 7.6 to 33.6 KB where receive buffers can be widened
+    /// later (Linux 6.7), 131.8 KB before that.
+    package var connectionKernel = 4_100 + 33_600
     /// What a session's widened receive buffer may pin beyond that.
     package var sessionKernel = 131_072
     /// A session without its input buffer.

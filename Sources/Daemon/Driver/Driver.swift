@@ -41,8 +41,8 @@ struct Place: BitwiseCopyable {
 
   private var bits: UInt16 = 0
 
-  /// Completions still to come. At most 13: two polls, a receive, a send, a connect, two options, a
-  /// cancelling of each of the first five, a close.
+  /// Completions still to come. At most 14: two polls, a receive, a send, a connect, two options, a
+  /// shutdown, a cancelling of each of the first five, a close.
   var inFlight: UInt16 {
     get { bits & 15 }
     set {
@@ -143,15 +143,9 @@ package struct Driver: ~Copyable {
     run.reserveCapacity(64)
     starved.reserveCapacity(2 * slots)
     widths = .allocate(capacity: 2)
-    widths.initialize(to: Driver.wide)
-    (widths + 1).initialize(to: Driver.window)
-    for number in listeners.indices {
-      // Only where it can be undone for those who have mail: on a direct descriptor since Linux 6.7.
-      if self.ring.setsSocketOptions {
-        PlainSocket.setOption(listeners[number], SOL_SOCKET, SO_RCVBUF, Driver.narrow)
-      }
-      acceptOn(number)
-    }
+    widths.initialize(to: Driver.narrow)
+    (widths + 1).initialize(to: Driver.wide)
+    for number in listeners.indices { acceptOn(number) }
   }
 
   deinit {
@@ -163,11 +157,10 @@ package struct Driver: ~Copyable {
   package static let bufferBytes = 512
   package static var bytesPerSlot: Int { MemoryLayout<Place>.stride }
   /// SO_RCVBUF of a held client and of one that sends a message. The kernel doubles them. With the first a
-  /// client that floods what we do not read pins 5.8 KB, without it 131.8 KB; it also fixes the window
-  /// scale at 0, so the second is as much as the largest window can use.
+  /// client that floods what we do not read pins 5.8 KB, without it 131.8 KB. Not set on the listener: the
+  /// window's scale would then be fixed at 0 for the whole connection.
   private static let narrow: Int32 = 4_096
   private static let wide: Int32 = 65_536
-  private static let window: Int32 = 65_535
 
   private func now() -> Instant { Instant(microseconds: MonotonicClock.now() - origin) }
 
@@ -334,7 +327,8 @@ package struct Driver: ~Copyable {
           slot: Int32(slot.index), octets + Int(byte), count: 1, flags: Int32(MSG_DONTWAIT),
           skipSuccess: true, token: token(.drip, slot))
       case .connect(let slot, let server): connect(slot, server)
-      case .widen(let slot): widen(slot)
+      case .narrow(let slot): resize(slot, widths)
+      case .widen(let slot): resize(slot, widths + 1)
       case .finish(let slot):
         submitted(slot)
         ring.shutdown(slot: Int32(slot.index), how: Int32(SHUT_WR), token: token(.shutdown, slot))
@@ -345,17 +339,13 @@ package struct Driver: ~Copyable {
     effects.removeAll()
   }
 
-  /// Both options, in this order: neither alone opens the window again.
-  private mutating func widen(_ slot: Slot) {
+  /// Only where it can be undone for those who have mail: on a direct descriptor since Linux 6.7.
+  private mutating func resize(_ slot: Slot, _ width: UnsafePointer<Int32>) {
     guard ring.setsSocketOptions else { return }
     submitted(slot)
-    submitted(slot)
     ring.setSocketOption(
-      slot: Int32(slot.index), level: SOL_SOCKET, name: SO_RCVBUF, value: widths,
+      slot: Int32(slot.index), level: SOL_SOCKET, name: SO_RCVBUF, value: width,
       token: token(.setOption, slot))
-    ring.setSocketOption(
-      slot: Int32(slot.index), level: Int32(IPPROTO_TCP), name: TCP_WINDOW_CLAMP,
-      value: widths + 1, token: token(.setOption, slot))
   }
 
   /// Receives into a region of the engine's as soon as there is something. Who talks will talk again

@@ -163,7 +163,10 @@ package final class Worker: Sendable {
           case .drain:
             driver.drain()
             isDraining = true
-          case .publish: nextSnapshot = 0
+          case .publish:
+            // Walks every connection, so only when somebody asks.
+            driver.engine.measure()
+            nextSnapshot = 0
           case .stop: return
           }
         }
@@ -190,7 +193,6 @@ package final class Worker: Sendable {
   }
 
   private func publish(_ driver: inout Driver) {
-    driver.engine.measure()
     var snapshot = Snapshot()
     snapshot.engine = driver.engine.counters
     snapshot.ring = driver.ring.counters
