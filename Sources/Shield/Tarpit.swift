@@ -65,11 +65,14 @@ extension Engine {
     let position = Int(connections[i].position)
     let span = Int(policy.delays[stage(of: connections[i].text)].bad / 10_000)
     let ticks = span * (position + 1) / length - span * position / length
-    let tick = now.microseconds / 10_000 + Int64(ticks)
+    let tick = now.microseconds / 10_000
     // On a grid of 50 ms, so that many drips are one submission: 100,000 a second over six rings took 0.0055 ring
     // enters a byte without it. From a place on the grid, of five steps of 5k + r ticks r are a place longer:
     // nothing adds up here either, and no byte is 50 ms off its time.
-    let due = ticks >= 10 ? (tick + Int64(position * 3 % 5)) / 5 * 5 : tick
+    // Counted from the place that was due, not from a tick later when we came to it.
+    let due =
+      ticks >= 10
+      ? (tick / 5 * 5 + Int64(ticks + position * 3 % 5)) / 5 * 5 : tick + Int64(ticks)
     wheel.set(i, at: Instant(microseconds: due * 10_000))
   }
 
