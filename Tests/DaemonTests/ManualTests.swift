@@ -55,7 +55,7 @@ struct ManualTests {
 
   @Test(
     "a profile loads without a problem, and its page has each setting with value, reason and undo",
-    arguments: [("small", 1), ("mid", 4)])
+    arguments: [("small", 1), ("mid", 4), ("million", 4)])
   func profiles(name: String, processors: Int) throws {
     let (configuration, problems) = read(
       try contents("tuning/profiles/\(name).yaml"),
