@@ -64,6 +64,10 @@ let package = Package(
     .executableTarget(
       name: "table-benchmark", dependencies: ["TableTwins", "Structures", "Flow", "Reputation"],
       path: "Tests/TableBenchmark", swiftSettings: dialect),
+    .executableTarget(
+      name: "drip-benchmark",
+      dependencies: ["Daemon", "Shield", "Flow", "Suspicion", "Uring", "Structures"],
+      path: "Tests/DripBenchmark", swiftSettings: dialect),
     .testTarget(
       name: "StructuresTests", dependencies: ["Structures", "TableTwins"], swiftSettings: dialect),
     .testTarget(name: "SMTPTests", dependencies: ["SMTP", "Structures"], swiftSettings: dialect),

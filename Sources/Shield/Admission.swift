@@ -207,8 +207,9 @@ extension Engine {
     }
     if bad {
       // What it said is answered in the tarpit, behind the banner.
-      _ = owe(i, bytes)
-      enterTarpit(i, .banner, now: now, into: &effects)
+      var owed: UInt32 = 0
+      _ = owe(i, bytes, &owed)
+      enterTarpit(i, .banner, owed: owed, now: now, into: &effects)
       return
     }
     guard lease(i) else {

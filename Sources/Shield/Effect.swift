@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-package import Structures
+public import Structures
 
 /// One of the engine's connections at one moment of its life: which place it has, and which of the
 /// place's tenants it is. A late completion for an earlier tenant carries the old generation.
 @frozen
-package struct Slot: BitwiseCopyable, Hashable, Sendable, CustomStringConvertible {
-  package var index: UInt32
+public struct Slot: BitwiseCopyable, Hashable, Sendable, CustomStringConvertible {
+  public var index: UInt32
   /// Counted up each time the place is given away. 24 bits.
-  package var generation: UInt32
+  public var generation: UInt32
 
   @inlinable
-  package init(index: UInt32, generation: UInt32) {
+  public init(index: UInt32, generation: UInt32) {
     self.index = index
     self.generation = generation
   }
 
-  package var description: String { "\(index).\(generation)" }
+  public var description: String { "\(index).\(generation)" }
 }
 
 /// What the engine orders. The driver carries it out and answers with facts.
@@ -23,7 +23,8 @@ package struct Slot: BitwiseCopyable, Hashable, Sendable, CustomStringConvertibl
 /// `listen`, `fill` and `watch` say what is wanted of a slot's input, and each is good for one fact. Of
 /// `listen` and `watch` the newer one holds; a `fill` stands until it is answered, because the kernel has
 /// the region. At most one `fill` and one `send` are outstanding on a slot.
-package enum Effect: BitwiseCopyable, Sendable {
+@frozen
+public enum Effect: BitwiseCopyable, Sendable {
   /// When the peer has sent something, hand over what fits a provided buffer: `received`, or `ended`.
   /// For who is held or has just come: until there are bytes, only a poll is armed.
   case listen(Slot)
@@ -34,8 +35,6 @@ package enum Effect: BitwiseCopyable, Sendable {
   case watch(Slot)
   /// Send this region: `sent` with how much went out, or `failed`.
   case send(Slot, Region)
-  /// Send one byte. Nothing comes back unless it fails: `failed`.
-  case drip(Slot, UInt8)
   /// Open a connection to downstream number `server`: `connected`, or `failed`.
   case connect(Slot, server: Int)
   /// It is held: its socket takes as little as there is of what it sends unasked. Nothing comes back.
@@ -48,29 +47,89 @@ package enum Effect: BitwiseCopyable, Sendable {
   case close(Slot)
 }
 
+/// An order to send one byte. Nothing comes back unless it fails: `failed`.
+@frozen
+public struct Drip: BitwiseCopyable, Sendable, Equatable {
+  public var slot: Slot
+  public var byte: UInt8
+
+  @inlinable
+  public init(_ slot: Slot, _ byte: UInt8) {
+    self.slot = slot
+    self.byte = byte
+  }
+}
+
 /// The orders of one fact, in order. Fixed room; the driver empties it after each fact.
-package struct EffectQueue: ~Copyable {
-  private var effects: Slab<Effect>
-  package private(set) var count = 0
+///
+/// Drips, of which there are most by far, have a lane of their own and are carried out before the others. That
+/// changes nothing: what else may be ordered for a slot in the same fact is to watch it, or comes after.
+@frozen
+public struct EffectQueue: ~Copyable {
+  @usableFromInline var effects: Slab<Effect>
+  @usableFromInline var filled = 0
+  @usableFromInline var drips: Slab<Drip>
+  /// How many bytes are to be sent.
+  @inlinable public var dripCount: Int { dripped }
+  @usableFromInline var dripped = 0
+  /// How many drips there may be before the driver must carry them out; at most 256, as at first. Mail that is
+  /// under way at the same time waits for so many sends, some 4 µs each.
+  public var dripLimit = 256 { didSet { dripLimit = min(max(dripLimit, 1), drips.capacity) } }
+  /// How many orders wait.
+  @inlinable public var count: Int { filled }
   /// How many orders a single fact may cause at most. Every fact stays far below it; expiring timers
   /// stop early and are called again (see `Engine.timeReached`).
-  package static let reserve = 32
+  @inlinable public static var reserve: Int { 32 }
 
-  package init(capacity: Int = 1_024) {
+  /// - Parameter capacity: at least twice `reserve` is taken.
+  public init(capacity: Int = 1_024) {
     effects = Slab(
       capacity: max(capacity, 2 * Self.reserve),
       repeating: .close(Slot(index: 0, generation: 0)))
+    drips = Slab(capacity: 256, repeating: Drip(Slot(index: 0, generation: 0), 0))
   }
 
-  package var isNearlyFull: Bool { count + Self.reserve > effects.capacity }
-
-  package mutating func append(_ effect: Effect) {
-    invariant(count < effects.capacity, "one fact caused more than \(effects.capacity) orders")
-    effects[count] = effect
-    count += 1
+  /// Whether a single fact may no longer fit.
+  @inlinable public var isNearlyFull: Bool {
+    filled &+ Self.reserve > effects.capacity || isFullOfDrips
   }
 
-  package subscript(_ index: Int) -> Effect { effects[index] }
+  @inlinable public var isFullOfDrips: Bool {
+    UInt(bitPattern: dripped) >= UInt(bitPattern: dripLimit)
+  }
 
-  package mutating func removeAll() { count = 0 }
+  /// More than `capacity` is a fault of ours and ends the process.
+  @inlinable @inline(__always)
+  public mutating func append(_ effect: Effect) {
+    if filled >= effects.capacity { Self.tooMany(filled, dripped) }
+    effects[filled] = effect
+    filled &+= 1
+  }
+
+  @inlinable @inline(__always)
+  public mutating func append(_ drip: Drip) {
+    if UInt(bitPattern: dripped) >= UInt(bitPattern: drips.capacity) {
+      Self.tooMany(filled, dripped)
+    }
+    drips[dripped] = drip
+    dripped &+= 1
+  }
+
+  @inline(never)
+  @usableFromInline
+  static func tooMany(_ filled: Int, _ dripped: Int) -> Never {
+    invariantFailed("one fact caused more than \(filled) orders or \(dripped) drips")
+  }
+
+  /// The order at `index`, from 0.
+  @inlinable public subscript(_ index: Int) -> Effect { effects[index] }
+
+  /// The byte to send at `index`, from 0.
+  @inlinable public func drip(at index: Int) -> Drip { drips[index] }
+
+  /// To be called when all are carried out.
+  @inlinable public mutating func removeAll() {
+    filled = 0
+    dripped = 0
+  }
 }

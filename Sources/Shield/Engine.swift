@@ -35,7 +35,7 @@ package struct Engine: ~Copyable {
   let salt: UInt64
   /// Which of the sets of ready texts is in use; the others may still be going out.
   var textSet = 0
-  var texts: [Region] = []
+  var lines = InlineArray<16, PitLine>(repeating: PitLine())
   /// When room was last made.
   var lastRelief = Instant.origin
   private let staysPut = StaysPut()
@@ -215,7 +215,12 @@ package struct Engine: ~Copyable {
   package mutating func timeReached(_ now: Instant, into effects: inout EffectQueue) -> Bool {
     keepProbing(now: now, into: &effects)
     relieve(now: now)
+    let tick = wheel.tickAtOrBefore(now)
+    let most = isDraining ? 0 : UInt32(clamping: tarpitTime / 10_000)
+    defer { wheel.settle() }
     while !effects.isNearlyFull {
+      guard let first = wheel.peekExpired(now: now) else { return false }
+      if drip(from: first, tick: tick, most: most, into: &effects) { continue }
       guard let index = wheel.popExpired(now: now) else { return false }
       if isClient(index) {
         clientTimer(index, now: now, into: &effects)
@@ -256,10 +261,8 @@ package struct Engine: ~Copyable {
         }
       }
     }
-    if renamed {
-      textSet = (textSet + 1) % Layout.textSets
-      prepareTexts()
-    }
+    if renamed { textSet = (textSet + 1) % Layout.textSets }
+    prepareTexts()
   }
 
   /// Begins to stop: nobody new, idle clients get 421, transactions may end.
@@ -309,8 +312,8 @@ package enum Footprint {
     MemoryLayout<Session>.stride + Layout.heloBytes + 2 * Layout.pathBytes + Layout.outboxBytes
   }
   package static var link: Int { MemoryLayout<Link>.stride + 8 + Layout.linkStride }
-  /// A journal entry, in the engine's journal and in the queue to the log, which is there twice.
-  package static var journalEntry: Int { 3 * MemoryLayout<JournalEntry>.stride }
+  /// A journal entry, in the engine's journal and in the queue to the log.
+  package static var journalEntry: Int { 2 * MemoryLayout<JournalEntry>.stride }
 }
 
 /// Where in the arena whose bytes are.
@@ -377,19 +380,22 @@ extension Engine {
       count: Layout.pathBytes)
   }
 
-  /// Writes the ready texts of the set in use. Called at start and when our name changes.
+  /// Writes the ready texts of the set in use, and at what pace they are said. Called at start and with each
+  /// policy.
   mutating func prepareTexts() {
     let host = policy.hostname
-    texts = PitText.allCases.map { text in
+    for text in PitText.allCases {
       let place = textSet * PitText.allCases.count + Int(text.rawValue)
       let region = Region(offset: place * Layout.textBytes, count: Layout.textBytes)
       let bytes = Array(text.words(host: host).utf8.prefix(Layout.textBytes))
       arena.write(bytes.span, at: region.offset)
-      return region.prefix(bytes.count)
+      lines[Int(text.rawValue)] = PitLine(
+        region.prefix(bytes.count), span: policy.delays[stage(of: text)].bad)
     }
   }
 
-  func text(_ text: PitText) -> Region { texts[Int(text.rawValue)] }
+  func line(_ text: PitText) -> PitLine { lines[Int(text.rawValue)] }
+  func text(_ text: PitText) -> Region { line(text).region }
 
   /// The id under which client, log and `explain` know a session: made, not stored.
   func sessionID(_ i: Int) -> UInt64 {

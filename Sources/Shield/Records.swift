@@ -51,11 +51,13 @@ package struct ConnectionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let logged = ConnectionFlags(rawValue: 256)
   /// Was let through to the downstream.
   static let passed = ConnectionFlags(rawValue: 512)
+  /// A session is attached to it.
+  static let leased = ConnectionFlags(rawValue: 1_024)
   // 12 bits at most: see `Connection`.
   static let counts: ConnectionFlags = [.counted, .countedBad]
 }
 
-/// A client connection: everything that must be kept while it is merely held, in 44 bytes.
+/// A client connection: everything that must be kept while it is merely held, in 40 bytes.
 ///
 /// What is small shares words, because there may be a million of these; nothing outside sees how.
 package struct Connection: BitwiseCopyable, Sendable {
@@ -65,12 +67,10 @@ package struct Connection: BitwiseCopyable, Sendable {
   private var life: UInt32 = 0
   /// Signals (26 bits), state (4), tier (2).
   private var standing: UInt32 = 0
-  /// Its session, or -1.
-  package var session: Int32 = -1
+  /// The session it leases, or in the tarpit the replies owed: nobody has both.
+  private var lease: UInt32 = 0
   /// When it came, in ticks of 10 ms since the origin (497 days).
   package var accepted: UInt32 = 0
-  /// Tarpit: replies still owed, one class of command per 4 bits, the next one lowest.
-  package var owed: UInt32 = 0
   package var port: UInt16 = 0
   /// Artificial delay so far, in ticks, held at the maximum of 655 s.
   package var delayed: UInt16 = 0
@@ -94,6 +94,22 @@ package struct Connection: BitwiseCopyable, Sendable {
     }
   }
 
+  /// Its session, or -1.
+  package var session: Int32 {
+    get { flags.contains(.leased) ? Int32(truncatingIfNeeded: lease) : -1 }
+    set {
+      if newValue < 0 { flags.remove(.leased) } else { flags.insert(.leased) }
+      lease = UInt32(max(newValue, 0))
+    }
+  }
+
+  /// Tarpit: replies still owed, one class of command per 4 bits, the next one lowest. Only for who has no
+  /// session: with one it is and stays 0.
+  package var owed: UInt32 {
+    get { flags.contains(.leased) ? 0 : lease }
+    set { if !flags.contains(.leased) { lease = newValue } }
+  }
+
   /// 24 bits.
   package var generation: UInt32 {
     get { life & 0xFF_FFFF }
@@ -115,6 +131,11 @@ package struct Connection: BitwiseCopyable, Sendable {
     set { standing = standing & ~(15 << 26) | UInt32(newValue.rawValue) << 26 }
   }
 
+  /// Whether it is in the tarpit and a reply is being dripped to it: `state`, for the hot path.
+  package var isDripping: Bool {
+    standing >> 26 & 15 == UInt32(ConnectionState.dripping.rawValue)
+  }
+
   package var tier: Tier {
     get { Tier(rawValue: UInt8(standing >> 30)) ?? .clean }
     set { standing = standing & 0x3FFF_FFFF | UInt32(newValue.rawValue) << 30 }
@@ -125,6 +146,11 @@ package struct Connection: BitwiseCopyable, Sendable {
     get { progress & 1_023 }
     set { progress = progress & ~1_023 | min(newValue, 1_023) }
   }
+
+  /// `position`, for the hot path.
+  var nextStep: UInt32 { UInt32(progress) & 1_023 }
+  /// One byte more is out. No text has more bytes than `position` counts.
+  mutating func takeStep() { progress &+= 1 }
 
   /// Tarpit: what is known of the first word of the line that is coming in.
   var word: PitWord {
@@ -142,6 +168,9 @@ package struct Connection: BitwiseCopyable, Sendable {
     get { PitText(rawValue: UInt8(marks >> 12)) ?? .banner }
     set { marks = marks & 0xFFF | UInt16(newValue.rawValue) << 12 }
   }
+
+  /// The number of that text.
+  package var textNumber: Int { Int(marks >> 12) }
 }
 
 /// How far a line has come to be one of the commands that have a reply of their own in the tarpit, by its
@@ -449,4 +478,47 @@ package enum PitText: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case banner, helo, ehlo, mail, recipient, data, done, unknown, starttls, quit, tooMany, timeout,
     shed,
     rejected, busy, crowded
+}
+
+/// A ready text in the arena, and at what pace the tarpit says it.
+struct PitLine: BitwiseCopyable, Sendable {
+  /// Where in the arena it begins.
+  var offset: UInt32 = 0
+  /// How many bytes it has.
+  var count: UInt16 = 0
+  /// A place on the grid of drips is 2^grid ticks.
+  var grid: UInt8 = 0
+  /// Places from a byte to the next one, with 16 bits of fraction.
+  private var pace: UInt32 = 0
+
+  init() {}
+
+  /// - Parameter span: from the order to say it to its last byte, in microseconds.
+  init(_ region: Region, span: Int64) {
+    offset = UInt32(region.offset)
+    count = UInt16(region.count)
+    let ticks = UInt64(max(span, 0)) / 10_000
+    let length = UInt64(max(region.count, 1))
+    // On a grid of 40 ms, so that many drips are one submission: at 100,000 a second over six rings every tick
+    // for itself took 0.0055 ring enters a byte. Texts that are said faster keep to the ticks.
+    grid = ticks >= 8 * length ? 2 : 0
+    // Rounded up, by less than a place in the whole text.
+    pace = UInt32(clamping: ((ticks >> UInt64(grid)) << 16 + length - 1) / length)
+  }
+
+  var region: Region { Region(offset: Int(offset), count: Int(count)) }
+
+  /// The tick at which the byte at `position` is due, seen from the tick that was due before it.
+  ///
+  /// Byte n of `count` is due (n + 1)/count of the span after the first: the differences are taken between
+  /// whole places, so nothing adds up. From a place, not from the moment when we came to it, or every byte
+  /// would be late by a tick.
+  @inline(__always)
+  func due(_ position: UInt32, after tick: Int64) -> Int64 {
+    let pace = UInt64(pace)
+    let before = UInt64(position) &* pace
+    let places = Int64(truncatingIfNeeded: (before &+ pace) >> 16 &- before >> 16)
+    let grid = Int64(grid)
+    return (tick &>> grid &+ places) &<< grid
+  }
 }

@@ -17,11 +17,15 @@ extension Engine {
   }
 
   /// Puts a connection into the tarpit and begins to drip `text`, spread over the delay of its stage.
+  ///
+  /// - Parameter owed: the replies that come after it. None where the kernel may still write into the session's
+  ///   input: the peer is cut off when it speaks (`Engine.filled`).
   mutating func enterTarpit(
-    _ i: Int, _ text: PitText, now: Instant, into effects: inout EffectQueue
+    _ i: Int, _ text: PitText, owed: UInt32 = 0, now: Instant, into effects: inout EffectQueue
   ) {
     dropLink(of: i, now: now, into: &effects)
     returnSession(i)
+    connections[i].owed = owed
     if !connections[i].flags.contains(.countedBad) {
       let held = open.increment(badKey(connections[i].address))
       if held != nil { connections[i].flags.insert(.countedBad) }
@@ -51,29 +55,40 @@ extension Engine {
     connections[i].state = .dripping
     connections[i].text = text
     connections[i].position = 0
-    armDrip(i, now: now)
+    wheel.set(
+      i, atTick: line(text).due(0, after: wheel.tickAtOrBefore(now)))
     effects.append(.watch(slot(client: i)))
   }
 
-  /// Sets the time of the next byte.
+  /// Sends the next byte of each peer whose time has come, as long as one is to follow and the peer's time is
+  /// not up: what nearly every timer of a tarpit is for.
   ///
-  /// Byte n of the reply's `length` is due n/length of its span after the first: the differences are taken
-  /// between whole ticks, so nothing adds up. Counted from the tick that was due, not from when we came
-  /// to it, or every byte would be late by a tick.
-  private mutating func armDrip(_ i: Int, now: Instant) {
-    let length = max(text(connections[i].text).count, 1)
-    let position = Int(connections[i].position)
-    let span = Int(policy.delays[stage(of: connections[i].text)].bad / 10_000)
-    let ticks = span * (position + 1) / length - span * position / length
-    let tick = now.microseconds / 10_000
-    // On a grid of 50 ms, so that many drips are one submission: 100,000 a second over six rings took 0.0055 ring
-    // enters a byte without it. From a place on the grid, of five steps of 5k + r ticks r are a place longer:
-    // nothing adds up here either, and no byte is 50 ms off its time.
-    // Counted from the place that was due, not from a tick later when we came to it.
-    let due =
-      ticks >= 10
-      ? (tick / 5 * 5 + Int64(ticks + position * 3 % 5)) / 5 * 5 : tick + Int64(ticks)
-    wheel.set(i, at: Instant(microseconds: due * 10_000))
+  /// - Parameter first: the first whose time has come.
+  /// - Returns: false if for the first one there is more to decide.
+  mutating func drip(
+    from first: Int, tick: Int64, most: UInt32, into effects: inout EffectQueue
+  ) -> Bool {
+    let before = effects.dripCount
+    var i = first
+    while i < connections.capacity, !effects.isFullOfDrips {
+      guard connections[i].isDripping,
+        UInt32(truncatingIfNeeded: tick) &- connections[i].accepted < most
+      else { break }
+      let line = lines[connections[i].textNumber]
+      let position = connections[i].nextStep
+      let next = position &+ 1
+      guard next < line.count else { break }
+      effects.append(
+        Drip(
+          Slot(index: UInt32(truncatingIfNeeded: i), generation: connections[i].generation),
+          arena[Int(line.offset &+ position)]))
+      connections[i].takeStep()
+      i = wheel.renew(i, atTick: line.due(next, after: tick))
+    }
+    let sent = effects.dripCount - before
+    counters.drips &+= UInt64(sent)
+    counters.bytesOut &+= UInt64(sent)
+    return sent > 0
   }
 
   mutating func tarpitTimer(_ i: Int, now: Instant, into effects: inout EffectQueue) {
@@ -93,16 +108,16 @@ extension Engine {
       refuse(i, .timeout, now: now, into: &effects)
       return
     }
-    let region = text(connections[i].text)
+    let line = line(connections[i].text)
     let position = Int(connections[i].position)
-    if position < region.count {
-      effects.append(.drip(slot(client: i), arena[region.offset + position]))
+    if position < Int(line.count) {
+      effects.append(Drip(slot(client: i), arena[Int(line.offset) + position]))
       counters.drips += 1
       counters.bytesOut += 1
       connections[i].position += 1
     }
-    if position + 1 < region.count {
-      armDrip(i, now: now)
+    if position + 1 < Int(line.count) {
+      wheel.set(i, atTick: line.due(UInt32(position) + 1, after: wheel.tickAtOrBefore(now)))
     } else if connections[i].flags.contains(.last) {
       beginDraining(i, now: now, into: &effects)
     } else {
@@ -150,7 +165,7 @@ extension Engine {
   }
 
   /// Over which stage's delay a text is spread.
-  private func stage(of text: PitText) -> Stage {
+  func stage(of text: PitText) -> Stage {
     switch text {
     case .banner: .banner
     case .helo, .ehlo: .helo
@@ -166,12 +181,14 @@ extension Engine {
   mutating func heardInPit(
     _ i: Int, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
   ) {
-    guard owe(i, bytes) else {
+    var owed = connections[i].owed
+    guard owe(i, bytes, &owed) else {
       connections[i].flags.insert(.last)
       connections[i].owed = 0
       drip(i, .tooMany, now: now, into: &effects)
       return
     }
+    connections[i].owed = owed
     answerNext(i, now: now, into: &effects)
   }
 
@@ -179,12 +196,13 @@ extension Engine {
   /// its end comes, so that it makes no difference how the bytes are split.
   ///
   /// - Returns: false if there are more lines than can be kept.
-  mutating func owe(_ i: Int, _ bytes: Span<UInt8>) -> Bool {
+  mutating func owe(_ i: Int, _ bytes: Span<UInt8>, _ owed: inout UInt32) -> Bool {
     for k in 0..<bytes.count {
       let byte = bytes[k]
       if byte == UInt8(ascii: "\n") {
-        if connections[i].owed >> 28 != 0 { return false }
-        connections[i].owed |= heard(connections[i].word).rawValue << owedShift(i)
+        if owed >> 28 != 0 { return false }
+        let used = UInt32(32 - owed.leadingZeroBitCount)
+        owed |= heard(connections[i].word).rawValue << ((used + 3) / 4 * 4)
         connections[i].word = .none
         connections[i].flags.remove(.pastWord)
       } else if !connections[i].flags.contains(.pastWord) {
@@ -197,11 +215,6 @@ extension Engine {
       }
     }
     return true
-  }
-
-  private func owedShift(_ i: Int) -> UInt32 {
-    let used = 32 - connections[i].owed.leadingZeroBitCount
-    return UInt32((used + 3) / 4 * 4)
   }
 
   private func heard(_ word: PitWord) -> Heard {
@@ -233,21 +246,19 @@ extension Engine {
     let region = input(s)
     let start = Int(sessions[s].inputStart)
     let count = min(Int(sessions[s].inputEnd) - start, 512)
-    connections[i].owed = 0
     connections[i].word = .none
     connections[i].flags.remove(.pastWord)
     var kept = InlineArray<512, UInt8>(repeating: 0)
     for k in 0..<count { kept[k] = arena[region.offset + start + k] }
-    let fits = owe(i, kept.span.extracting(0..<count))
+    var owed: UInt32 = 0
+    let fits = owe(i, kept.span.extracting(0..<count), &owed)
     guard fits else {
       connections[i].flags.insert(.last)
-      connections[i].owed = 0
       enterTarpit(i, .tooMany, now: now, into: &effects)
       return
     }
-    let first = Heard(rawValue: connections[i].owed & 15) ?? .unknown
-    connections[i].owed >>= 4
+    let first = Heard(rawValue: owed & 15) ?? .unknown
     if first == .quit { connections[i].flags.insert(.last) }
-    enterTarpit(i, answer(to: first), now: now, into: &effects)
+    enterTarpit(i, answer(to: first), owed: owed >> 4, now: now, into: &effects)
   }
 }

@@ -147,6 +147,14 @@ package struct VirtualDriver: ~Copyable {
   }
 
   private mutating func carryOut() {
+    for k in 0..<effects.dripCount {
+      let drip = effects.drip(at: k)
+      let i = Int(drip.slot.index)
+      if !sockets[i].isBroken {
+        sockets[i].outbound.append(drip.byte)
+        sockets[i].times.append(now)
+      }
+    }
     var k = 0
     while k < effects.count {
       switch effects[k] {
@@ -161,12 +169,6 @@ package struct VirtualDriver: ~Copyable {
         let isFree = sockets[i].pendingSend == nil
         invariant(isFree, "two sends at once on slot \(slot)")
         sockets[i].pendingSend = region
-      case .drip(let slot, let byte):
-        let i = Int(slot.index)
-        if !sockets[i].isBroken {
-          sockets[i].outbound.append(byte)
-          sockets[i].times.append(now)
-        }
       case .connect(let slot, _):
         let i = Int(slot.index)
         sockets[i] = Socket()

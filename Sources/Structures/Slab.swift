@@ -205,13 +205,14 @@ public struct Arena: ~Copyable {
     (base + offset).update(from: base + region.offset, count: region.count)
   }
 
-  public subscript(_ offset: Int) -> UInt8 {
+  /// The byte at `offset`.
+  @inlinable public subscript(_ offset: Int) -> UInt8 {
     get {
-      check(Region(offset: offset, count: 1))
+      precondition(UInt(bitPattern: offset) < UInt(bitPattern: count), "byte outside the arena")
       return base[offset]
     }
     set {
-      check(Region(offset: offset, count: 1))
+      precondition(UInt(bitPattern: offset) < UInt(bitPattern: count), "byte outside the arena")
       base[offset] = newValue
     }
   }

@@ -61,6 +61,13 @@ public struct TimingWheel: ~Copyable {
   public let capacity: Int
   /// How many timers are set.
   @usableFromInline package var armed: Int
+  /// The timers at the front of the due list, up to `runLast`, that all go to `runSlot`, set for one tick; none
+  /// while the slot is -1.
+  @usableFromInline package var runSlot: Int
+  @usableFromInline package var runLast: Int
+  @usableFromInline package var runTick: Int64
+  /// Their deadline, where an entry has it.
+  @usableFromInline package var runDeadline: UInt64
 
   /// How many timers there can be: their numbers and those of the slots have 20 bits, one of which is none.
   @inlinable public static var capacityMax: Int { (1 << 20) - 2 - dueSlot }
@@ -88,6 +95,10 @@ public struct TimingWheel: ~Copyable {
     // One whole tick back when the start is negative and no multiple: still no timer fires early.
     position = start.microseconds / tick.microseconds - (start.microseconds < 0 ? 1 : 0)
     armed = 0
+    runSlot = -1
+    runLast = 0
+    runTick = .min
+    runDeadline = 0
     occupied = InlineArray(repeating: 0)
     entries = Slab(
       capacity: capacity + slots, repeating: Entry(next: Entry.none, previous: 0, deadline: 0))
@@ -112,22 +123,31 @@ public struct TimingWheel: ~Copyable {
   ///     ahead (23 hours at 10 ms) is taken as that far.
   @inlinable
   public mutating func set(_ index: Int, at deadline: Instant) {
-    checkIndex(index)
-    if entries[index].isSet { unlink(index) } else { armed &+= 1 }
     if deadline == .distantFuture {
-      armed &-= 1
-      return
+      cancel(index)
+    } else {
+      set(index, atTick: tickAtOrAfter(deadline))
     }
-    let tick = max(
-      min(tickAtOrAfter(deadline), position + TimingWheel.reach), position - TimingWheel.reach)
-    entries[index].deadline = UInt64(truncatingIfNeeded: tick) & 0xFF_FFFF
-    link(index, slot(for: tick))
+  }
+
+  /// The same, for who counts in ticks.
+  ///
+  /// - Parameter tick: since `Instant.origin`; further than 2^23 ticks ahead is taken as that far.
+  @inlinable
+  public mutating func set(_ index: Int, atTick tick: Int64) {
+    checkIndex(index)
+    settle()
+    if entries[index].isSet { unlink(index) } else { armed &+= 1 }
+    let ahead = max(min(tick &- position, TimingWheel.reach), -TimingWheel.reach)
+    let tick = position &+ ahead
+    link(index, slot(for: tick), UInt64(truncatingIfNeeded: tick) & 0xFF_FFFF)
   }
 
   /// Takes the timer of `index` away, if there is one.
   @inlinable
   public mutating func cancel(_ index: Int) {
     checkIndex(index)
+    settle()
     guard entries[index].isSet else { return }
     unlink(index)
     armed &-= 1
@@ -153,14 +173,27 @@ public struct TimingWheel: ~Copyable {
   /// - Parameter now: must not go backwards; an earlier time than before is taken as the same time.
   @inlinable
   public mutating func popExpired(now: Instant) -> Int? {
+    guard let first = peekExpired(now: now) else { return nil }
+    settle()
+    unlink(first)
+    armed &-= 1
+    return first
+  }
+
+  /// The same, but its timer stays set: to be followed by `renew`, or by `popExpired` for the same one.
+  @inlinable @inline(__always)
+  public mutating func peekExpired(now: Instant) -> Int? {
+    let due = capacity &+ TimingWheel.dueSlot
+    let first = entries[runSlot < 0 ? due : runLast].next
+    return first != due ? first : nextTurn(now: now)
+  }
+
+  /// Goes on until something is due, or `now` is reached.
+  @usableFromInline
+  mutating func nextTurn(now: Instant) -> Int? {
+    settle()
     let due = capacity + TimingWheel.dueSlot
-    while true {
-      let first = entries[due].next
-      if first != due {
-        unlink(first)
-        armed &-= 1
-        return first
-      }
+    while occupied[7] == 0 {
       let target = tickAtOrBefore(now)
       if target <= position { return nil }
       let event = nextEvent()
@@ -170,14 +203,71 @@ public struct TimingWheel: ~Copyable {
       }
       advance(to: event)
     }
+    return entries[due].next
+  }
+
+  /// Sets anew the timer that `peekExpired` has just named.
+  ///
+  /// A run of timers with one deadline moves as a whole, without being taken apart: what ticks regularly
+  /// costs a few instructions a time.
+  ///
+  /// - Parameter tick: since `Instant.origin`; further than 2^23 ticks ahead is taken as that far.
+  /// - Returns: the next index whose time has come, as `peekExpired` would name it; one that is no index says
+  ///   nothing.
+  @inlinable @inline(__always)
+  public mutating func renew(_ index: Int, atTick tick: Int64) -> Int {
+    assert(
+      index == entries[runSlot < 0 ? capacity + TimingWheel.dueSlot : runLast].next,
+      "timer \(index) was not peeked")
+    if tick != runTick { beginRun(tick) }
+    let rest = entries[index].bits & 0xFF_FFFF_FFFF
+    entries[index].bits = rest | runDeadline
+    runLast = index
+    return Int(truncatingIfNeeded: rest & Entry.linkMask)
+  }
+
+  @usableFromInline
+  mutating func beginRun(_ tick: Int64) {
+    settle()
+    let ahead = max(min(tick &- position, TimingWheel.reach), -TimingWheel.reach)
+    runTick = tick
+    runSlot = slot(for: position &+ ahead)
+    runDeadline = UInt64(truncatingIfNeeded: position &+ ahead) << 40
+  }
+
+  /// Moves the run to the end of its slot's list.
+  @inlinable @inline(__always)
+  public mutating func settle() {
+    if runSlot >= 0 { moveRun() }
+  }
+
+  @usableFromInline
+  mutating func moveRun() {
+    let head = capacity &+ runSlot
+    let due = capacity &+ TimingWheel.dueSlot
+    let first = entries[due].next
+    let after = entries[runLast].next
+    entries[due].next = after
+    entries[after].previous = due
+    if after == due { occupied[7] = 0 }
+    let last = entries[head].previous
+    entries[last].next = first
+    entries[first].previous = last
+    entries[runLast].next = head
+    entries[head].previous = runLast
+    occupied[runSlot >> 6] |= 1 << UInt64(runSlot & 63)
+    runSlot = -1
+    runTick = .min
   }
 
   /// How long one may sleep: no timer expires before this moment. Nil when none is set.
   ///
   /// Exact when the next timer is less than 256 ticks away, otherwise perhaps early (never late): the
-  /// moment at which a group of timers comes down a level. `now` is returned when something is due.
+  /// moment at which a group of timers comes down a level. `now` is returned when something is due. Not to be
+  /// asked between `renew` and what follows it.
   @inlinable
   public func nextDeadline(now: Instant) -> Instant? {
+    invariant(runSlot < 0, "the wheel is asked in the middle of a run")
     if armed == 0 { return nil }
     if occupied[7] != 0 { return now }
     return Instant(microseconds: nextEvent() &* tickMicroseconds)
@@ -210,7 +300,7 @@ public struct TimingWheel: ~Copyable {
   /// A slot of level L is emptied when `position` reaches the start of its stretch of time. Choosing
   /// the level by distance keeps that start between `position` and the deadline: a timer at level 1
   /// or above is at least one and at most 64 slots ahead, so a slot never holds two turns at once.
-  @inlinable
+  @inlinable @inline(__always)
   public func slot(for tick: Int64) -> Int {
     let distance = tick &- position
     if distance <= 0 { return TimingWheel.dueSlot }
@@ -270,28 +360,29 @@ public struct TimingWheel: ~Copyable {
   public mutating func bringDown(level: Int) {
     let shift = Int64(2 &+ 6 &* level)
     if position & (1 << shift &- 1) != 0 { return }
-    let slot = 192 &+ 64 &* level &+ Int(position >> shift & 63)
-    if occupied[slot >> 6] >> UInt64(slot & 63) & 1 == 0 { return }
-    let head = capacity &+ slot
+    let place = 192 &+ 64 &* level &+ Int(position >> shift & 63)
+    if occupied[place >> 6] >> UInt64(place & 63) & 1 == 0 { return }
+    let head = capacity &+ place
     // No timer comes back to this slot: from an aligned position the furthest place is 63 slots ahead.
     while true {
       let first = entries[head].next
       if first == head { return }
+      let tick = fullDeadline(first)
       unlink(first)
-      link(first, self.slot(for: fullDeadline(first)))
+      link(first, slot(for: tick), UInt64(truncatingIfNeeded: tick) & 0xFF_FFFF)
     }
   }
 
   // Lists
 
   @inlinable
-  public mutating func link(_ index: Int, _ slot: Int) {
+  public mutating func link(_ index: Int, _ slot: Int, _ deadline: UInt64) {
     let head = capacity &+ slot
     let last = entries[head].previous
-    entries[index] = Entry(next: head, previous: last, deadline: entries[index].deadline)
+    entries[index] = Entry(next: head, previous: last, deadline: deadline)
     entries[last].next = index
     entries[head].previous = index
-    occupied[slot >> 6] |= 1 << UInt64(slot & 63)
+    if last == head { occupied[slot >> 6] |= 1 << UInt64(slot & 63) }
   }
 
   @inlinable
@@ -328,8 +419,13 @@ public struct TimingWheel: ~Copyable {
   @inlinable
   @inline(__always)
   public func checkIndex(_ index: Int) {
-    invariant(
-      UInt(bitPattern: index) < UInt(bitPattern: capacity),
-      "timer \(index) of a wheel of \(capacity)")
+    if UInt(bitPattern: index) >= UInt(bitPattern: capacity) { Self.noTimer(index, capacity) }
+  }
+
+  // A method would copy the wheel to the stack for its sake.
+  @inline(never)
+  @usableFromInline
+  static func noTimer(_ index: Int, _ capacity: Int) -> Never {
+    invariantFailed("timer \(index) of a wheel of \(capacity)")
   }
 }

@@ -179,6 +179,41 @@ public struct Ring: ~Copyable {
     }
   }
 
+  /// Sends one byte on each of `count` slots, each without a completion unless it fails, and without waiting
+  /// for room.
+  ///
+  /// - Parameter order: the slot, the byte and the token of number 0 ..< count.
+  @inlinable @inline(__always)
+  public mutating func sendBytes(
+    count: Int, _ order: (Int) -> (slot: Int32, byte: UnsafePointer<UInt8>, token: Token)
+  ) {
+    var model = io_uring_sqe()
+    let flags = CURING_MSG_NOSIGNAL | CURING_MSG_WAITALL | CURING_MSG_DONTWAIT
+    io_uring_prep_send(&model, 0, nil, 1, Int32(flags))
+    model.flags |= Ring.fixedFile | UInt8(CURING_SKIP_SUCCESS)
+    var done = 0
+    while done < count {
+      var taken: UInt32 = 0
+      var entry = curing_take(ring, UInt32(truncatingIfNeeded: count &- done), &taken)
+      if taken == 0 {
+        // Full: this hands over what is there and gives one.
+        entry = entryAfterSubmitting()
+        taken = 1
+      }
+      guard var place = entry else { break }
+      for k in done..<(done &+ Int(taken)) {
+        let (slot, byte, token) = order(k)
+        place.pointee = model
+        place.pointee.fd = slot
+        place.pointee.addr = UInt64(UInt(bitPattern: byte))
+        place.pointee.user_data = token.bits
+        place += 1
+      }
+      done &+= Int(taken)
+    }
+    counters.submissions &+= UInt64(count)
+  }
+
   // MARK: - Downstream sockets
 
   /// Makes a socket directly in `slot`; whatever was there is closed. No SOCK_CLOEXEC (-EINVAL): a

@@ -2,6 +2,7 @@
 """What a held connection takes and what a dripped byte costs: the sections hold, drip and million."""
 
 import math
+import pathlib
 import re
 import resource
 import shutil
@@ -244,56 +245,31 @@ def lateness(peer, count, seconds):
 
 
 def instructions(report):
-    """User instructions of a drip, by callgrind, as a slope.
+    """User instructions of a drip, by callgrind: the real driver on one thread, in runs of two lengths.
 
-    Of two windows of different length within a run the difference is taken, so that it does not matter when
-    exactly counting was switched on and off; of two numbers of connections the difference again, so that
-    what a tick costs whoever is there falls out. The start and the accepts are in none of them.
+    Their difference is what the drips cost and what a tick costs for all of them; the start is in both.
     """
-    if not shutil.which("valgrind"):
-        report.skip("instructions of a drip", "valgrind is not installed")
+    program = pathlib.Path(harness.SLUICE).parent / "drip-benchmark"
+    if not shutil.which("valgrind") or not program.exists():
+        report.skip("instructions of a drip", f"valgrind or {program.name} is not there")
         return
-    few, many, short, long = 1_000, 5_000, 2, 8
-    try:
-        with peers.folder() as place:
-            # Valgrind of Debian 12 gives up at the debugging information that Swift writes.
-            binary = place / "sluice"
-            subprocess.run(["strip", "--strip-debug", "-o", binary, harness.SLUICE], check=True)
-            (one, _), (two, rate) = (counted(binary, count, short, long) for count in (few, many))
-    except (AssertionError, OSError, subprocess.SubprocessError) as failure:
-        report.skip("instructions of a drip", str(failure).splitlines()[0][:200])
-        return
-    slope = (two - one) / ((many - few) * (long - short))
-    report.row("user instructions of a drip", [slope], budget="drip.instructions",
-               note=f"callgrind, {few:,} and {many:,} held; {rate:,.0f} drips/s came")
-
-
-def counted(binary, count, short, long):
-    """By how much more a daemon counts in a long window than in a short one; its drips a second."""
+    counts, drips, held = [], [], 1_000
     with peers.folder() as place:
-        wrap = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={place}/out"]
-        with peers.sluice(config=dripping(1, 1), access="127.0.0.0/8 bad\n", binary=binary, wrap=wrap) as peer:
-
-            def tell(*words):
-                subprocess.run(["vgdb", f"--pid={peer.pid}", *words], check=True, capture_output=True, timeout=30)
-
-            # The flood counts what came: the daemon may not get at its signals in there.
-            with Flood(peer, count, "--sweep", 0.5, ramp=60) as flood:
-                time.sleep(1.5)
-                before, began = flood.counts()["bytes"], time.monotonic()
-                for seconds in (short, long):
-                    tell("instrumentation", "on")
-                    time.sleep(seconds)
-                    tell("instrumentation", "off")
-                    tell("dump")
-                rate = (flood.counts()["bytes"] - before) / (time.monotonic() - began)
-        if rate < 0.9 * count:
-            raise AssertionError(f"{rate:.0f} drips/s of {count}: callgrind is too slow here")
-        totals = []
-        for number in (1, 2):
-            text = (place / f"out.{number}").read_text()
-            totals.append(int(re.search(r"^totals: (\d+)", text, re.M).group(1)))
-        return totals[1] - totals[0], rate
+        # Valgrind of Debian 12 gives up at the debugging information that Swift writes.
+        subprocess.run(["strip", "--strip-debug", "-o", place / program.name, program], check=True)
+        for wanted in (20_000, 80_000):
+            done = subprocess.run(
+                ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", place / program.name, str(held),
+                 str(wanted)], capture_output=True, text=True, timeout=120, preexec_fn=machine.die_with_parent)
+            count = re.search(r"Collected : (\d+)", done.stderr)
+            dripped = re.search(r"drips=(\d+)", done.stdout)
+            if not count or not dripped:
+                report.skip("instructions of a drip", (done.stdout + done.stderr)[-200:])
+                return
+            counts.append(int(count.group(1)))
+            drips.append(int(dripped.group(1)))
+    report.row("user instructions of a drip", [(counts[1] - counts[0]) / (drips[1] - drips[0])],
+               budget="drip.instructions", note=f"callgrind, {held:,} held, all hear the same text")
 
 
 # A million.

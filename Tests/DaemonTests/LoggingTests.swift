@@ -2,10 +2,43 @@
 import Foundation
 import Glibc
 import Logging
+import Shield
 import Structures
 import Testing
 
 @testable import Daemon
+
+struct JournalQueueTests {
+  @Test("entries come out once, in order, in portions; what does not fit is counted")
+  func portions() {
+    let queue = JournalQueue(capacity: 200)
+    var portion: [JournalEntry] = []
+    var (expected, next, dropped) = (0, 0, UInt64(0))
+    for round in 0..<48 {
+      for _ in 0..<(round % 7 * 40) {
+        queue.append(JournalEntry(.connect, at: Instant(microseconds: Int64(next))))
+        next += 1
+      }
+      let lost = queue.take(&portion)
+      #expect(portion.count <= JournalQueue.portion)
+      dropped += lost
+      // What was dropped is the newest, so the order has gaps but never goes back.
+      for entry in portion {
+        #expect(entry.at.microseconds >= Int64(expected))
+        expected = Int(entry.at.microseconds) + 1
+      }
+    }
+    var taken = 0
+    repeat {
+      dropped += queue.take(&portion)
+      taken += portion.count
+    } while !portion.isEmpty
+    #expect(dropped > 0 && taken > 0)
+    queue.append(JournalEntry(.timeout, at: Instant(microseconds: 7)))
+    _ = queue.take(&portion)
+    #expect(portion.map(\.event) == [.timeout])
+  }
+}
 
 struct EscapeTests {
   @Test(

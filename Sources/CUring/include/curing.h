@@ -22,6 +22,7 @@ enum {
   CURING_SOCK_CLOEXEC = SOCK_CLOEXEC,
   CURING_MSG_NOSIGNAL = MSG_NOSIGNAL,
   CURING_MSG_WAITALL = MSG_WAITALL,
+  CURING_MSG_DONTWAIT = MSG_DONTWAIT,
   // Kernel 6.7; neither liburing 2.3 nor the 6.1 header knows it.
   CURING_SOCKET_OP_SETSOCKOPT = 3,
 };
@@ -45,6 +46,20 @@ static inline int curing_overflowed(const struct io_uring *ring) {
 /// Entries written but not yet consumed by the kernel.
 static inline unsigned curing_unsubmitted(const struct io_uring *ring) {
   return ring->sq.sqe_tail - __atomic_load_n(ring->sq.khead, __ATOMIC_RELAXED);
+}
+
+/// Takes up to `wanted` neighbouring free entries, to be filled whole; 0 in `taken` if there are none. What
+/// io_uring_get_sqe does, for several at once (never with SQPOLL or SQE128, which we do not use).
+static inline struct io_uring_sqe *curing_take(struct io_uring *ring, unsigned wanted,
+                                               unsigned *taken) {
+  struct io_uring_sq *sq = &ring->sq;
+  unsigned first = sq->sqe_tail & sq->ring_mask;
+  unsigned room = sq->ring_entries - (sq->sqe_tail - __atomic_load_n(sq->khead, __ATOMIC_RELAXED));
+  unsigned whole = sq->ring_entries - first;
+  unsigned count = wanted < room ? wanted : room;
+  *taken = count < whole ? count : whole;
+  sq->sqe_tail += *taken;
+  return &sq->sqes[first];
 }
 
 /// io_uring_prep_cmd_sock of later liburings, written by hand: the 6.1 header has no names for the

@@ -174,9 +174,17 @@ package struct Driver: ~Copyable {
   /// - Returns: whether the wake-up fired.
   package mutating func turn(longest: Int64) throws(RingError) -> Bool {
     var time = now()
-    while engine.timeReached(time, into: &effects) { carryOut() }
+    // While there is mail, the drips of one moment go out in parts, and what has completed has its turn
+    // between them; otherwise all of them are one submission.
+    let hasMail = engine.leasedSessions > 0
+    effects.dripLimit = hasMail ? 32 : 256
+    var isBehind = engine.timeReached(time, into: &effects)
     carryOut()
-    let due = engine.nextDeadline(now: time).microseconds - time.microseconds
+    while isBehind && !hasMail {
+      isBehind = engine.timeReached(time, into: &effects)
+      carryOut()
+    }
+    let due = isBehind ? 0 : engine.nextDeadline(now: time).microseconds - time.microseconds
     try ring.submitAndWait(timeoutMicroseconds: min(max(due, 0), longest))
     time = now()
     var woken = false
@@ -303,6 +311,7 @@ package struct Driver: ~Copyable {
   // MARK: Orders
 
   private mutating func carryOut() {
+    if effects.dripCount > 0 { sendDrips() }
     var k = 0
     while k < effects.count {
       switch effects[k] {
@@ -322,10 +331,6 @@ package struct Driver: ~Copyable {
         ring.send(
           slot: Int32(slot.index), engine.arena.base + region.offset, count: region.count,
           token: token(.send, slot))
-      case .drip(let slot, let byte):
-        ring.send(
-          slot: Int32(slot.index), octets + Int(byte), count: 1, flags: Int32(MSG_DONTWAIT),
-          skipSuccess: true, token: token(.drip, slot))
       case .connect(let slot, let server): connect(slot, server)
       case .narrow(let slot): resize(slot, widths)
       case .widen(let slot): resize(slot, widths + 1)
@@ -337,6 +342,17 @@ package struct Driver: ~Copyable {
       k += 1
     }
     effects.removeAll()
+  }
+
+  private mutating func sendDrips() {
+    let first = Token(.drip).bits
+    ring.sendBytes(count: effects.dripCount) { k in
+      let drip = effects.drip(at: k)
+      return (
+        Int32(bitPattern: drip.slot.index), UnsafePointer(octets + Int(drip.byte)),
+        Token(bits: first | UInt64(drip.slot.generation) << 32 | UInt64(drip.slot.index))
+      )
+    }
   }
 
   /// Only where it can be undone for those who have mail: on a direct descriptor since Linux 6.7.

@@ -43,7 +43,7 @@ final class LogThread: Sendable {
 
   func run() {
     var entries: [JournalEntry] = []
-    entries.reserveCapacity(queue.capacity)
+    entries.reserveCapacity(JournalQueue.portion)
     var gate = FloodGate(linesPerSecond: floodLines)
     while true {
       let (policy, isFinishing) = state.withLock { ($0.policy, $0.isFinishing) }
@@ -57,7 +57,6 @@ final class LogThread: Sendable {
       for line in summaries { logger.notice("\(line)") }
       if dropped > 0 { logger.warning("\(dropped) log entries dropped: the log was too slow") }
       let idle = entries.isEmpty
-      entries.removeAll(keepingCapacity: true)
       if isFinishing && idle {
         state.withLock { $0.isFinished = true }
         return
