@@ -31,8 +31,9 @@ let package = Package(
       name: "Shield",
       dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Reputation"],
       swiftSettings: dialect),
+    .target(name: "Personas", dependencies: ["Structures"], swiftSettings: dialect),
     .target(
-      name: "Simulator", dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Shield"],
+      name: "Simulator", dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Shield", "Personas"],
       swiftSettings: dialect),
 
     // The driver: everything that touches the kernel.

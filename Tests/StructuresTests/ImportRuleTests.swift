@@ -7,7 +7,8 @@ struct ImportRuleTests {
   static let sources = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
     .deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("Sources")
   static let pure = [
-    "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Simulator",
+    "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Personas",
+    "Simulator",
   ]
 
   /// Files that may touch memory through pointers, each with the proof beside it.

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// The moment of a dialogue at which a client waits for a reply.
+public enum Awaited: UInt8, Sendable, CaseIterable, BitwiseCopyable {
+  case banner, helo, startTLS, auth, mail, rcpt, data, dot, rset, quit
+
+  /// The word in the files and reports.
+  public var name: String {
+    switch self {
+    case .banner: "banner"
+    case .helo: "helo"
+    case .startTLS: "starttls"
+    case .auth: "auth"
+    case .mail: "mail"
+    case .rcpt: "rcpt"
+    case .data: "data"
+    case .dot: "dot"
+    case .rset: "rset"
+    case .quit: "quit"
+    }
+  }
+}
+
+/// What a client's patience is counted from.
+public enum PatienceClock: String, Sendable, CaseIterable {
+  /// From the last byte it heard: a drip buys time.
+  case read
+  /// From the moment it began to wait for this reply, until the reply is whole.
+  case reply
+  /// From the connection's first moment.
+  case session
+}
+
+/// A kind of client, bot or honest, as data: how many there are, what they say and how long they wait. One
+/// model for the simulator, which has thousands of them in virtual time, and for the flood on real sockets.
+///
+/// Times are in seconds, shares 0…1. The files under tuning/personas give each parameter with its source.
+public struct Persona: Sendable {
+  public enum Kind: String, Sendable, CaseIterable {
+    /// Not wanted.
+    case bot
+    /// Its mail must arrive.
+    case sender
+    /// Asks and leaves; no mail, but it should be answered in time.
+    case probe
+  }
+
+  /// What it is about on a connection.
+  public enum Aim: String, Sendable, CaseIterable {
+    case mail
+    /// Leaves after the banner, or after EHLO's reply.
+    case banner, helo
+    /// Recipients, one after the other, and never DATA.
+    case harvest
+    /// Log-ins.
+    case auth
+    /// A sender check: MAIL FROM:<>, RCPT, QUIT.
+    case callout
+    /// To hold the connection for as long as it can.
+    case hold
+  }
+
+  public var id: String
+  public var name = ""
+  public var kind = Kind.bot
+  public var aim = Aim.mail
+
+  /// How long it waits for each reply.
+  public var patience: [Awaited: Distribution] = [:]
+  /// Where `patience` says nothing.
+  public var patienceOtherwise = Distribution.const(300)
+  public var clock = PatienceClock.reply
+  /// The longest that a whole session may take, whatever the clock.
+  public var sessionMost: Double = .infinity
+  /// It leaves after so many replies that each took longer than `slowReply`; 0: never for that.
+  public var slowStrikes = 0
+  public var slowReply = 4.0
+
+  /// Says its HELO before the banner.
+  public var pregreet = 0.0
+  /// Says HELO with a bare word, which no honest server does.
+  public var bareHelo = 0.0
+  /// The name it gives, where it has a name of its own: `ylmf-pc`.
+  public var heloName = ""
+  /// Sends the next commands without waiting for the replies, though nothing was offered.
+  public var pipelinesEarly = 0.0
+  /// Uses PIPELINING where it is offered.
+  public var pipelines = 0.0
+  /// Speaks another protocol instead.
+  public var nonSMTP = 0.0
+  /// Wants STARTTLS, where it is offered.
+  public var tls = 0.0
+  /// Says QUIT when it is done; and when it loses patience.
+  public var quits = 1.0
+  public var quitsImpatient = 0.0
+  /// Log-ins it tries on a connection; leaves at once where AUTH is not offered.
+  public var logins = Distribution.const(0)
+
+  public var messages = Distribution.const(1)
+  public var recipients = Distribution.const(1)
+  /// Of its recipients, how many do not exist.
+  public var unknown = 0.0
+  /// Octets of a message.
+  public var bytes = Distribution.lognormal(4_000, 0.8)
+  /// Between two bytes of its own; 0: whole lines.
+  public var trickle = Distribution.const(0)
+
+  /// Connections of one client at a time.
+  public var concurrency = Distribution.const(1)
+  /// Between the end of a connection and the next one of the same client that has more to do; for a bot also
+  /// after it was refused.
+  public var again = Distribution.const(60)
+  /// How often a bot tries in all: the share that tries once, twice, …; the last share tries 21 times. Empty:
+  /// as often as `retries` says.
+  public var tries: [Double] = []
+  /// A sender's schedule: from one try of a message to the next.
+  public var retries: [Double] = []
+  /// After so long a message is given back as undeliverable.
+  public var life: Double = 5 * 86_400
+  /// It does not come back for so long to a server that was slow.
+  public var remembersSlow = 0.0
+  /// A new address for each try, out of its pool.
+  public var rotates = false
+
+  /// How many addresses all clients of this kind have, how many of them share a network of /24 (/64), how
+  /// uneven the networks are used (exponent of Zipf's law), and which share is IPv6.
+  public var addresses = 1
+  public var perNetwork = 1
+  public var zipf = 0.0
+  public var ipv6 = 0.0
+  /// Share of its addresses that block lists know at first sight.
+  public var listed = 0.0
+
+  public init(id: String) { self.id = id }
+}

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+public import Structures
+
+/// A client of a persona, from its first connection to its last: a bot, or a message on its way.
+public struct Client: Sendable, BitwiseCopyable {
+  /// Which entry of the scenario it belongs to, and which persona it is.
+  public var entry: UInt16
+  public var persona: UInt16
+  /// Connections so far, and how many there will be at most.
+  public var attempt: UInt16 = 0
+  public var attemptsMost: UInt16
+  public var number: UInt32
+  public var firstAt: Int64
+  public var address: Address
+  /// Whether it ever got something through.
+  public var hasDelivered = false
+}
+
+/// All clients of a scenario: who begins when and from where, who comes back, and what became of them. Without
+/// I/O and without a clock; the simulator and the flood ask it the same questions.
+///
+/// Times are microseconds of the run.
+public struct Population: Sendable {
+  public let personas: [Persona]
+  public let scenario: Scenario
+  /// Index of the persona of each entry of the scenario.
+  public let personaOf: [Int]
+  /// By entry of the scenario.
+  public private(set) var findings: [PersonaFindings]
+  private let plan: AddressPlan
+  private var random: SeededGenerator
+  private let seed: UInt64
+  private var begun: UInt32 = 0
+
+  /// - Parameters:
+  ///   - scenario: its entries name personas; one that is not among them ends the process, so check before.
+  ///   - firstOctet: the IPv4 network /8 that all addresses are in: 10 in a simulation, 127 on loopback.
+  public init(personas: [Persona], scenario: Scenario, seed: UInt64, firstOctet: UInt8 = 10) {
+    self.personas = personas
+    self.scenario = scenario
+    self.seed = seed
+    personaOf = scenario.entries.map { entry in
+      guard let index = personas.firstIndex(where: { $0.id == entry.persona }) else {
+        invariantFailed(
+          "the scenario \(scenario.name) has a persona \(entry.persona) that is not there")
+      }
+      return index
+    }
+    findings = personaOf.map {
+      PersonaFindings(
+        id: personas[$0].id, name: personas[$0].name, kind: personas[$0].kind.rawValue)
+    }
+    plan = AddressPlan(personas: personaOf.map { personas[$0] }, firstOctet: firstOctet)
+    random = SeededGenerator(seed: seed)
+  }
+
+  private mutating func draw() -> Double { Double(random.next() >> 11) * 0x1p-53 }
+
+  public func persona(_ client: Client) -> Persona { personas[Int(client.persona)] }
+
+  /// Lines of an access table that block lists would amount to, in `cidr_table(5)` syntax: "10.1.2.0/24 bad".
+  public var listedLines: String {
+    scenario.listedAre.isEmpty ? "" : plan.listed(action: scenario.listedAre)
+  }
+
+  /// When the next client of an entry begins, after `now`; nil if none does before the scenario ends.
+  public mutating func nextArrival(_ entry: Int, after now: Int64) -> Int64? {
+    let rate = scenario.entries[entry].rate
+    guard rate > 0 else { return nil }
+    let isBot = personas[personaOf[entry]].kind == .bot
+    var time = Double(now) / 1_000_000
+    // Arrivals are Poisson's: at each change of the rate one may draw anew.
+    while time < scenario.duration {
+      var factor = 1.0
+      var change = scenario.duration
+      for burst in scenario.bursts where isBot {
+        let end = burst.at + burst.lasting
+        if time >= burst.at && time < end { factor *= burst.times }
+        for edge in [burst.at, end] where edge > time { change = min(change, edge) }
+      }
+      let wait = -Distribution.log(max(1 - draw(), 1e-300)) / (rate * factor)
+      if time + wait < change { return Int64((time + wait) * 1_000_000) }
+      time = change
+    }
+    return nil
+  }
+
+  /// A client of an entry begins. How many connections it opens at once is `concurrency` of its persona.
+  public mutating func begin(_ entry: Int, now: Int64) -> Client {
+    let persona = personas[personaOf[entry]]
+    begun += 1
+    findings[entry].clients += 1
+    var client = Client(
+      entry: UInt16(entry), persona: UInt16(personaOf[entry]), attemptsMost: 1, number: begun,
+      firstAt: now, address: plan.address(entry, persona, draw(), draw(), draw()))
+    client.attemptsMost = attempts(persona)
+    return client
+  }
+
+  private mutating func attempts(_ persona: Persona) -> UInt16 {
+    if persona.tries.isEmpty {
+      return UInt16(min(persona.retries.count + 1, 65_535))
+    }
+    let sum = persona.tries.reduce(0, +)
+    var left = draw() * sum
+    for (k, share) in persona.tries.enumerated() {
+      left -= share
+      // The files' last classes are 5 to 10, 11 to 20 and more: see tuning/personas.
+      if left < 0 {
+        switch k {
+        case 0..<4: return UInt16(k + 1)
+        case 4: return UInt16(5 + draw() * 6)
+        case 5: return UInt16(11 + draw() * 10)
+        default: return 21
+        }
+      }
+    }
+    return 1
+  }
+
+  /// How many connections a client opens at once.
+  public mutating func concurrency(_ client: Client) -> Int {
+    max(1, Int(personas[Int(client.persona)].concurrency.value(at: draw()).rounded()))
+  }
+
+  /// A connection of a client begins.
+  ///
+  /// - Returns: the seed of its actor.
+  public mutating func connects(_ client: inout Client) -> UInt64 {
+    client.attempt += 1
+    findings[Int(client.entry)].connections += 1
+    let persona = personas[Int(client.persona)]
+    if persona.rotates && client.attempt > 1 {
+      client.address = plan.address(Int(client.entry), persona, draw(), draw(), draw())
+    }
+    return seed ^ UInt64(client.number) << 20 ^ UInt64(client.attempt)
+  }
+
+  /// A connection has ended.
+  ///
+  /// - Parameters:
+  ///   - letThrough: whether something of it reached the mail server behind.
+  /// - Returns: when the client connects again; nil if it is through with it.
+  public mutating func ended(_ client: inout Client, _ actor: Actor, letThrough: Bool, now: Int64)
+    -> Int64?
+  {
+    let entry = Int(client.entry)
+    let persona = personas[Int(client.persona)]
+    let ending = actor.ending
+    let seconds = Double(now - actor.openedAt) / 1_000_000
+    let label =
+      ending == .impatient ? "\(ending.name): \(actor.awaited.name)" : ending.name
+    findings[entry].endings[label, default: 0] += 1
+    findings[entry].held.add(seconds)
+    if ending == .impatient { findings[entry].leftAfter.add(seconds) }
+    if actor.greetedAt >= 0 {
+      findings[entry].banner.add(Double(actor.greetedAt - actor.openedAt) / 1_000_000)
+    }
+    if letThrough { findings[entry].letThrough += 1 }
+    findings[entry].delivered += Int(actor.delivered)
+    if actor.delivered > 0 { client.hasDelivered = true }
+
+    switch persona.kind {
+    case .sender:
+      if actor.delivered > 0 {
+        findings[entry].delay.add(Double(now - client.firstAt) / 1_000_000)
+        return nil
+      }
+      let next = Int(client.attempt) - 1
+      if ending != .rejected, client.attempt < client.attemptsMost, next < persona.retries.count {
+        let at = now + Int64(persona.retries[next] * (0.9 + 0.2 * draw()) * 1_000_000)
+        if Double(at - client.firstAt) / 1_000_000 <= persona.life { return at }
+      }
+      let reason =
+        ending == .impatient
+        ? label : "\(ending.name), \(actor.code) at \(actor.awaited.name)"
+      findings[entry].lost[reason, default: 0] += 1
+      return nil
+    case .probe:
+      if ending != .done && ending != .delivered {
+        findings[entry].lost[label, default: 0] += 1
+      }
+      return nil
+    case .bot:
+      let isSlow = ending == .impatient && persona.remembersSlow > 0
+      if client.attempt < client.attemptsMost && !isSlow {
+        return now + Int64(persona.again.value(at: draw()) * 1_000_000)
+      }
+      if !client.hasDelivered { findings[entry].gaveUp += 1 }
+      return nil
+    }
+  }
+}
+
+/// Which addresses the clients of each entry come from.
+///
+/// Each entry has networks of its own, one after the other: /24 of IPv4 in one /8, /64 of IPv6.
+struct AddressPlan: Sendable {
+  private struct Part: Sendable {
+    var first: Int
+    var networks: Int
+    var perNetwork: Int
+    var zipf: Double
+    var ipv6: Double
+    var listed: Double
+  }
+
+  private var parts: [Part] = []
+  private let firstOctet: UInt8
+
+  init(personas: [Persona], firstOctet: UInt8) {
+    self.firstOctet = firstOctet
+    var next = 1
+    for persona in personas {
+      let each = min(max(persona.perNetwork, 1), 250)
+      let networks = max(1, (persona.addresses + each - 1) / each)
+      parts.append(
+        Part(
+          first: next, networks: networks, perNetwork: each, zipf: persona.zipf, ipv6: persona.ipv6,
+          listed: persona.listed))
+      next += networks
+    }
+  }
+
+  /// Three draws choose the family, the network and the host.
+  func address(_ entry: Int, _ persona: Persona, _ family: Double, _ place: Double, _ host: Double)
+    -> Address
+  {
+    let part = parts[entry]
+    let network = part.first + Self.zipf(place, part.networks, part.zipf)
+    let number = 1 + Int(host * Double(part.perNetwork))
+    if family < part.ipv6 {
+      return Address(
+        high: 0xFD00_0000_0000_0000 | UInt64(truncatingIfNeeded: network), low: UInt64(number))
+    }
+    // After 65,535 networks they come round.
+    let bits = UInt32(firstOctet) << 24 | UInt32(network & 0xFFFF) << 8 | UInt32(number)
+    return Address(v4: bits)
+  }
+
+  /// The rank, from 0, of the place `draw` in Zipf's law with this exponent, by its continuous form.
+  static func zipf(_ draw: Double, _ count: Int, _ exponent: Double) -> Int {
+    let n = Double(count)
+    let x: Double
+    if exponent <= 0 {
+      x = draw * n
+    } else if abs(exponent - 1) < 1e-6 {
+      x = Distribution.exp(draw * Distribution.log(n + 1)) - 1
+    } else {
+      let power = 1 - exponent
+      let top = Distribution.exp(power * Distribution.log(n + 1)) - 1
+      x = Distribution.exp(Distribution.log(draw * top + 1) / power) - 1
+    }
+    return min(max(Int(x), 0), count - 1)
+  }
+
+  /// Whether block lists know a network: a fixed choice by its number.
+  private func isListed(_ network: Int, _ share: Double) -> Bool {
+    var generator = SeededGenerator(seed: UInt64(network) &* 0x9E37)
+    return Double(generator.next() >> 11) * 0x1p-53 < share
+  }
+
+  func listed(action: String) -> String {
+    var lines = ""
+    for part in parts where part.listed > 0 {
+      for network in part.first..<(part.first + part.networks) where isListed(network, part.listed)
+      {
+        if part.ipv6 < 1 {
+          lines += "\(firstOctet).\(network >> 8 & 255).\(network & 255).0/24 \(action)\n"
+        }
+        if part.ipv6 > 0 {
+          lines +=
+            "fd00:0:\(String(network >> 16, radix: 16)):\(String(network & 0xFFFF, radix: 16))::/64 \(action)\n"
+        }
+      }
+    }
+    return lines
+  }
+}

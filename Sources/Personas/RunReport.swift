@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// What one kind of client did and what became of it, in a simulated run or a real one.
+public struct PersonaFindings: Sendable, Codable {
+  public var id: String
+  public var name: String
+  public var kind: String
+  /// Clients that began, and connections they opened.
+  public var clients = 0
+  public var connections = 0
+  /// Connections on which a message or a recipient reached the mail server behind; in a real run, those on
+  /// which one was accepted.
+  public var letThrough = 0
+  /// Messages that were accepted.
+  public var delivered = 0
+  /// How connections ended: by `Ending.name`, for those that lost patience with the stage after a colon
+  /// ("left: banner").
+  public var endings: [String: Int] = [:]
+  /// Seconds from the connection to its end, all connections: the survival curve.
+  public var held = Histogram()
+  /// Seconds after which those left that lost patience.
+  public var leftAfter = Histogram()
+  /// Seconds to the whole banner.
+  public var banner = Histogram()
+  /// Of honest mail: seconds from the first try to 250.
+  public var delay = Histogram()
+  /// Messages given up for good, by the reason of the last try ("impatient: banner", "450 at rcpt").
+  public var lost: [String: Int] = [:]
+  /// Clients that never got anything through and do not come back: bots that were driven off.
+  public var gaveUp = 0
+
+  public init(id: String, name: String, kind: String) {
+    self.id = id
+    self.name = name
+    self.kind = kind
+  }
+}
+
+/// The state of the run at one moment.
+public struct Sample: Sendable, Codable {
+  /// Seconds since the start.
+  public var at = 0.0
+  /// Connections offered and let through to the downstream since the sample before, per second.
+  public var offered = 0.0
+  public var letThrough = 0.0
+  public var held = 0
+  public var waiting = 0
+  public var dripping = 0
+  public var talking = 0
+  /// Connections to the downstream, and what there would be without a shield.
+  public var downstream = 0
+  public var downstreamWithout = 0
+  /// Bytes of memory and microseconds of CPU since the sample before; 0 in a simulated run.
+  public var memory = 0
+  public var cpu = 0
+  public init() {}
+}
+
+/// A promise that was checked during the run, and how often it was broken.
+public struct Check: Sendable, Codable {
+  public var name: String
+  public var looked: Int
+  public var broken: Int
+  /// The first case, in words.
+  public var first: String?
+  public init(_ name: String) {
+    self.name = name
+    looked = 0
+    broken = 0
+  }
+}
+
+/// What a run showed, simulated or real: what reports are made from, and what two runs are compared by.
+public struct RunReport: Sendable, Codable {
+  /// "simulated" or "real".
+  public var kind: String
+  public var scenario: String
+  /// The configuration in a few words: its file, or "shipped defaults".
+  public var configuration: String
+  public var seed: UInt64 = 0
+  /// Seconds of the run's own time.
+  public var duration = 0.0
+  /// Seconds it took.
+  public var took = 0.0
+  /// Events: bytes heard, lines said, connections made and ended, timers.
+  public var events = 0
+  /// A hash over everything that happened, in hexadecimal; empty in a real run.
+  public var trace = ""
+  /// Bytes of memory for each client of the simulation; of the daemon for each held connection in a real run.
+  public var bytesEach = 0.0
+  public var personas: [PersonaFindings] = []
+  public var samples: [Sample] = []
+  public var checks: [Check] = []
+  /// The command that does it again.
+  public var command = ""
+
+  public init(kind: String, scenario: String, configuration: String) {
+    self.kind = kind
+    self.scenario = scenario
+    self.configuration = configuration
+  }
+
+  /// Little's law: the mean number held is the rate of arrivals times the mean time held (both over the whole
+  /// run, and over connections that had ended by then).
+  public var little: (rate: Double, hold: Double, expected: Double, seen: Double) {
+    let connections = personas.reduce(0) { $0 + $1.held.total }
+    let sum = personas.reduce(0) { $0 + $1.held.sum }
+    let rate = duration > 0 ? Double(connections) / duration : 0
+    let hold = connections > 0 ? sum / Double(connections) : 0
+    let seen =
+      samples.isEmpty ? 0 : samples.reduce(0.0) { $0 + Double($1.held) } / Double(samples.count)
+    return (rate, hold, rate * hold, seen)
+  }
+}

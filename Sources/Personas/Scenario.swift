@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/// A flood, or an ordinary day: who comes how often, over what network, to what mail server behind.
+///
+/// Times in seconds, rates per second.
+public struct Scenario: Sendable {
+  public struct Entry: Sendable {
+    public var persona: String
+    /// New clients a second; for a sender, new messages.
+    public var rate: Double
+    /// So many at the start at once, besides.
+    public var atOnce = 0
+    public init(persona: String, rate: Double) {
+      self.persona = persona
+      self.rate = rate
+    }
+  }
+
+  /// Bots come `times` as often for a while.
+  public struct Burst: Sendable {
+    public var at: Double
+    public var lasting: Double
+    public var times: Double
+    public init(at: Double, lasting: Double, times: Double) {
+      self.at = at
+      self.lasting = lasting
+      self.times = times
+    }
+  }
+
+  /// The mail server behind.
+  public struct Downstream: Sendable {
+    /// Seconds to its reply to a command, and to the end of a message.
+    public var reply = Distribution.const(0.002)
+    public var dot = Distribution.const(0.02)
+    /// Connections it takes at a time; those beyond hear 421.
+    public var connections = 1_000
+    /// Messages a second that it can take: while more come, their replies wait in line. 0: any number.
+    public var capacity = 0.0
+    /// Share of its connections that break at some moment.
+    public var breaks = 0.0
+    /// When it is away, from and for how long.
+    public var outages: [(at: Double, lasting: Double)] = []
+    public init() {}
+  }
+
+  public var name: String
+  public var duration = 600.0
+  public var entries: [Entry] = []
+  public var bursts: [Burst] = []
+  public var downstream = Downstream()
+  /// Seconds a byte is under way, each direction.
+  public var latency = Distribution.uniform(0.01, 0.12)
+  /// Share of connections that break by themselves at some moment.
+  public var resets = 0.0
+  /// Seconds in which a slow reader takes in one kilobyte, and the share of such clients.
+  public var slowReaders = 0.0
+  /// What block lists would say of listed addresses: "bad", "suspicious", or nothing.
+  public var listedAre = ""
+
+  public init(name: String) { self.name = name }
+}
