@@ -23,7 +23,7 @@ extension Engine {
     case .command, .challenge:
       take(s, count)
       work(i, now: now, into: &effects)
-    case .forwarded where sessions[s].verb == .data:
+    case .forwarded where sessions[s].verb == .data, .holding where sessions[s].verb == .data:
       // Message bytes ahead of 354: what reads them as commands is smuggled mail (class 22).
       counters.protocolFaults += 1
       note(.pipelining, i, now: now)
