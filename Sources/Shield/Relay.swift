@@ -251,7 +251,10 @@ extension Engine {
     else { return false }
     let region = Region(offset: input(s).offset + start, count: length)
     let command = Command(line: arena.span(region))
-    guard command.form != .malformed else { return false }
+    // Behind a MAIL that was refused the answer is our own: it waits for those that are still to come.
+    guard command.form != .malformed,
+      sessions[s].flags.contains(.mail) || outstanding.contains(.mail)
+    else { return false }
     let stage: Stage
     switch command.verb {
     case .rcpt:
