@@ -541,10 +541,7 @@ extension Engine {
   ) {
     let s = Int(links[l].session)
     let i = Int(sessions[s].owner)
-    links[l].repliedVerb = links[l].outstanding.removeFirst()
-    let verb = links[l].repliedVerb ?? sessions[s].verb
-    let isLast = links[l].outstanding.isEmpty
-    if verb == .rcpt { recallRecipient(l, s) }
+    let verb = links[l].outstanding.first ?? sessions[s].verb
     let rightClass =
       switch verb {
       case .data: code == 354 || code >= 400
@@ -555,6 +552,14 @@ extension Engine {
       linkFailed(l, .wrongClass, now: now, into: &effects)
       return
     }
+    // It cannot have seen the DATA that is not all sent: what followed would stand among our commands.
+    guard code != 354 || verb != .data || !links[l].sending && links[l].outEnd == 0 else {
+      linkFailed(l, .unexpectedReply, now: now, into: &effects)
+      return
+    }
+    links[l].repliedVerb = links[l].outstanding.removeFirst()
+    let isLast = links[l].outstanding.isEmpty
+    if verb == .rcpt { recallRecipient(l, s) }
     if isLast { links[l].state = .ready }
     if code == 421 {
       goodbyeFromDownstream(i, l, now: now, into: &effects)
