@@ -575,7 +575,7 @@ extension Engine {
       } else {
         work(i, now: now, into: &effects)
         let l = Int(sessions[s].link)
-        if l >= 0 && links[l].isPaused { readReplies(l, now: now, into: &effects) }
+        if l >= 0 && links[l].isPaused { readOn(l, now: now, into: &effects) }
       }
     case .free, .waiting, .idle, .dripping, .pit, .draining, .closing: break
     }
@@ -656,7 +656,7 @@ extension Engine {
       guard connections[i].state == .talking else { break }
       let l = Int(sessions[s].link)
       if l >= 0 && links[l].state == .busy && sessions[s].phase == .forwarded {
-        readReplies(l, now: now, into: &effects)
+        readOn(l, now: now, into: &effects)
       } else {
         work(i, now: now, into: &effects)
       }

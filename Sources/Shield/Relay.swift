@@ -346,9 +346,15 @@ extension Engine {
     readReplies(l, now: now, into: &effects)
   }
 
+  /// Goes on with the replies that waited for the client or for a delay. The downstream's time begins anew.
+  mutating func readOn(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+    setLinkTimer(l, policy.timeouts.reply, now: now)
+    readReplies(l, now: now, into: &effects)
+  }
+
   /// Takes the replies that have come, one for each command that is out, as far as they may be taken: one that
   /// is held back holds those behind it, and so does a client that does not take its own.
-  mutating func readReplies(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+  private mutating func readReplies(_ l: Int, now: Instant, into effects: inout EffectQueue) {
     while true {
       let s = Int(links[l].session)
       links[l].isPaused = false
@@ -614,6 +620,8 @@ extension Engine {
       return
     }
     if wait > 0 {
+      // We let it wait, not it us: its clock stands until `readOn`.
+      wheel.cancel(limits.connections + l)
       sessions[s].phase = .holding
       sessions[s].stage = verb == .auth ? .authFailure : .recipientRejected
       wheel.set(i, at: now.after(microseconds: wait))
