@@ -23,7 +23,7 @@ extension Engine {
     case .command, .challenge:
       take(s, count)
       work(i, now: now, into: &effects)
-    case .forwarded where sessions[s].verb == .data:
+    case .forwarded where sessions[s].verb == .data, .holding where sessions[s].verb == .data:
       // Message bytes ahead of 354: what reads them as commands is smuggled mail (class 22).
       counters.protocolFaults += 1
       note(.pipelining, i, now: now)
@@ -575,7 +575,7 @@ extension Engine {
       } else {
         work(i, now: now, into: &effects)
         let l = Int(sessions[s].link)
-        if l >= 0 && links[l].isPaused { readReplies(l, now: now, into: &effects) }
+        if l >= 0 && links[l].isPaused { readOn(l, now: now, into: &effects) }
       }
     case .free, .waiting, .idle, .dripping, .pit, .draining, .closing: break
     }
@@ -656,7 +656,7 @@ extension Engine {
       guard connections[i].state == .talking else { break }
       let l = Int(sessions[s].link)
       if l >= 0 && links[l].state == .busy && sessions[s].phase == .forwarded {
-        readReplies(l, now: now, into: &effects)
+        readOn(l, now: now, into: &effects)
       } else {
         work(i, now: now, into: &effects)
       }

@@ -428,6 +428,9 @@ struct OutstandingCommands: BitwiseCopyable, Sendable {
     return first
   }
 
+  /// The oldest; nil where it is the command at hand.
+  var first: Verb? { verb(at: 0) }
+
   /// The newest, if it is one that others may follow.
   var last: Verb? { count == 0 ? nil : verb(at: count - 1) }
 

@@ -251,7 +251,10 @@ extension Engine {
     else { return false }
     let region = Region(offset: input(s).offset + start, count: length)
     let command = Command(line: arena.span(region))
-    guard command.form != .malformed else { return false }
+    // Behind a MAIL that was refused the answer is our own: it waits for those that are still to come.
+    guard command.form != .malformed,
+      sessions[s].flags.contains(.mail) || outstanding.contains(.mail)
+    else { return false }
     let stage: Stage
     switch command.verb {
     case .rcpt:
@@ -343,9 +346,15 @@ extension Engine {
     readReplies(l, now: now, into: &effects)
   }
 
+  /// Goes on with the replies that waited for the client or for a delay. The downstream's time begins anew.
+  mutating func readOn(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+    setLinkTimer(l, policy.timeouts.reply, now: now)
+    readReplies(l, now: now, into: &effects)
+  }
+
   /// Takes the replies that have come, one for each command that is out, as far as they may be taken: one that
   /// is held back holds those behind it, and so does a client that does not take its own.
-  mutating func readReplies(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+  private mutating func readReplies(_ l: Int, now: Instant, into effects: inout EffectQueue) {
     while true {
       let s = Int(links[l].session)
       links[l].isPaused = false
@@ -538,10 +547,7 @@ extension Engine {
   ) {
     let s = Int(links[l].session)
     let i = Int(sessions[s].owner)
-    links[l].repliedVerb = links[l].outstanding.removeFirst()
-    let verb = links[l].repliedVerb ?? sessions[s].verb
-    let isLast = links[l].outstanding.isEmpty
-    if verb == .rcpt { recallRecipient(l, s) }
+    let verb = links[l].outstanding.first ?? sessions[s].verb
     let rightClass =
       switch verb {
       case .data: code == 354 || code >= 400
@@ -552,6 +558,14 @@ extension Engine {
       linkFailed(l, .wrongClass, now: now, into: &effects)
       return
     }
+    // It cannot have seen the DATA that is not all sent: what followed would stand among our commands.
+    guard code != 354 || verb != .data || !links[l].sending && links[l].outEnd == 0 else {
+      linkFailed(l, .unexpectedReply, now: now, into: &effects)
+      return
+    }
+    links[l].repliedVerb = links[l].outstanding.removeFirst()
+    let isLast = links[l].outstanding.isEmpty
+    if verb == .rcpt { recallRecipient(l, s) }
     if isLast { links[l].state = .ready }
     if code == 421 {
       goodbyeFromDownstream(i, l, now: now, into: &effects)
@@ -606,6 +620,8 @@ extension Engine {
       return
     }
     if wait > 0 {
+      // We let it wait, not it us: its clock stands until `readOn`.
+      wheel.cancel(limits.connections + l)
       sessions[s].phase = .holding
       sessions[s].stage = verb == .auth ? .authFailure : .recipientRejected
       wheel.set(i, at: now.after(microseconds: wait))

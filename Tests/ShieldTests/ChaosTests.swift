@@ -16,6 +16,10 @@ struct ChaosTests {
     "VRFY x\r\n", "WIBBLE\r\n", "GET / HTTP/1.1\r\n", "bare\n", "cr\rx", "\0", "\u{16}\u{3}\u{1}",
     "AUTH PLAIN AA==\r\n", "STARTTLS\r\n", "DATA\r\nearly\r\n.\r\n",
     "MAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\n", "hello\r\n.\r\nQUIT\r\n",
+    "EHLO client.example.org\r\n",
+    "MAIL FROM:<a@b.c>\r\nRCPT TO:<bad@e.f>\r\nRCPT TO:<d@e.f>\r\nRCPT TO:<bad@e.f>\r\nDATA\r\n",
+    "RSET\r\nMAIL FROM:<a@b.c>\r\n" + String(repeating: "RCPT TO:<d@e.f>\r\n", count: 20),
+    "RCPT TO:<d@e.f>\r\nRCPT TO:<d@e.f> NOTIFY=NEVER\r\nNOOP\r\nRCPT TO:<d@e.f>\r\nDATA\r\nearly",
     String(repeating: "x", count: 3_000), String(repeating: "long text ", count: 400) + "\r\n",
   ]
 
@@ -83,9 +87,27 @@ struct ChaosTests {
         let rule = ScriptedDownstream.Rule(
           prefix: moments.randomElement(using: &random) ?? "MAIL",
           answer: Self.answers.randomElement(using: &random) ?? .close)
-        shield.downstream.rules = random.next() % 2 == 0 ? [rule] : []
+        let bad = ScriptedDownstream.Rule(
+          prefix: "RCPT TO:<bad", answer: .reply("550 5.1.1 Who is that"))
+        switch random.next() % 4 {
+        case 0: shield.downstream.rules = [rule]
+        case 1: shield.downstream.rules = [bad, rule]
+        case 2: shield.downstream.rules = [bad]
+        default: shield.downstream.rules = []
+        }
       case 17:
         shield.driver.downstreamListens = random.next() % 4 != 0
+        // It takes little, and says what nobody asked for.
+        if let link = shield.driver.dialled.suffix(3).randomElement(using: &random) {
+          switch random.next() % 4 {
+          case 0: shield.driver.setWindow(link, Int(random.next() % 200))
+          case 1: shield.driver.setWindow(link, .max)
+          case 2:
+            let words = ["250 2.0.0 Fine\r\n", "354 Go on\r\n", "250 a\r\n354 b\r\n", "55"]
+            shield.driver.say(link, words.randomElement(using: &random) ?? "")
+          default: break
+          }
+        }
       default:
         shield.advance(by: .milliseconds(Int(random.next() % 30_000)))
       }

@@ -398,6 +398,62 @@ struct PromiseTests {
       !shield.downstream.lines[told...].contains { $0.hasPrefix("NOOP") || $0.hasPrefix("AAA") })
   }
 
+  @Test("a listener's role may change under its sessions: what they may do next is the new one's")
+  func changedRole() throws {
+    var shield = shield(policy(access: "10.0.0.0/8 trusted\n") { $0.roles = [.outbound] })
+    shield.downstream.offers += ["AUTH PLAIN LOGIN"]
+    shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("334 "))]
+    shield.advance(by: .seconds(61))
+    let client = try greetedClient(&shield)
+    #expect(shield.ask(client, "AUTH LOGIN\r\n").hasPrefix("334"))
+    shield.driver.engine.adopt(policy(access: "10.0.0.0/8 trusted\n") { $0.roles = [] })
+    // The exchange that is under way ends as it began.
+    shield.downstream.rules = [.init(prefix: "AAAA", answer: .reply("535 5.7.8 No"))]
+    #expect(shield.ask(client, "AAAA\r\n").hasPrefix("535"))
+    #expect(shield.ask(client, "AUTH LOGIN\r\n").hasPrefix("502"))
+    #expect(!shield.ask(client, "EHLO client.example.org\r\n").contains("AUTH"))
+  }
+
+  @Test("a session's time may end within a message: 421, and nothing is accepted")
+  func timeWithinMessage() throws {
+    var shield = shield(
+      policy(access: "10.0.0.0/8 trusted\n") { $0.timeouts.session = 20_000_000 })
+    let client = try greetedClient(&shield)
+    for line in ["MAIL FROM:<>\r\n", "RCPT TO:<a@b.c>\r\n", "DATA\r\n"] {
+      #expect(shield.ask(client, line).prefix(1) < "4")
+    }
+    var heard = ""
+    for _ in 0..<30 where heard.isEmpty {
+      shield.driver.say(client, String(repeating: "a line\r\n", count: 4))
+      shield.advance(by: .seconds(1))
+      heard = shield.heard(client)
+    }
+    #expect(heard.hasPrefix("421"), "\(heard)")
+    shield.driver.say(client, ".\r\n")
+    shield.advance(by: .seconds(60))
+    #expect(shield.downstream.accepted.isEmpty)
+    #expect(shield.driver.engine.heldCount == 0 && shield.driver.engine.linkCount == 0)
+  }
+
+  @Test(
+    "what this downstream connection does not offer is 555, never dropped",
+    arguments: [
+      ("MAIL FROM:<> RET=FULL\r\n", "RCPT TO:<a@b.c>\r\n", ["555", "503"]),
+      ("MAIL FROM:<>\r\n", "RCPT TO:<a@b.c> NOTIFY=NEVER\r\n", ["250", "555"]),
+    ])
+  func lesserLink(mail: String, recipient: String, expected: [String]) throws {
+    var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
+    let client = try greetedClient(&shield)
+    // It offered more to the one that asked before; this client was told so.
+    shield.downstream.offers = ["PIPELINING", "SIZE 1000000"]
+    let first = shield.ask(client, mail)
+    let second = shield.ask(client, recipient)
+    #expect([first, second].map { String($0.prefix(3)) } == expected, "\(first) \(second)")
+    #expect(!shield.downstream.lines.contains { $0.contains("RET=") || $0.contains("NOTIFY=") })
+    let reset = shield.ask(client, "RSET\r\n")
+    #expect(reset.hasPrefix("250"))
+  }
+
   @Test("a refusal that is being held is still given when the downstream goes away")
   func heldRefusal() throws {
     var shield = shield(policy(access: "127.0.2.0/24 suspicious\n"))
