@@ -83,6 +83,10 @@ let package = Package(
         "Structures",
       ], swiftSettings: dialect),
     .testTarget(
+      name: "SimulatorTests",
+      dependencies: ["Simulator", "Personas", "Shield", "Flow", "Suspicion", "Structures"],
+      swiftSettings: dialect),
+    .testTarget(
       name: "DialogueTests",
       dependencies: ["Daemon", "Simulator", "Shield", "SMTP", "Suspicion", "Structures"],
       swiftSettings: dialect),

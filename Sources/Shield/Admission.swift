@@ -133,13 +133,13 @@ extension Engine {
     guard let rule = rateRule(i), !connections[i].flags.contains(.trusted) else { return .within }
     let rate = take(.connections, .connections, i, now: now)
     if let key = concurrencyKey(i) {
-      if let count = open.increment(key) {
-        connections[i].flags.insert(.counted)
-        if count > rule.concurrency {
-          // A fifth of a minute is long enough to thin out a crowd, and below every ceiling.
-          let more = exceeded(.concurrency, rule, i, wait: 12_000_000, now: now)
-          if case .within = rate { return more }
-        }
+      let count = open.increment(key)
+      if count != nil { connections[i].flags.insert(.counted) }
+      // Not counted: the table is full, which is no fault of this key, or the key is at what can be counted.
+      if count ?? open.count(key) > rule.concurrency {
+        // A fifth of a minute is long enough to thin out a crowd, and below every ceiling.
+        let more = exceeded(.concurrency, rule, i, wait: 12_000_000, now: now)
+        if case .within = rate { return more }
       }
     }
     return rate

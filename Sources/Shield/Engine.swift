@@ -281,6 +281,11 @@ package struct Engine: ~Copyable {
   /// How many client connections there are.
   package var heldCount: Int { limits.connections - clientIndexes.free }
   package var linkCount: Int { limits.downstreamConnections - linkIndexes.free }
+  /// The client at whose service downstream connection `l` is, if there is one.
+  package func client(ofLink l: Int) -> Int? {
+    let s = Int(links[l].session)
+    return s >= 0 && sessions[s].owner >= 0 ? Int(sessions[s].owner) : nil
+  }
   /// How many sessions are leased.
   package var leasedSessions: Int { limits.sessions - sessionIndexes.free }
 

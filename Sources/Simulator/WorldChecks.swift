@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+package import Personas
+import Shield
+import Structures
+import Suspicion
+
+/// What is looked at in every run, whatever it is for.
+package struct Checks: Sendable {
+  package var release = Check("no reply before its release time")
+  package var ceiling = Check("no delay beyond its ceiling")
+  package var acknowledgements = Check("no message acknowledged that was not accepted behind")
+  package var slots = Check("each slot is freed when its connection has ended")
+  package var memory = Check("every table within its bound")
+  package var honest = Check("no honest mail lost")
+  package var reasons = Check("no verdict without a reason")
+  /// Messages that clients began to send.
+  package var bodies = 0
+
+  package var all: [Check] {
+    [release, ceiling, acknowledgements, slots, memory, honest, reasons]
+  }
+}
+
+extension Check {
+  mutating func fail(_ text: @autoclosure () -> String) {
+    broken += 1
+    if first == nil { first = text() }
+  }
+}
+
+// What is seen of a run, and what it is held to.
+extension World {
+  /// An entry of the engine's journal: what it decided, and why.
+  mutating func journal(_ entry: JournalEntry) {
+    let k = Int(entry.session & 0xFF_FFFF)
+    note(7, k, UInt64(entry.event.rawValue))
+    if traced != 0, k < engine.limits.connections, sockets[k].bot >= 0 {
+      if isTraced(Int(sockets[k].bot)) {
+        let names = entry.signals.members.map(\.name).joined(separator: ",")
+        tell(
+          "\(entry.event.word) \(entry.tier.name) stage \(entry.stage.name) "
+            + "\(Double(entry.micros / 1_000) / 1_000) s signals [\(names)]")
+      }
+    }
+    switch entry.event {
+    case .delay:
+      checks.ceiling.looked += 1
+      if entry.micros > engine.policy.delays[entry.stage].ceiling {
+        checks.ceiling.fail("\(entry.stage.name): \(entry.micros) us for \(entry.address)")
+      }
+      if k < engine.limits.connections && entry.stage != .body && entry.stage != .endOfData {
+        sockets[k].notBefore = entry.at.microseconds + entry.micros
+      }
+    case .tarpit, .reject, .denylisted, .rateLimit, .limit, .shed:
+      checks.reasons.looked += 1
+      if entry.signals.rawValue == 0 && entry.accessRule == 0 && entry.rateRule == 0
+        && entry.subject == .none
+      {
+        checks.reasons.fail("\(entry.event.word) of \(entry.address) has none")
+      }
+    default: break
+    }
+  }
+
+  /// A byte or a text goes to the client in slot `k`: not before the delay that was promised for it is over.
+  /// Refusals of the moment (421, 451) may come at any time.
+  mutating func checkRelease(_ k: Int, _ last: UInt8) {
+    guard sockets[k].notBefore > 0, last == 10 else { return }
+    checks.release.looked += 1
+    // The wheel's tick is 10 ms, and a deadline is rounded up to it.
+    if now * 1_000 + 10_000 < sockets[k].notBefore {
+      checks.release.fail(
+        "slot \(k): \(sockets[k].notBefore - now * 1_000) us too early at \(now) ms")
+    }
+    sockets[k].notBefore = 0
+  }
+
+  mutating func sample() {
+    engine.measure()
+    var sample = Sample()
+    let seconds = Double(sampleEvery) / 1_000
+    sample.at = Double(now) / 1_000
+    sample.offered = Double(offered - lastOffered) / seconds
+    sample.letThrough = Double(through - lastThrough) / seconds
+    lastOffered = offered
+    lastThrough = through
+    sample.held = engine.heldCount
+    sample.waiting = Int(engine.counters.waiting)
+    sample.dripping = Int(engine.counters.dripping)
+    sample.talking = Int(engine.counters.talking)
+    sample.downstream = server.open
+    samples.append(sample)
+    checks.memory.looked += 1
+    let limits = engine.limits
+    if engine.heldCount > limits.connections || engine.leasedSessions > limits.sessions
+      || engine.linkCount > limits.downstreamConnections
+    {
+      checks.memory.fail("at \(now) ms")
+    }
+    if Double(now) < population.scenario.duration * 1_000 {
+      add(.sample, at: now + sampleEvery, 0)
+    }
+  }
+
+  /// What can only be seen at the end.
+  mutating func finish() {
+    checks.slots.looked += 1
+    let held = bots.reduce(0) { $0 + ($1.isTaken && $1.slot >= 0 ? 1 : 0) }
+    if held != engine.heldCount {
+      checks.slots.fail("\(engine.heldCount) slots are taken, \(held) connections are there")
+    }
+    for findings in population.findings where findings.kind == Persona.Kind.sender.rawValue {
+      checks.honest.looked += findings.clients
+      for (reason, count) in findings.lost.sorted(by: { $0.key < $1.key }) {
+        checks.honest.broken += count
+        if checks.honest.first == nil { checks.honest.first = "\(findings.id): \(reason)" }
+      }
+    }
+    trace = trace ^ UInt64(server.messages)
+  }
+
+  func isTraced(_ i: Int) -> Bool { traced != 0 && bots[i].client.number == traced }
+
+  /// Writes down a fact or an order of the client that is traced.
+  mutating func tell(_ text: String) { lines.append("\(Double(now) / 1_000) s: \(text)") }
+
+  func text(_ region: Region) -> String {
+    let bytes = engine.arena.span(region)
+    var text = ""
+    for k in 0..<bytes.count where bytes[k] != 13 {
+      text += bytes[k] == 10 ? " | " : String(UnicodeScalar(bytes[k]))
+    }
+    return text
+  }
+
+  /// The bytes of memory that the simulation itself has for each client that was there at once.
+  package var bytesEach: Double {
+    let each = MemoryLayout<Bot>.stride + 2 * MemoryLayout<[UInt8]>.stride + 4
+    let clients = max(bots.count + waiting.count, 1)
+    let bytes =
+      bots.count * each + waiting.count * MemoryLayout<Client>.stride + events.footprint
+      + inbound.reduce(0) { $0 + $1.capacity } + outbound.reduce(0) { $0 + $1.capacity }
+    return Double(bytes) / Double(clients)
+  }
+
+  /// What the run showed.
+  package func report(configuration: String, took: Double) -> RunReport {
+    var report = RunReport(
+      kind: "simulated", scenario: population.scenario.name, configuration: configuration)
+    report.duration = population.scenario.duration
+    report.took = took
+    report.events = eventCount
+    report.trace = String(trace, radix: 16)
+    report.bytesEach = bytesEach
+    report.personas = population.findings
+    report.samples = samples
+    report.checks = checks.all
+    return report
+  }
+}
