@@ -33,7 +33,8 @@ let package = Package(
       swiftSettings: dialect),
     .target(name: "Personas", dependencies: ["Structures"], swiftSettings: dialect),
     .target(
-      name: "Simulator", dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Shield", "Personas"],
+      name: "Simulator",
+      dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Shield", "Personas"],
       swiftSettings: dialect),
 
     // The driver: everything that touches the kernel.
@@ -46,7 +47,7 @@ let package = Package(
     .target(
       name: "Daemon",
       dependencies: [
-        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Uring",
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Uring", "Personas",
         .product(name: "Logging", package: "swift-log"),
         .product(name: "Yams", package: "Yams"),
       ], swiftSettings: dialect),
@@ -95,7 +96,9 @@ let package = Package(
       swiftSettings: dialect),
     .testTarget(
       name: "DaemonTests",
-      dependencies: ["Daemon", "Flow", "Suspicion", "Shield", "Structures"],
+      dependencies: ["Daemon", "Flow", "Personas", "Suspicion", "Shield", "Structures"],
       swiftSettings: dialect),
+    .testTarget(
+      name: "PersonasTests", dependencies: ["Personas", "Structures"], swiftSettings: dialect),
   ]
 )

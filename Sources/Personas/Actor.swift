@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-public import Structures
+import Structures
 
 /// What a client says next. Whoever carries it out makes octets of it (`Words.write`).
 public enum Line: Sendable, Equatable, BitwiseCopyable {
@@ -78,6 +78,7 @@ public struct Actor: Sendable, BitwiseCopyable {
     static let hasGreeted = Traits(rawValue: 2_048)
     static let isLeaving = Traits(rawValue: 4_096)
     static let isSecured = Traits(rawValue: 8_192)
+    static let bannerOnly = Traits(rawValue: 16_384)
   }
 
   /// When it was connected; when it began to wait for this reply; when it last heard a byte.
@@ -98,6 +99,9 @@ public struct Actor: Sendable, BitwiseCopyable {
   private var keyword: UInt32 = 0
   public private(set) var awaited = Awaited.banner
   public private(set) var ending = Ending.none
+  /// What it waited for when its end was decided, and the code it was for: QUIT and its reply may follow.
+  public private(set) var endedAt = Awaited.banner
+  public private(set) var lastWord: UInt16 = 0
   /// Commands that are sent already, behind the one whose reply is awaited.
   private var ahead: UInt8 = 0
   private var strikes: UInt8 = 0
@@ -133,10 +137,11 @@ public struct Actor: Sendable, BitwiseCopyable {
     if chance(persona.pipelines) { traits.insert(.pipelines) }
     if chance(persona.nonSMTP) { traits.insert(.isForeign) }
     if chance(persona.tls) { traits.insert(.tls) }
+    if chance(persona.bannerOnly) { traits.insert(.bannerOnly) }
     messagesLeft = count(persona.messages, &generator)
     loginsLeft = persona.aim == .auth ? max(1, count(persona.logins, &generator)) : 0
     recipientsLeft = count(persona.recipients, &generator)
-    if persona.aim == .hold { trickleAt = now + 1 }
+    if persona.aim == .hold { trickleAt = now + gap(persona) }
     if traits.contains(.isForeign) { return .say(.foreign) }
     if traits.contains(.pregreets) {
       traits.insert(.hasGreeted)
@@ -216,7 +221,7 @@ public struct Actor: Sendable, BitwiseCopyable {
     case .banner:
       if code >= 400 { return end(code < 500 ? .deferred : .rejected, now: now) }
       greetedAt = now
-      if persona.aim == .banner { return end(.done, now: now) }
+      if persona.aim == .banner || traits.contains(.bannerOnly) { return end(.done, now: now) }
       if persona.aim == .hold || traits.contains(.isForeign) {
         beganAt = now
         return .nothing
@@ -228,7 +233,7 @@ public struct Actor: Sendable, BitwiseCopyable {
       }
       if traits.contains(.rushes) {
         let recipients = UInt8(min(max(recipientsLeft, 1), 20))
-        ahead = recipients + 2
+        ahead = recipients + (persona.aim == .harvest ? 1 : 2)
         return ask(
           .helo, .rush(bare: traits.contains(.bareHelo), recipients: recipients), now: now)
       }
@@ -245,8 +250,14 @@ public struct Actor: Sendable, BitwiseCopyable {
       }
       if persona.aim == .helo { return end(.done, now: now) }
       if persona.aim == .auth { return logIn(now: now) }
+      if persona.aim == .tls {
+        if traits.contains(.offersTLS) { return ask(.startTLS, .startTLS, now: now) }
+        return end(.pointless, now: now)
+      }
       return begin(persona, now: now)
-    case .startTLS: return begin(persona, now: now)
+    case .startTLS:
+      if persona.aim == .tls { return end(.done, now: now) }
+      return begin(persona, now: now)
     case .auth:
       loginsLeft -= 1
       return logIn(now: now)
@@ -265,7 +276,7 @@ public struct Actor: Sendable, BitwiseCopyable {
       recipientsLeft -= recipientsLeft > 0 ? 1 : 0
       if ahead > 0 {
         ahead -= 1
-        if ahead == 0 { awaited = .data }
+        if ahead == 0 && persona.aim != .harvest { awaited = .data }
         beganAt = now
         return .nothing
       }
@@ -324,7 +335,8 @@ public struct Actor: Sendable, BitwiseCopyable {
 
   /// The message at hand was not taken.
   private mutating func refused(_ persona: Persona, now: Int64) -> Step {
-    end((refusal == 0 ? code : refusal) < 500 ? .deferred : .rejected, now: now)
+    let word = refusal == 0 ? code : refusal
+    return end(word < 500 ? .deferred : .rejected, word, now: now)
   }
 
   private mutating func next(_ persona: Persona, now: Int64) -> Step {
@@ -335,8 +347,8 @@ public struct Actor: Sendable, BitwiseCopyable {
   }
 
   /// It is done: says QUIT if it is of that kind.
-  private mutating func end(_ how: Ending, now: Int64) -> Step {
-    ending = how
+  private mutating func end(_ how: Ending, _ word: UInt16? = nil, now: Int64) -> Step {
+    decide(how, word)
     if traits.contains(.quits) && traits.isDisjoint(with: [.isForeign]) {
       return ask(.quit, .quit, now: now)
     }
@@ -344,8 +356,19 @@ public struct Actor: Sendable, BitwiseCopyable {
   }
 
   private mutating func leave(_ how: Ending) -> Step {
-    if ending == .none { ending = how }
+    if ending == .none { decide(how) }
     return .leave
+  }
+
+  private mutating func decide(_ how: Ending, _ word: UInt16? = nil) {
+    ending = how
+    endedAt = awaited
+    lastWord = word ?? code
+  }
+
+  /// Until it says its next byte, in microseconds.
+  private mutating func gap(_ persona: Persona) -> Int64 {
+    Int64(max(persona.trickle.value(at: chance()), 0.01) * 1_000_000)
   }
 
   /// When it will do something by itself, if it hears nothing until then; it may come to it later, by bytes.
@@ -370,11 +393,11 @@ public struct Actor: Sendable, BitwiseCopyable {
   public mutating func timer(_ persona: Persona, now: Int64) -> Step {
     guard now >= deadline(persona) else { return .nothing }
     if now >= trickleAt {
-      trickleAt = now + Int64(max(persona.trickle.value(at: chance()), 0.01) * 1_000_000)
+      trickleAt = now + gap(persona)
       return .say(.trickle)
     }
     if awaited == .quit { return leave(ending) }
-    if delivered > 0 && awaited != .dot { ending = .delivered } else { ending = .impatient }
+    decide(delivered > 0 && awaited != .dot ? .delivered : .impatient)
     if traits.contains(.quitsImpatient) && awaited != .banner {
       traits.insert(.isLeaving)
       awaited = .quit
@@ -387,7 +410,7 @@ public struct Actor: Sendable, BitwiseCopyable {
   /// The server closed the connection, or it broke.
   public mutating func closed(broken: Bool = false) {
     if ending == .none {
-      ending = delivered > 0 && awaited != .dot ? .delivered : broken ? .broken : .cutOff
+      decide(delivered > 0 && awaited != .dot ? .delivered : broken ? .broken : .cutOff)
     }
   }
 
@@ -425,10 +448,19 @@ public enum Words {
         ? persona.heloName : bare ? "pc\(number)" : "h\(number).\(persona.id.lowercased()).example"
       say((extended ? "EHLO " : "HELO ") + name)
     }
+    func recipient(_ unknown: Bool) {
+      let domain = known.split(separator: "@").last ?? "example"
+      say("RCPT TO:<" + (unknown ? "nobody\(number)@\(domain)" : known) + ">")
+    }
+    // Of a group too the share is unknown that the persona says: places of the golden ratio's multiples.
+    func isUnknown(_ k: Int) -> Bool {
+      let place = Double(number % 10_000 + k + 1) * 0.6180339887498949
+      return place - place.rounded(.down) < persona.unknown
+    }
     func group(_ recipients: UInt8) {
       say("MAIL FROM:" + sender)
-      for _ in 0..<recipients { say("RCPT TO:<\(known)>") }
-      say("DATA")
+      for k in 0..<recipients { recipient(isUnknown(Int(k))) }
+      if persona.aim != .harvest { say("DATA") }
     }
     switch line {
     case .helo(let bare, let extended): helo(bare, extended)
@@ -436,9 +468,7 @@ public enum Words {
     case .auth: say("AUTH PLAIN AHVzZXIAcGFzcw==")
     case .mail: say("MAIL FROM:" + sender)
     case .null: say("MAIL FROM:<>")
-    case .rcpt(let unknown):
-      let domain = known.split(separator: "@").last ?? "example"
-      say("RCPT TO:<" + (unknown ? "nobody\(number)@\(domain)" : known) + ">")
+    case .rcpt(let unknown): recipient(unknown)
     case .data: say("DATA")
     case .group(let recipients): group(recipients)
     case .rush(let bare, let recipients):

@@ -39,6 +39,18 @@ public indirect enum Distribution: Sendable, Equatable {
     }
   }
 
+  /// The mean of all values; of a normal distribution that of the whole curve, also where it is cut off at 0.
+  public var mean: Double {
+    switch self {
+    case .const(let value): value
+    case .uniform(let low, let high): (low + high) / 2
+    case .normal(let mean, _): mean
+    case .lognormal(let median, let sigma): median * Self.exp(sigma * sigma / 2)
+    case .mix(let parts):
+      parts.reduce(0) { $0 + $1.share * $1.of.mean } / parts.reduce(0) { $0 + $1.share }
+    }
+  }
+
   public static func == (a: Distribution, b: Distribution) -> Bool {
     switch (a, b) {
     case (.const(let x), .const(let y)): x == y

@@ -50,6 +50,8 @@ public struct Persona: Sendable {
     case mail
     /// Leaves after the banner, or after EHLO's reply.
     case banner, helo
+    /// TLS handshakes: leaves when STARTTLS was answered, or at once where it is not offered.
+    case tls
     /// Recipients, one after the other, and never DATA.
     case harvest
     /// Log-ins.
@@ -62,6 +64,8 @@ public struct Persona: Sendable {
 
   public var id: String
   public var name = ""
+  /// A sentence on what it is modelled after.
+  public var about = ""
   public var kind = Kind.bot
   public var aim = Aim.mail
 
@@ -78,6 +82,8 @@ public struct Persona: Sendable {
 
   /// Says its HELO before the banner.
   public var pregreet = 0.0
+  /// Leaves when it has the banner, whatever it is about.
+  public var bannerOnly = 0.0
   /// Says HELO with a bare word, which no honest server does.
   public var bareHelo = 0.0
   /// The name it gives, where it has a name of its own: `ylmf-pc`.
@@ -110,9 +116,11 @@ public struct Persona: Sendable {
   /// Between the end of a connection and the next one of the same client that has more to do; for a bot also
   /// after it was refused.
   public var again = Distribution.const(60)
-  /// How often a bot tries in all: the share that tries once, twice, …; the last share tries 21 times. Empty:
-  /// as often as `retries` says.
+  /// How often a bot tries in all: the shares that try once, twice, 3, 4, 5 to 10, 11 to 20 and 21 times.
+  /// Empty: as `attempts` says.
   public var tries: [Double] = []
+  /// The same as a number; 0: once more than there are `retries`. From 65,535 on it never ends.
+  public var attempts = Distribution.const(0)
   /// A sender's schedule: from one try of a message to the next.
   public var retries: [Double] = []
   /// After so long a message is given back as undeliverable.
@@ -132,4 +140,40 @@ public struct Persona: Sendable {
   public var listed = 0.0
 
   public init(id: String) { self.id = id }
+
+  /// How many connections a client opens on the average that begins at some moment of a run, if nobody is
+  /// slowed and no message has to be sent twice: the factor from clients to connections.
+  ///
+  /// - Parameter duration: of the run, in seconds: what comes after it does not count.
+  public func connectionsEach(within duration: Double) -> Double {
+    guard kind == .bot, duration > 0 else { return max(1, concurrency.mean) }
+    // The least time a connection takes is part of the gap: nobody is back at once for ever.
+    let gap = again.mean + 1
+    var sum = 0.0
+    for (share, count) in attemptCounts {
+      // Tries 1, 2, …, n that begin in time, for a first one at any moment of the run.
+      let n = Double(min(count, Int((duration / gap).rounded(.down)) + 1))
+      sum += share * (n - n * (n - 1) / 2 * gap / duration)
+    }
+    return max(1, concurrency.mean) * sum
+  }
+
+  /// Which share of clients tries how often; the shares' sum is 1.
+  private var attemptCounts: [(share: Double, count: Int)] {
+    if !tries.isEmpty {
+      let sum = tries.reduce(0, +)
+      var counts: [(share: Double, count: Int)] = []
+      for (k, share) in tries.enumerated() {
+        let range = k < 4 ? k + 1...k + 1 : k == 4 ? 5...10 : k == 5 ? 11...20 : 21...21
+        for count in range { counts.append((share / sum / Double(range.count), count)) }
+      }
+      return counts
+    }
+    if attempts == .const(0) { return [(1, retries.count + 1)] }
+    let steps = 1_000
+    return (0..<steps).map { k in
+      let value = attempts.value(at: (Double(k) + 0.5) / Double(steps))
+      return (1 / Double(steps), Int(min(max(value.rounded(), 1), 65_535)))
+    }
+  }
 }

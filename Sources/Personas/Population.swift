@@ -99,7 +99,8 @@ public struct Population: Sendable {
 
   private mutating func attempts(_ persona: Persona) -> UInt16 {
     if persona.tries.isEmpty {
-      return UInt16(min(persona.retries.count + 1, 65_535))
+      if persona.attempts == .const(0) { return UInt16(min(persona.retries.count + 1, 65_535)) }
+      return UInt16(min(max(persona.attempts.value(at: draw()).rounded(), 1), 65_535))
     }
     let sum = persona.tries.reduce(0, +)
     var left = draw() * sum
@@ -127,7 +128,7 @@ public struct Population: Sendable {
   ///
   /// - Returns: the seed of its actor.
   public mutating func connects(_ client: inout Client) -> UInt64 {
-    client.attempt += 1
+    client.attempt += client.attempt < 65_535 ? 1 : 0
     findings[Int(client.entry)].connections += 1
     let persona = personas[Int(client.persona)]
     if persona.rotates && client.attempt > 1 {
@@ -149,7 +150,7 @@ public struct Population: Sendable {
     let ending = actor.ending
     let seconds = Double(now - actor.openedAt) / 1_000_000
     let label =
-      ending == .impatient ? "\(ending.name): \(actor.awaited.name)" : ending.name
+      ending == .impatient ? "\(ending.name): \(actor.endedAt.name)" : ending.name
     findings[entry].endings[label, default: 0] += 1
     findings[entry].held.add(seconds)
     if ending == .impatient { findings[entry].leftAfter.add(seconds) }
@@ -173,7 +174,7 @@ public struct Population: Sendable {
       }
       let reason =
         ending == .impatient
-        ? label : "\(ending.name), \(actor.code) at \(actor.awaited.name)"
+        ? label : "\(ending.name), \(actor.lastWord) at \(actor.endedAt.name)"
       findings[entry].lost[reason, default: 0] += 1
       return nil
     case .probe:
@@ -183,7 +184,7 @@ public struct Population: Sendable {
       return nil
     case .bot:
       let isSlow = ending == .impatient && persona.remembersSlow > 0
-      if client.attempt < client.attemptsMost && !isSlow {
+      if client.attempt < client.attemptsMost || client.attemptsMost == 65_535, !isSlow {
         return now + Int64(persona.again.value(at: draw()) * 1_000_000)
       }
       if !client.hasDelivered { findings[entry].gaveUp += 1 }
@@ -212,7 +213,7 @@ struct AddressPlan: Sendable {
     self.firstOctet = firstOctet
     var next = 1
     for persona in personas {
-      let each = min(max(persona.perNetwork, 1), 250)
+      let each = min(max(persona.perNetwork, 1), 254)
       let networks = max(1, (persona.addresses + each - 1) / each)
       parts.append(
         Part(
@@ -238,6 +239,16 @@ struct AddressPlan: Sendable {
     return Address(v4: bits)
   }
 
+  /// Which share of all clients are in the first `rank` of `count` networks, 0…1.
+  static func reach(_ rank: Int, _ count: Int, _ exponent: Double) -> Double {
+    let (x, n) = (Double(rank), Double(count))
+    if exponent <= 0 { return x / n }
+    if abs(exponent - 1) < 1e-6 { return Distribution.log(x + 1) / Distribution.log(n + 1) }
+    let power = 1 - exponent
+    let part = Distribution.exp(power * Distribution.log(x + 1)) - 1
+    return part / (Distribution.exp(power * Distribution.log(n + 1)) - 1)
+  }
+
   /// The rank, from 0, of the place `draw` in Zipf's law with this exponent, by its continuous form.
   static func zipf(_ draw: Double, _ count: Int, _ exponent: Double) -> Int {
     let n = Double(count)
@@ -254,23 +265,63 @@ struct AddressPlan: Sendable {
     return min(max(Int(x), 0), count - 1)
   }
 
-  /// Whether block lists know a network: a fixed choice by its number.
-  private func isListed(_ network: Int, _ share: Double) -> Bool {
-    var generator = SeededGenerator(seed: UInt64(network) &* 0x9E37)
-    return Double(generator.next() >> 11) * 0x1p-53 < share
+  /// Which networks of a part block lists know: a fixed choice, so that both of the networks and of the clients
+  /// in them the share that was asked for is known, though a few networks have most of the clients.
+  private func listed(_ part: Part) -> [Int] {
+    var found: [Int] = []
+    var excess = 0.0
+    for rank in 0..<part.networks {
+      let weight =
+        Self.reach(rank + 1, part.networks, part.zipf) - Self.reach(rank, part.networks, part.zipf)
+      let (with, without) = (excess + (1 - part.listed) * weight, excess - part.listed * weight)
+      if abs(with) <= abs(without) {
+        found.append(part.first + rank)
+        excess = with
+      } else {
+        excess = without
+      }
+    }
+    return found
+  }
+
+  private func hosts(_ part: Part, _ action: String) -> String {
+    var lines = ""
+    var excess = 0.0
+    for network in part.first..<(part.first + part.networks) {
+      for host in 1...part.perNetwork {
+        excess += part.listed
+        if excess < 0.5 { continue }
+        excess -= 1
+        if part.ipv6 < 1 {
+          lines += "\(firstOctet).\(network >> 8 & 255).\(network & 255).\(host)/32 \(action)\n"
+        }
+        if part.ipv6 > 0 {
+          lines += "fd00:0:\(hex(network))::\(String(host, radix: 16)) \(action)\n"
+        }
+      }
+    }
+    return lines
+  }
+
+  /// The two groups of a network's number.
+  private func hex(_ network: Int) -> String {
+    "\(String(network >> 16, radix: 16)):\(String(network & 0xFFFF, radix: 16))"
   }
 
   func listed(action: String) -> String {
     var lines = ""
     for part in parts where part.listed > 0 {
-      for network in part.first..<(part.first + part.networks) where isListed(network, part.listed)
-      {
+      // Few networks cannot be divided by shares: their hosts are.
+      if part.networks < 20 {
+        lines += hosts(part, action)
+        continue
+      }
+      for network in listed(part) {
         if part.ipv6 < 1 {
           lines += "\(firstOctet).\(network >> 8 & 255).\(network & 255).0/24 \(action)\n"
         }
         if part.ipv6 > 0 {
-          lines +=
-            "fd00:0:\(String(network >> 16, radix: 16)):\(String(network & 0xFFFF, radix: 16))::/64 \(action)\n"
+          lines += "fd00:0:\(hex(network))::/64 \(action)\n"
         }
       }
     }
