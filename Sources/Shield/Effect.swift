@@ -5,16 +5,19 @@ public import Structures
 /// place's tenants it is. A late completion for an earlier tenant carries the old generation.
 @frozen
 public struct Slot: BitwiseCopyable, Hashable, Sendable, CustomStringConvertible {
+  /// Which place: 0 ..< the engine's connections and downstream connections.
   public var index: UInt32
   /// Counted up each time the place is given away. 24 bits.
   public var generation: UInt32
 
+  /// Tenant number `generation` (24 bits) of place `index`.
   @inlinable
   public init(index: UInt32, generation: UInt32) {
     self.index = index
     self.generation = generation
   }
 
+  /// `index.generation`, for the log.
   public var description: String { "\(index).\(generation)" }
 }
 
@@ -50,9 +53,12 @@ public enum Effect: BitwiseCopyable, Sendable {
 /// An order to send one byte. Nothing comes back unless it fails: `failed`.
 @frozen
 public struct Drip: BitwiseCopyable, Sendable, Equatable {
+  /// To whom.
   public var slot: Slot
+  /// What.
   public var byte: UInt8
 
+  /// An order to send `byte` to `slot`.
   @inlinable
   public init(_ slot: Slot, _ byte: UInt8) {
     self.slot = slot
@@ -94,6 +100,7 @@ public struct EffectQueue: ~Copyable {
     filled &+ Self.reserve > effects.capacity || isFullOfDrips
   }
 
+  /// Whether `dripLimit` is reached: the driver must carry the drips out first.
   @inlinable public var isFullOfDrips: Bool {
     UInt(bitPattern: dripped) >= UInt(bitPattern: dripLimit)
   }
@@ -106,6 +113,7 @@ public struct EffectQueue: ~Copyable {
     filled &+= 1
   }
 
+  /// More than 256 drips is a fault of ours and ends the process.
   @inlinable @inline(__always)
   public mutating func append(_ drip: Drip) {
     if UInt(bitPattern: dripped) >= UInt(bitPattern: drips.capacity) {

@@ -103,7 +103,7 @@ extension Engine {
       tier == .suspicious ? policy.delays.suspiciousSum : policy.delays.cleanSum
     let spent = Int64(connection.delayed) * 10_000
     // A wait that a rate rule asks for may go up to the ceiling of all sums.
-    let room = max((least > 0 ? Delays.sumCeiling : min(sum, Delays.sumCeiling)) - spent, 0)
+    let room = max((least > 0 ? policy.delays.sumMost : min(sum, policy.delays.sumMost)) - spent, 0)
     delay = min(delay, room)
     if delay < 10_000 { return 0 }
     if policy.mode == .observe {
@@ -282,7 +282,7 @@ extension Engine {
       wait = (buckets.earliest(key, units, rate, now: now) - now).microseconds
       // What no allowed delay can make up for is put off, or the limit would end where the delays do.
       let spent = Int64(connections[i].delayed) * 10_000
-      let left = min(policy.delays[.mail].ceiling, Delays.sumCeiling - spent)
+      let left = min(policy.delays[.mail].ceiling, policy.delays.sumMost - spent)
       if wait > left && policy.mode == .enforce {
         _ = exceeded(subject, rule, i, wait: wait, now: now)
         return .tempfail

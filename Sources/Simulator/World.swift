@@ -147,6 +147,7 @@ package struct World: ~Copyable {
       events.advance(to: now)
       if due <= now { tick() }
       while let at = events.next(), at <= now {
+        events.advance(to: at)
         events.take(into: &happening)
         for k in 0..<happening.count { happen(happening[k]) }
       }
@@ -430,7 +431,6 @@ package struct World: ~Copyable {
         sockets[Int(drip.slot.index)].failed = true
         makeReady(Int32(drip.slot.index))
       } else {
-        checkRelease(Int(drip.slot.index), drip.byte)
         note(4, i, UInt64(drip.byte))
         add(
           .hearByte, at: now + Int64(bots[i].latency), i, Int(drip.byte),
@@ -482,7 +482,7 @@ package struct World: ~Copyable {
         makeReady(Int32(k))
         return
       }
-      checkRelease(k, region.count > 0 ? engine.arena[region.offset + region.count - 1] : 0)
+      checkRelease(k, region)
       note(5, i, UInt64(region.count))
       if isTraced(i) { tell("hears \(text(region))") }
       hand(i, region)

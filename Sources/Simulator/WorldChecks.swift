@@ -54,18 +54,27 @@ extension World {
     case .tarpit, .reject, .denylisted, .rateLimit, .limit, .shed:
       checks.reasons.looked += 1
       if entry.signals.rawValue == 0 && entry.accessRule == 0 && entry.rateRule == 0
-        && entry.subject == .none
+        && entry.subject == .none && entry.reply < 400
       {
         checks.reasons.fail("\(entry.event.word) of \(entry.address) has none")
       }
     default: break
     }
+    // In the tarpit the drip's own pace holds, not the delay that was promised before.
+    if entry.event == .tarpit && k < engine.limits.connections { sockets[k].notBefore = 0 }
   }
 
-  /// A byte or a text goes to the client in slot `k`: not before the delay that was promised for it is over.
-  /// Refusals of the moment (421, 451) may come at any time.
-  mutating func checkRelease(_ k: Int, _ last: UInt8) {
-    guard sockets[k].notBefore > 0, last == 10 else { return }
+  /// A text goes to the client in slot `k`: not before the delay that was promised for it is over. Refusals of
+  /// the moment (42x, 451) may come at any time.
+  mutating func checkRelease(_ k: Int, _ region: Region) {
+    guard sockets[k].notBefore > 0, region.count > 2 else { return }
+    let first = engine.arena[region.offset]
+    let second = engine.arena[region.offset + 1]
+    if first == UInt8(ascii: "4") && second != UInt8(ascii: "5")
+      || first == UInt8(ascii: "4") && engine.arena[region.offset + 2] == UInt8(ascii: "1")
+    {
+      return
+    }
     checks.release.looked += 1
     // The wheel's tick is 10 ms, and a deadline is rounded up to it.
     if now * 1_000 + 10_000 < sockets[k].notBefore {

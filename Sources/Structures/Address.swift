@@ -6,9 +6,12 @@
 /// IPv4 socket are one source with one history.
 @frozen
 public struct Address: Hashable, Sendable {
+  /// The first 64 bits, in host order; 0 for IPv4.
   public var high: UInt64
+  /// The last 64 bits, in host order.
   public var low: UInt64
 
+  /// An address from its 128 bits in host order.
   @inlinable
   public init(high: UInt64, low: UInt64) {
     self.high = high
@@ -22,6 +25,7 @@ public struct Address: Hashable, Sendable {
     low = 0x0000_FFFF_0000_0000 | UInt64(bits)
   }
 
+  /// Whether this is an IPv4 address, mapped ones included.
   @inlinable public var isIPv4: Bool { high == 0 && low >> 32 == 0xFFFF }
 
   /// The 32 bits of an IPv4 address; meaningless otherwise.
@@ -166,6 +170,7 @@ extension Address {
 
 /// A network: an address whose host bits are zero, and a prefix length counted in its own family.
 public struct Prefix: Hashable, Sendable, CustomStringConvertible {
+  /// The first address of the network.
   public let address: Address
   /// 0…32 for IPv4, 0…128 for IPv6.
   public let length: Int
@@ -179,9 +184,11 @@ public struct Prefix: Hashable, Sendable, CustomStringConvertible {
     self.length = length
   }
 
+  /// Whether `other` lies in the network; never for the other family.
   public func contains(_ other: Address) -> Bool {
     other.isIPv4 == address.isIPv4 && other.network(length) == address
   }
 
+  /// The address and the length, as in `192.0.2.0/24`.
   public var description: String { "\(address)/\(length)" }
 }

@@ -6,16 +6,21 @@
 /// which turns up when a network near it is negated. Kept: the bits after `depth` are zero.
 @frozen
 public struct AddressBlock: Hashable, Sendable, BitwiseCopyable {
+  /// The first 64 bits, in host order; 0 for IPv4.
   public let high: UInt64
+  /// The last 64 bits, in host order.
   public let low: UInt64
   /// Leading bits that are fixed, counted in 128: 96…128 for IPv4, 0…128 for IPv6.
   public let depth: UInt8
+  /// Which family; the bits alone do not say it.
   public let isIPv4: Bool
 
   /// Every address of a family.
   public static let allIPv4 = AddressBlock(bits: 0xFFFF_0000_0000, depth: 96, isIPv4: true)
+  /// Every address of IPv6.
   public static let allIPv6 = AddressBlock(bits: 0, depth: 0, isIPv4: false)
 
+  /// The block of a network.
   public init(_ prefix: Prefix) {
     high = prefix.address.high
     low = prefix.address.low
@@ -34,12 +39,14 @@ public struct AddressBlock: Hashable, Sendable, BitwiseCopyable {
     self.isIPv4 = isIPv4
   }
 
+  /// All 128 bits, those after `depth` zero.
   public var bits: UInt128 { UInt128(high) << 64 | UInt128(low) }
   /// The first address.
   public var address: Address { Address(high: high, low: low) }
   /// The prefix length in its own family: 0…32 or 0…128.
   public var length: Int { isIPv4 ? Int(depth) - 96 : Int(depth) }
 
+  /// Whether all of `other` lies in this block; never for the other family.
   public func contains(_ other: AddressBlock) -> Bool {
     isIPv4 == other.isIPv4 && depth <= other.depth
       && AddressBlock(bits: other.bits, depth: Int(depth), isIPv4: isIPv4).bits == bits

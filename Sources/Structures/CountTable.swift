@@ -85,15 +85,15 @@ public struct OpenCounts: ~Copyable {
 
   /// Where a tag would stand if it stood alone.
   @inlinable
-  public func home(_ tag: UInt32) -> Int {
+  func home(_ tag: UInt32) -> Int {
     Int(truncatingIfNeeded: (UInt64(tag) &* UInt64(slots)) >> 32)
   }
 
-  @inlinable public func after(_ slot: Int) -> Int { slot &+ 1 == slots ? 0 : slot &+ 1 }
+  @inlinable func after(_ slot: Int) -> Int { slot &+ 1 == slots ? 0 : slot &+ 1 }
 
   /// The slot that holds `key`, or the empty one where it would go.
   @inlinable
-  public func find(_ key: UInt64) -> Int {
+  func find(_ key: UInt64) -> Int {
     let tag = OpenCounts.tag(key)
     var slot = home(tag)
     while counts[slot] != 0 && tags[slot] != tag { slot = after(slot) }
@@ -102,7 +102,7 @@ public struct OpenCounts: ~Copyable {
 
   /// Moves back every follower that the gap would cut off from the slot its key points to.
   @inlinable
-  public mutating func closeGap(at start: Int) {
+  mutating func closeGap(at start: Int) {
     var gap = start
     var slot = after(gap)
     while counts[slot] != 0 {
@@ -118,5 +118,5 @@ public struct OpenCounts: ~Copyable {
   }
 
   @inlinable
-  public func distance(from a: Int, to b: Int) -> Int { b >= a ? b &- a : b &- a &+ slots }
+  func distance(from a: Int, to b: Int) -> Int { b >= a ? b &- a : b &- a &+ slots }
 }

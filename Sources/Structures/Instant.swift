@@ -7,20 +7,27 @@
 /// calendar. Range: 292,000 years.
 @frozen
 public struct Instant: Comparable, Hashable, Sendable {
+  /// Since the origin; negative before it.
   public var microseconds: Int64
 
+  /// So many microseconds after the origin.
   @inlinable
   public init(microseconds: Int64) { self.microseconds = microseconds }
 
+  /// So many seconds after the origin, to the microsecond; beyond 292,000 years the process ends.
   @inlinable
   public init(seconds: Double) { microseconds = Int64(seconds * 1_000_000) }
 
+  /// Where the clock begins.
   @inlinable public static var origin: Instant { Instant(microseconds: 0) }
+  /// Never: later than any moment that comes.
   @inlinable public static var distantFuture: Instant { Instant(microseconds: .max) }
 
+  /// Whether `a` is earlier.
   @inlinable
   public static func < (a: Instant, b: Instant) -> Bool { a.microseconds < b.microseconds }
 
+  /// The moment so much later.
   @inlinable
   public static func + (a: Instant, b: Duration) -> Instant {
     Instant(microseconds: a.microseconds &+ b.microseconds)
@@ -32,11 +39,13 @@ public struct Instant: Comparable, Hashable, Sendable {
     Instant(microseconds: self.microseconds &+ microseconds)
   }
 
+  /// From `b` to `a`; negative when `a` is earlier.
   @inlinable
   public static func - (a: Instant, b: Instant) -> Duration {
     .microseconds(a.microseconds - b.microseconds)
   }
 
+  /// Seconds since the origin, for people.
   public var seconds: Double { Double(microseconds) / 1_000_000 }
 }
 

@@ -10,12 +10,14 @@ public struct SipHash: Sendable {
   @usableFromInline package let k0: UInt64
   @usableFromInline package let k1: UInt64
 
+  /// A hash with its secret key of 128 bits.
   @inlinable
   public init(k0: UInt64, k1: UInt64) {
     self.k0 = k0
     self.k1 = k1
   }
 
+  /// The hash of three words.
   @inlinable
   public func callAsFunction(_ a: UInt64, _ b: UInt64, _ c: UInt64) -> UInt64 {
     var s = State(k0, k1)
@@ -25,6 +27,7 @@ public struct SipHash: Sendable {
     return s.finish(words: 3)
   }
 
+  /// The hash of bytes; their number is part of it, modulo 256.
   @inlinable
   public func callAsFunction(_ bytes: Span<UInt8>) -> UInt64 {
     var s = State(k0, k1)

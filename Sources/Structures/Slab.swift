@@ -9,6 +9,7 @@
 @frozen
 public struct Slab<Record: BitwiseCopyable>: ~Copyable {
   @usableFromInline package let base: UnsafeMutablePointer<Record>
+  /// How many records there are.
   public let capacity: Int
 
   /// - Parameters:
@@ -24,6 +25,7 @@ public struct Slab<Record: BitwiseCopyable>: ~Copyable {
 
   deinit { base.deallocate() }
 
+  /// The record at `index`, 0 ..< capacity; any other index ends the process.
   @inlinable
   public subscript(_ index: Int) -> Record {
     @inline(__always) unsafeAddress {
@@ -48,9 +50,12 @@ public struct Slab<Record: BitwiseCopyable>: ~Copyable {
 public struct IndexAllocator: ~Copyable {
   private var words: [UInt64]
   private var cursor = 0
+  /// How many indexes there are: 0 ..< capacity.
   public let capacity: Int
+  /// How many of them are free.
   public private(set) var free: Int
 
+  /// All are free; `capacity` may be 0.
   public init(capacity: Int) {
     self.capacity = capacity
     free = capacity
@@ -75,6 +80,7 @@ public struct IndexAllocator: ~Copyable {
     return index
   }
 
+  /// Gives an index back; one that is not taken is a fault of ours and ends the process.
   public mutating func release(_ index: Int) {
     let bit = UInt64(1) << UInt64(index % 64)
     invariant(words[index / 64] & bit != 0, "index \(index) was released twice")
@@ -82,15 +88,19 @@ public struct IndexAllocator: ~Copyable {
     free += 1
   }
 
+  /// Whether `index`, 0 ..< capacity, is taken.
   public func isTaken(_ index: Int) -> Bool { words[index / 64] >> UInt64(index % 64) & 1 == 1 }
 }
 
 /// A run of bytes in an `Arena`.
 @frozen
 public struct Region: BitwiseCopyable, Sendable, Equatable {
+  /// Where it begins, in bytes from the start of the arena.
   public var offset: Int
+  /// How many bytes it has.
   public var count: Int
 
+  /// `count` bytes from `offset` on; checked against the arena only when it is used.
   @inlinable
   public init(offset: Int, count: Int) {
     self.offset = offset
@@ -113,8 +123,10 @@ public struct Region: BitwiseCopyable, Sendable, Equatable {
 public struct Arena: ~Copyable {
   /// Where the block begins. For the driver alone.
   public let base: UnsafeMutablePointer<UInt8>
+  /// Bytes in the block, at least 1.
   public let count: Int
 
+  /// A block of `count` bytes with whatever is in them; 1 if `count` is less.
   public init(count: Int) {
     self.count = max(count, 1)
     base = .allocate(capacity: self.count)
@@ -138,6 +150,7 @@ public struct Arena: ~Copyable {
     return _overrideLifetime(span, borrowing: self)
   }
 
+  /// The bytes of a region, to be written.
   @_lifetime(&self)
   public mutating func mutableSpan(_ region: Region) -> MutableSpan<UInt8> {
     check(region)

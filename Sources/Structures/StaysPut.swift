@@ -10,5 +10,6 @@ import Synchronization
 public struct StaysPut: ~Copyable {
   private let cell = Atomic<UInt8>(0)
 
+  /// One byte, never used.
   public init() {}
 }

@@ -21,31 +21,31 @@ public struct TimingWheel: ~Copyable {
     @usableFromInline package var bits: UInt64
 
     @inlinable
-    public init(next: Int, previous: Int, deadline: UInt64) {
+    init(next: Int, previous: Int, deadline: UInt64) {
       bits = UInt64(next) | UInt64(previous) << 20 | deadline << 40
     }
 
     @inlinable static var linkMask: UInt64 { 0xF_FFFF }
     /// What `next` is while no timer is set.
-    @inlinable public static var none: Int { 0xF_FFFF }
+    @inlinable static var none: Int { 0xF_FFFF }
 
     @inlinable
-    public var isSet: Bool { bits & Entry.linkMask != Entry.linkMask }
+    var isSet: Bool { bits & Entry.linkMask != Entry.linkMask }
 
     @inlinable
-    public var next: Int {
+    var next: Int {
       get { Int(truncatingIfNeeded: bits & Entry.linkMask) }
       set { bits = bits & ~Entry.linkMask | UInt64(truncatingIfNeeded: newValue) }
     }
 
     @inlinable
-    public var previous: Int {
+    var previous: Int {
       get { Int(truncatingIfNeeded: bits >> 20 & Entry.linkMask) }
       set { bits = bits & ~(Entry.linkMask << 20) | UInt64(truncatingIfNeeded: newValue) << 20 }
     }
 
     @inlinable
-    public var deadline: UInt64 {
+    var deadline: UInt64 {
       get { bits >> 40 }
       set { bits = bits & 0xFF_FFFF_FFFF | newValue << 40 }
     }
@@ -153,6 +153,7 @@ public struct TimingWheel: ~Copyable {
     armed &-= 1
   }
 
+  /// Whether `index`, 0 ..< capacity, has a timer.
   @inlinable
   public func isSet(_ index: Int) -> Bool {
     checkIndex(index)
@@ -275,12 +276,14 @@ public struct TimingWheel: ~Copyable {
 
   // Ticks
 
+  /// The tick of `time`, counted from the origin and rounded up.
   @inlinable
   public func tickAtOrAfter(_ time: Instant) -> Int64 {
     let (quotient, rest) = time.microseconds.quotientAndRemainder(dividingBy: tickMicroseconds)
     return rest > 0 ? quotient + 1 : quotient
   }
 
+  /// The tick of `time`, counted from the origin and rounded down.
   @inlinable
   public func tickAtOrBefore(_ time: Instant) -> Int64 {
     let (quotient, rest) = time.microseconds.quotientAndRemainder(dividingBy: tickMicroseconds)
@@ -289,7 +292,7 @@ public struct TimingWheel: ~Copyable {
 
   /// The whole deadline from its low 24 bits: it is never further than 2^23 - 1 ticks from `position`.
   @inlinable
-  public func fullDeadline(_ index: Int) -> Int64 {
+  func fullDeadline(_ index: Int) -> Int64 {
     let distance = entries[index].deadline &- UInt64(truncatingIfNeeded: position)
     // 24 bits with their sign.
     return position &+ Int64(bitPattern: distance << 40) >> 40
@@ -301,7 +304,7 @@ public struct TimingWheel: ~Copyable {
   /// the level by distance keeps that start between `position` and the deadline: a timer at level 1
   /// or above is at least one and at most 64 slots ahead, so a slot never holds two turns at once.
   @inlinable @inline(__always)
-  public func slot(for tick: Int64) -> Int {
+  func slot(for tick: Int64) -> Int {
     let distance = tick &- position
     if distance <= 0 { return TimingWheel.dueSlot }
     if distance < 1 << 8 { return Int(tick & 255) }
@@ -312,7 +315,7 @@ public struct TimingWheel: ~Copyable {
 
   /// The next tick at which a slot must be emptied; `.max` when the wheel is empty.
   @inlinable
-  public func nextEvent() -> Int64 {
+  func nextEvent() -> Int64 {
     var best = Int64.max
     let start = Int(truncatingIfNeeded: position &+ 1) & 255
     let below = ~UInt64(0) << UInt64(start & 63)
@@ -345,7 +348,7 @@ public struct TimingWheel: ~Copyable {
   /// Moves to `tick`, which no event precedes: brings timers down from the levels above, the highest
   /// first, then hands over what expires at this very tick.
   @inlinable
-  public mutating func advance(to tick: Int64) {
+  mutating func advance(to tick: Int64) {
     position = tick
     if tick & 255 == 0 {
       bringDown(level: 3)
@@ -357,7 +360,7 @@ public struct TimingWheel: ~Copyable {
   }
 
   @inlinable
-  public mutating func bringDown(level: Int) {
+  mutating func bringDown(level: Int) {
     let shift = Int64(2 &+ 6 &* level)
     if position & (1 << shift &- 1) != 0 { return }
     let place = 192 &+ 64 &* level &+ Int(position >> shift & 63)
@@ -376,7 +379,7 @@ public struct TimingWheel: ~Copyable {
   // Lists
 
   @inlinable
-  public mutating func link(_ index: Int, _ slot: Int, _ deadline: UInt64) {
+  mutating func link(_ index: Int, _ slot: Int, _ deadline: UInt64) {
     let head = capacity &+ slot
     let last = entries[head].previous
     entries[index] = Entry(next: head, previous: last, deadline: deadline)
@@ -386,7 +389,7 @@ public struct TimingWheel: ~Copyable {
   }
 
   @inlinable
-  public mutating func unlink(_ index: Int) {
+  mutating func unlink(_ index: Int) {
     let next = entries[index].next
     let previous = entries[index].previous
     entries[previous].next = next
@@ -401,7 +404,7 @@ public struct TimingWheel: ~Copyable {
 
   /// Hangs a whole list of level 0 on the end of the due list.
   @inlinable
-  public mutating func spliceIntoDue(_ slot: Int) {
+  mutating func spliceIntoDue(_ slot: Int) {
     let head = capacity &+ slot
     let due = capacity &+ TimingWheel.dueSlot
     let first = entries[head].next
@@ -418,7 +421,7 @@ public struct TimingWheel: ~Copyable {
 
   @inlinable
   @inline(__always)
-  public func checkIndex(_ index: Int) {
+  func checkIndex(_ index: Int) {
     if UInt(bitPattern: index) >= UInt(bitPattern: capacity) { Self.noTimer(index, capacity) }
   }
 

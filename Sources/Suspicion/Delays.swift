@@ -64,6 +64,9 @@ package struct Delays: Sendable, Equatable {
   package var cleanSum: Int64 = 10_000_000
   package var suspiciousSum: Int64 = 60_000_000
   package static let sumCeiling: Int64 = 120_000_000
+  /// The ceiling in force: `sumCeiling`, which no configuration can raise; the simulator does, to find out what
+  /// would happen.
+  package var sumMost = Delays.sumCeiling
   /// All of a message's accepted-recipient delays together, at most.
   package var recipientSum: Int64 = 15_000_000
 

@@ -54,10 +54,15 @@ public struct Ring: ~Copyable {
   @usableFromInline var batch = 0
   private var failure: Int32 = 0
 
+  /// What has happened so far.
   public var counters = RingCounters()
+  /// What the kernel allowed, found out by trying.
   public let mode: Mode
+  /// Direct descriptors in the table: 0 ..< slots.
   public let slots: Int
+  /// Length of the submission queue, as the kernel rounded it.
   public let submissionEntries: Int
+  /// Length of the completion queue, as the kernel rounded it.
   public let completionEntries: Int
   /// Whether `setSocketOption` works here (kernel 6.7 and later), found out by trying.
   public private(set) var setsSocketOptions = false
@@ -134,8 +139,10 @@ public struct Ring: ~Copyable {
 
   /// Input or the peer's end of sending (POLLIN | POLLRDHUP).
   @inlinable public static var readable: UInt32 { 0x0001 | UInt32(CURING_POLLRDHUP) }
+  /// Room for output (POLLOUT).
   @inlinable public static var writable: UInt32 { 0x0004 }
 
+  /// Into memory of ours, which must stay until the completion: at most `count` bytes, 0 at the peer's end.
   @inlinable
   public mutating func receive(
     slot: Int32, into bytes: UnsafeMutableRawPointer, count: Int, flags: Int32 = 0, token: Token
@@ -226,6 +233,7 @@ public struct Ring: ~Copyable {
     io_uring_prep_socket_direct(nextEntry(token), domain, type, number, UInt32(slot), 0)
   }
 
+  /// Connects the socket in `slot`. `address` must stay until the completion.
   public mutating func connect(
     slot: Int32, to address: UnsafePointer<SocketAddress>, token: Token
   ) {
@@ -350,6 +358,7 @@ public struct Ring: ~Copyable {
     return batch
   }
 
+  /// The completion at `offset`, 0 ..< what `completions()` said; any other ends the process.
   @inlinable
   public func completion(at offset: Int) -> Completion {
     precondition(UInt(bitPattern: offset) < UInt(bitPattern: batch), "past the end of the batch")

@@ -8,6 +8,7 @@ import Glibc
 
 /// A ring failed. The worker that owns it cannot go on.
 public struct RingError: Error, Equatable, CustomStringConvertible {
+  /// What was being done, named by its call.
   public enum Step: String, Sendable {
     case setUp = "io_uring_setup"
     case registerFiles = "io_uring_register(FILES2)"
@@ -18,17 +19,21 @@ public struct RingError: Error, Equatable, CustomStringConvertible {
     case eventDescriptor = "eventfd"
   }
 
+  /// The call that failed.
   public let step: Step
   /// Positive, as in errno.h.
   public let errno: Int32
+  /// The likeliest cause and its remedy, in sentences.
   public let cause: String
 
+  /// An error of this machine as it is now; `requested`: how many slots, buffers or bytes were asked for.
   public init(_ step: Step, errno: Int32, requested: Int = 0) {
     self.step = step
     self.errno = errno
     cause = RingError.cause(step, errno: errno, requested: requested, host: .current())
   }
 
+  /// Call, errno and cause, for the operator.
   public var description: String {
     "\(step.rawValue) failed: \(errnoText(errno)) (errno \(errno)). \(cause)"
   }
@@ -39,9 +44,12 @@ public struct RingError: Error, Equatable, CustomStringConvertible {
     public var disabled: Int?
     /// kernel.io_uring_group.
     public var group: Int?
+    /// RLIMIT_NOFILE.
     public var descriptorsMax: UInt64
+    /// RLIMIT_MEMLOCK, in bytes.
     public var lockedBytesMax: UInt64
 
+    /// Facts as given: limits in descriptors and in bytes.
     public init(disabled: Int?, group: Int?, descriptorsMax: UInt64, lockedBytesMax: UInt64) {
       self.disabled = disabled
       self.group = group
@@ -49,6 +57,7 @@ public struct RingError: Error, Equatable, CustomStringConvertible {
       self.lockedBytesMax = lockedBytesMax
     }
 
+    /// What this machine says now.
     public static func current() -> Host {
       var descriptors = rlimit()
       var locked = rlimit()

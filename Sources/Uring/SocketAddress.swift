@@ -4,13 +4,15 @@
 // Keeps: `storage` is a valid sockaddr_in or sockaddr_in6 of `length` bytes, at the start of the
 // struct, so that a pointer to the struct can be handed to the kernel.
 
-package import Glibc
+import Glibc
 public import Structures
 
+/// An address and port, laid out as a sockaddr_in or a sockaddr_in6.
 @frozen
 public struct SocketAddress: BitwiseCopyable, Sendable {
   /// 28 bytes: room for the larger of the two.
   @usableFromInline var storage: (UInt64, UInt64, UInt64, UInt32)
+  /// Bytes that count: 16 for sockaddr_in, 28 for sockaddr_in6.
   public let length: UInt32
 
   /// IPv4 addresses become sockaddr_in, unless `mapped` asks for the ::ffff form.
@@ -49,14 +51,17 @@ public struct SocketAddress: BitwiseCopyable, Sendable {
     length = filled
   }
 
+  /// AF_INET or AF_INET6.
   public var family: Int32 {
     withUnsafeBytes(of: storage) { Int32($0.load(as: sa_family_t.self)) }
   }
 
+  /// In host order.
   public var port: UInt16 {
     withUnsafeBytes(of: storage) { UInt16(bigEndian: $0.load(fromByteOffset: 2, as: UInt16.self)) }
   }
 
+  /// The address; the mapped form (::ffff:a.b.c.d) becomes IPv4.
   public var address: Address {
     withUnsafeBytes(of: storage) { raw in
       if Int32(raw.load(as: sa_family_t.self)) == AF_INET {
@@ -69,7 +74,7 @@ public struct SocketAddress: BitwiseCopyable, Sendable {
   }
 
   /// Calls `body` with the address in the form system calls take.
-  package func withPointer<R>(_ body: (UnsafePointer<sockaddr>, socklen_t) -> R) -> R {
+  func withPointer<R>(_ body: (UnsafePointer<sockaddr>, socklen_t) -> R) -> R {
     withUnsafePointer(to: self) { whole in
       whole.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, length) }
     }

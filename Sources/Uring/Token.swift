@@ -24,8 +24,10 @@ public enum Operation: UInt8, Sendable {
 /// when nothing of it is in flight, so this is the second lock on that door.
 @frozen
 public struct Token: Hashable, Sendable {
+  /// What the kernel carries as user_data.
   public let bits: UInt64
 
+  /// A token as it came back.
   @inlinable
   public init(bits: UInt64) { self.bits = bits }
 
@@ -37,26 +39,32 @@ public struct Token: Hashable, Sendable {
       | UInt64(generation & Token.generationMask) << 32 | UInt64(index)
   }
 
+  /// The 24 bits that a generation has.
   @inlinable public static var generationMask: UInt32 { 0xFF_FFFF }
 
   /// `.none` for anything we did not write ourselves.
   @inlinable public var operation: Operation {
     Operation(rawValue: UInt8(truncatingIfNeeded: bits >> 56)) ?? .none
   }
+  /// Which life of the slot: 0 ... `generationMask`.
   @inlinable public var generation: UInt32 {
     UInt32(truncatingIfNeeded: bits >> 32) & Token.generationMask
   }
+  /// Which slot, or what else the operation was for.
   @inlinable public var index: UInt32 { UInt32(truncatingIfNeeded: bits) }
 }
 
 /// One entry of the completion queue, copied out.
 @frozen
 public struct Completion: Sendable {
+  /// What was given to the submission.
   public let token: Token
   /// A count or a descriptor, or a negated errno.
   public let result: Int32
+  /// As the kernel wrote them (IORING_CQE_F_...), with the buffer in the upper 16 bits.
   public let flags: UInt32
 
+  /// A completion from its three fields.
   @inlinable
   public init(token: Token, result: Int32, flags: UInt32) {
     self.token = token
@@ -89,8 +97,11 @@ public struct RingCounters: Sendable, Equatable {
   public var enters: UInt64 = 0
   /// Times the kernel asked us to come back (EAGAIN: no memory for a request; EBUSY: drain first).
   public var retries: UInt64 = 0
+  /// Entries of the submission queue that were filled.
   public var submissions: UInt64 = 0
+  /// Completions that were taken.
   public var completions: UInt64 = 0
 
+  /// All zero.
   @inlinable public init() {}
 }

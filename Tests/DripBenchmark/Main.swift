@@ -44,7 +44,7 @@ enum DripBenchmark {
     let target = SocketAddress(home, port: listener.localPort)
     while clients.count < connections {
       let client = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-      guard client >= 0, target.withPointer({ connect(client, $0, $1) }) == 0 else {
+      guard client >= 0, PlainSocket.connect(client, to: target) == 0 else {
         print("drip-benchmark: connection \(clients.count): \(String(cString: strerror(errno)))")
         exit(1)
       }

@@ -94,3 +94,55 @@ struct WorldTests {
     #expect(found.letThrough == 0 && world.engine.heldCount == 0)
   }
 }
+
+@Suite("Random worlds")
+struct SwarmTests {
+  /// Kinds that differ in what they do; the shipped ones are in the files.
+  static let kinds: [Persona] = {
+    var early = bot("early", patience: .const(60))
+    early.pregreet = 0.7
+    early.bareHelo = 0.5
+    var harvester = bot("harvester", patience: .const(20))
+    harvester.aim = .harvest
+    harvester.recipients = .const(100)
+    harvester.unknown = 0.95
+    harvester.slowStrikes = 3
+    var rusher = bot("rusher", patience: .normal(21, 0.3), clock: .read)
+    rusher.pipelinesEarly = 0.5
+    rusher.messages = .uniform(1, 5)
+    rusher.recipients = .uniform(1, 12)
+    var scanner = bot("scanner", patience: .uniform(2, 6), clock: .session)
+    scanner.aim = .banner
+    var slow = bot("slowloris", patience: .const(1e9))
+    slow.aim = .hold
+    slow.trickle = .uniform(1, 10)
+    slow.concurrency = .const(5)
+    var foreign = bot("foreign", patience: .const(30))
+    foreign.nonSMTP = 1
+    var guesser = bot("guesser", patience: .const(8))
+    guesser.aim = .auth
+    guesser.logins = .const(5)
+    guesser.tries = [0, 0, 0, 0, 1]
+    guesser.again = .const(1)
+    var callout = honest("callout", patience: 30)
+    callout.kind = .probe
+    callout.aim = .callout
+    var bulk = honest("bulk", patience: 60)
+    bulk.messages = .uniform(1, 5)
+    bulk.recipients = .uniform(1, 8)
+    bulk.unknown = 0.1
+    bulk.concurrency = .uniform(1, 3)
+    bulk.bytes = .lognormal(1_500, 1)
+    return [
+      early, harvester, rusher, scanner, slow, foreign, guesser, callout, bulk, honest(),
+      bot("impatient", patience: .lognormal(4, 0.4)), bot("patient", patience: .const(300)),
+    ]
+  }()
+
+  @Test("keep every promise, whatever fails", arguments: 1...24)
+  func swarm(seed: Int) {
+    let failures = Swarm.failures(
+      seed: UInt64(seed), personas: Self.kinds, policy: policy())
+    #expect(failures == [])
+  }
+}

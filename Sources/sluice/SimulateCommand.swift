@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `sluice simulate`: the engine and a scenario in virtual time. Here are its options and what it prints; the
+// world is the module Simulator, the kinds of clients are files (tuning/personas).
+
+import ArgumentParser
+import Daemon
+import Dispatch
+import Foundation
+import Personas
+import Reports
+import Shield
+import Simulator
+import Suspicion
+import Synchronization
+
+struct SimulateCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "simulate",
+    abstract: "Find out in virtual time what the shield would do.",
+    discussion: """
+      The real engine with a real configuration, among the clients of a scenario. The same seed gives the same \
+      run, to the last byte, on any machine. Exits with 1 if a promise broke or a headline missed its band.
+      """)
+
+  @Option(help: "The scenario: a file, or the name of one that ships, like mix-2025.")
+  var scenario = "mix-2025"
+
+  @Option(help: "Where the personas are. Default: tuning/personas here, or those that ship.")
+  var personas: String?
+
+  @OptionGroup var options: ConfigurationOptions
+
+  @Option(help: "Everything that happens by chance follows from it.")
+  var seed: UInt64 = 1
+
+  @Option(help: "Seconds of the scenario, instead of its own.")
+  var duration: Double?
+
+  @Option(help: "Rates times so much.")
+  var scale = 1.0
+
+  @Option(
+    help: "Seconds to go on after the scenario's end, until the last retry of honest mail. Default: 6 days.")
+  var after: Double = 6 * 86_400
+
+  @Option(help: "Print one client's connections as facts and orders: its number, from 1.")
+  var trace: UInt32?
+
+  @Option(
+    help: """
+      Try out delays of a stage: banner=0..310, or banner=0..60/5 in steps of 5 s. Stages: banner, helo, mail, \
+      rcpt, rcpt_rejected, data.
+      """)
+  var sweep: String?
+
+  @Option(help: "Compare with a second configuration.")
+  var compare: String?
+
+  @Flag(help: "Run the published results H1 to H12 again.")
+  var headlines = false
+
+  @Option(help: "Random worlds for so many minutes.")
+  var swarm: Double?
+
+  @Option(help: "One random world by its seed.")
+  var swarmSeed: UInt64?
+
+  @Option(help: "Write the report as one page of HTML.")
+  var html: String?
+
+  @Option(help: "Write what was found as JSON.")
+  var json: String?
+
+  @Flag(help: "Do not run the scenario without a shield beside it.")
+  var noBaseline = false
+
+  func run() throws {
+    let kinds = try loadPersonas(personas)
+    let (configuration, exitCode) = options.load()
+    guard let configuration else { throw ExitCode(exitCode) }
+    if let swarmSeed { return try oneWorld(swarmSeed, kinds, configuration) }
+    if let swarm { return try worlds(minutes: swarm, kinds, configuration) }
+    if headlines { return try printHeadlines(kinds, configuration) }
+    var plan = try loadScenario(scenario, kinds)
+    if let duration { plan.duration = duration }
+    for entry in plan.entries.indices { plan.entries[entry].rate *= scale }
+    let base = experiment(kinds, plan, configuration, named: options.config)
+    if let trace { return printTrace(base, of: trace) }
+    if let sweep { return try runSweep(sweep, base) }
+    try runAndReport(base)
+  }
+
+  private func experiment(
+    _ kinds: [Persona], _ plan: Scenario, _ configuration: Daemon.Configuration, named file: String?
+  ) -> Experiment {
+    var policy = configuration.enginePolicy
+    policy.mode = .enforce
+    var run = Experiment(
+      personas: kinds, scenario: plan, policy: policy, limits: configuration.limits, seed: seed)
+    run.after = after
+    run.sampleEvery = max(plan.duration / 600, 1)
+    run.configuration = file ?? "shipped defaults"
+    return run
+  }
+
+  // MARK: One run, or two
+
+  private func runAndReport(_ base: Experiment) throws {
+    var runs = [base]
+    if let compare {
+      var other = ConfigurationOptions()
+      other.config = compare
+      let (configuration, exitCode) = other.load()
+      guard let configuration else { throw ExitCode(exitCode) }
+      runs.append(experiment(base.personas, base.scenario, configuration, named: compare))
+    }
+    let shielded = runs.count
+    if !noBaseline { runs.append(base.unshielded) }
+    var reports = Self.all(runs)
+    if !noBaseline {
+      let bare = reports.removeLast()
+      for k in reports.indices {
+        for (n, sample) in bare.samples.enumerated() where n < reports[k].samples.count {
+          reports[k].samples[n].downstreamWithout = sample.downstream
+        }
+      }
+    }
+    for k in 0..<shielded {
+      reports[k].command =
+        "sluice simulate --scenario \(scenario) --seed \(seed)"
+        + (runs[k].configuration == "shipped defaults" ? "" : " --config \(runs[k].configuration)")
+      print(TerminalReport.text(reports[k], color: isatty(STDOUT_FILENO) == 1))
+    }
+    try write(reports)
+    let broken = reports.contains { $0.checks.contains { $0.broken > 0 } }
+    if broken { throw ExitCode(1) }
+  }
+
+  private func write(_ reports: [RunReport]) throws {
+    if let html {
+      try HTMLReport.page(reports).write(toFile: html, atomically: true, encoding: .utf8)
+      print("report: \(html)")
+    }
+    if let json { try JSONEncoder().encode(reports).write(to: URL(fileURLWithPath: json)) }
+  }
+
+  /// Runs experiments side by side; each is deterministic by itself.
+  private static func all(_ runs: [Experiment]) -> [RunReport] {
+    let results = Mutex([RunReport?](repeating: nil, count: runs.count))
+    DispatchQueue.concurrentPerform(iterations: runs.count) { k in
+      let began = DispatchTime.now().uptimeNanoseconds
+      var report = runs[k].run()
+      report.took = Double(DispatchTime.now().uptimeNanoseconds - began) / 1e9
+      results.withLock { $0[k] = report }
+    }
+    return results.withLock { $0.compactMap { $0 } }
+  }
+
+  private func printTrace(_ base: Experiment, of client: UInt32) {
+    var world = base.world()
+    world.traced = client
+    world.run(after: base.after)
+    for line in world.lines { print(line) }
+    if world.lines.isEmpty { print("there is no client \(client) in this run") }
+  }
+
+  // MARK: Sweep
+
+  private func runSweep(_ text: String, _ base: Experiment) throws {
+    let (stage, values) = try Self.parse(sweep: text)
+    let runs = values.map { seconds in
+      var run = base
+      run.fix(stage, seconds: seconds)
+      run.configuration = "\(stage.name) \(seconds) s"
+      return run
+    }
+    let reports = Self.all(runs)
+    let found = Sweep(
+      parameter: "delay of \(stage.name)", unit: "s",
+      points: zip(values, reports).map { SweepPoint(value: $0, report: $1) })
+    print(SweepReport.text(found))
+    if let html {
+      try SweepReport.page(found).write(toFile: html, atomically: true, encoding: .utf8)
+      print("report: \(html)")
+    }
+    if let json { try JSONEncoder().encode(reports).write(to: URL(fileURLWithPath: json)) }
+  }
+
+  /// `banner=0..310/10`: the stage, and the values from the first to the last.
+  static func parse(sweep text: String) throws -> (Stage, [Double]) {
+    let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
+    guard parts.count == 2, let stage = Stage.allCases.first(where: { $0.name == parts[0] }) else {
+      let names = Stage.allCases.map(\.name).joined(separator: ", ")
+      throw ValidationError("'\(text)': write STAGE=FROM..TO or STAGE=FROM..TO/STEP; stages: \(names)")
+    }
+    let range = parts[1].split(separator: "/", maxSplits: 1).map(String.init)
+    let ends = range[0].components(separatedBy: "..").compactMap(Double.init)
+    guard ends.count == 2, ends[0] >= 0, ends[1] >= ends[0], ends[1] <= 600 else {
+      throw ValidationError("'\(parts[1])': write FROM..TO in seconds, at most 600")
+    }
+    let step = range.count == 2 ? Double(range[1]) ?? 0 : max((ends[1] - ends[0]) / 30, 0.1)
+    guard step > 0, (ends[1] - ends[0]) / step <= 1_000 else {
+      throw ValidationError("the step must be above 0, and there may be 1,000 values at most")
+    }
+    var values = Array(stride(from: ends[0], through: ends[1], by: step))
+    if let last = values.last, last < ends[1] - 1e-9 { values.append(ends[1]) }
+    return (stage, values)
+  }
+
+  // MARK: Headlines
+
+  private func printHeadlines(_ kinds: [Persona], _ configuration: Daemon.Configuration) throws {
+    let all = Headlines(personas: kinds, policy: configuration.enginePolicy, seed: seed)
+    let results = Mutex([Headline?](repeating: nil, count: Headlines.all.count))
+    // The longest first, or the last would run alone.
+    let order = Headlines.all.indices.reversed().map { $0 }
+    DispatchQueue.concurrentPerform(iterations: order.count) { k in
+      let found = all.run(Headlines.all[order[k]])
+      results.withLock { $0[order[k]] = found }
+    }
+    let found = results.withLock { $0.compactMap { $0 } }
+    for headline in found {
+      print("\(headline.id)  \(headline.passed ? "in the band" : "NOT IN THE BAND")")
+      print("    \(headline.claim)")
+      print("    band: \(headline.band)")
+      print("    seen: \(headline.figure)")
+      if !headline.note.isEmpty { print("    note: \(headline.note)") }
+    }
+    print("\(found.filter(\.passed).count) of \(found.count) in their bands, seed \(seed)")
+    if found.contains(where: { !$0.passed }) { throw ExitCode(1) }
+  }
+
+  // MARK: Random worlds
+
+  private func worlds(
+    minutes: Double, _ kinds: [Persona], _ configuration: Daemon.Configuration
+  ) throws {
+    let end = DispatchTime.now().uptimeNanoseconds + UInt64(minutes * 60e9)
+    let policy = configuration.enginePolicy
+    let first = seed
+    let state = Mutex((next: first, failed: 0))
+    DispatchQueue.concurrentPerform(iterations: ProcessInfo.processInfo.activeProcessorCount) { _ in
+      while DispatchTime.now().uptimeNanoseconds < end {
+        let seed = state.withLock { state in
+          defer { state.next += 1 }
+          return state.next
+        }
+        let failures = Swarm.failures(seed: seed, personas: kinds, policy: policy)
+        if failures.isEmpty { continue }
+        state.withLock { $0.failed += 1 }
+        for failure in failures {
+          print("seed \(seed): \(failure)\n    again: sluice simulate --swarm-seed \(seed)")
+        }
+      }
+    }
+    let (next, failed) = state.withLock { $0 }
+    print("\(next - first) random worlds, \(failed) broke a promise")
+    if failed > 0 { throw ExitCode(1) }
+  }
+
+  private func oneWorld(
+    _ seed: UInt64, _ kinds: [Persona], _ configuration: Daemon.Configuration
+  ) throws {
+    let run = Swarm.experiment(seed: seed, personas: kinds, policy: configuration.enginePolicy)
+    let report = run.run()
+    print(TerminalReport.text(report, color: isatty(STDOUT_FILENO) == 1))
+    let names = Set(report.checks.filter { $0.broken > 0 }.map(\.name))
+    if !names.subtracting([Checks().honest.name]).isEmpty { throw ExitCode(1) }
+  }
+}
+
+/// Reads the personas, or says what is wrong with them and ends.
+func loadPersonas(_ directory: String?) throws -> [Persona] {
+  guard let place = directory ?? PersonaFiles.defaultDirectory() else {
+    throw ValidationError("no personas found: give --personas DIRECTORY")
+  }
+  let (personas, problems) = PersonaFiles.load(directory: place)
+  for problem in problems { StandardError.write(problem.description) }
+  if problems.exitCode != 0 { throw ExitCode(problems.exitCode) }
+  return personas
+}
+
+/// Reads a scenario by its file or by the name of one that ships.
+func loadScenario(_ name: String, _ personas: [Persona]) throws -> Scenario {
+  var path = name
+  if !FileManager.default.fileExists(atPath: path), let place = PersonaFiles.defaultDirectory() {
+    path =
+      URL(fileURLWithPath: place).deletingLastPathComponent()
+      .appendingPathComponent("scenarios/\(name).yaml").path
+  }
+  let (scenario, problems) = ScenarioFile.load(path: path, personas: personas)
+  for problem in problems { StandardError.write(problem.description) }
+  guard let scenario, problems.exitCode == 0 else { throw ExitCode(max(problems.exitCode, 1)) }
+  return scenario
+}
