@@ -4,7 +4,7 @@ import Testing
 @testable import Personas
 
 /// One connection of a persona, and what it said to scripted replies.
-struct Talk {
+final class Talk {
   let persona: Persona
   var actor = Actor()
   /// Seconds.
@@ -20,13 +20,13 @@ struct Talk {
   }
   var first = Actor.Step.nothing
 
-  mutating func hear(_ text: String) -> Actor.Step {
+  func hear(_ text: String) -> Actor.Step {
     let bytes = Array(text.utf8)
     return actor.heard(bytes.span, persona, now: micros)
   }
 
   /// The same, one byte after the other; only the last may give a step.
-  mutating func hearBytes(_ text: String) -> [Actor.Step] {
+  func hearBytes(_ text: String) -> [Actor.Step] {
     text.utf8.map { byte in
       let bytes = [byte]
       return actor.heard(bytes.span, persona, now: micros)
@@ -34,7 +34,7 @@ struct Talk {
   }
 
   /// Goes to its deadline, or to `most` seconds.
-  mutating func wait(atMost most: Double = 1e6) -> Actor.Step {
+  func wait(atMost most: Double = 1e6) -> Actor.Step {
     now = min(Double(actor.deadline(persona)) / 1_000_000, most)
     return actor.timer(persona, now: micros)
   }
@@ -46,7 +46,7 @@ private let ehlo =
 struct ActorTests {
   @Test("a message is said line by line, each after the reply to the one before")
   func message() {
-    var talk = Talk { $0.bytes = .const(1_000) }
+    let talk = Talk { $0.bytes = .const(1_000) }
     #expect(talk.first == .nothing)
     #expect(talk.hear("220 mx\r\n") == .say(.helo(bare: false, extended: true)))
     #expect(talk.hear("250 mx\r\n") == .say(.mail))
@@ -61,7 +61,7 @@ struct ActorTests {
 
   @Test("a reply of several lines, byte by byte, gives one step at its last byte")
   func byteByByte() {
-    var talk = Talk { $0.pipelines = 1 }
+    let talk = Talk { $0.pipelines = 1 }
     let banner = talk.hearBytes("220-first\r\n220-second\r\n220 last\r\n")
     #expect(banner.dropLast().allSatisfy { $0 == .nothing })
     #expect(banner.last == .say(.helo(bare: false, extended: true)))
@@ -72,7 +72,7 @@ struct ActorTests {
 
   @Test("the EHLO reply means the same however it is cut", arguments: [1, 2, 3, 5, 17, 40, 200])
   func anySplit(size: Int) {
-    var talk = Talk { $0.pipelines = 1 }
+    let talk = Talk { $0.pipelines = 1 }
     _ = talk.hear("220 mx\r\n")
     var steps: [Actor.Step] = []
     var rest = Substring(ehlo).utf8
@@ -87,7 +87,7 @@ struct ActorTests {
 
   @Test("who greets before the banner says nothing to it, and goes on after the reply to EHLO")
   func pregreet() {
-    var talk = Talk { $0.pregreet = 1 }
+    let talk = Talk { $0.pregreet = 1 }
     #expect(talk.first == .say(.helo(bare: false, extended: true)))
     #expect(talk.hear("220 mx\r\n") == .nothing)
     #expect(talk.hear("250 mx\r\n") == .say(.mail))
@@ -95,7 +95,7 @@ struct ActorTests {
 
   @Test("of a group the refused recipients are left out, and the message still goes")
   func group() {
-    var talk = Talk {
+    let talk = Talk {
       $0.pipelines = 1
       $0.recipients = .const(3)
       $0.bytes = .const(10)
@@ -112,7 +112,7 @@ struct ActorTests {
 
   @Test("of a group with all recipients refused, the recipient's code is the reason")
   func groupRefused() {
-    var talk = Talk {
+    let talk = Talk {
       $0.pipelines = 1
       $0.recipients = .const(2)
     }
@@ -127,7 +127,7 @@ struct ActorTests {
 
   @Test("a refusal is told with its stage and code, though QUIT follows")
   func refusal() {
-    var talk = Talk()
+    let talk = Talk()
     _ = talk.hear("220 mx\r\n")
     _ = talk.hear("250 mx\r\n")
     _ = talk.hear("250 ok\r\n")
@@ -140,7 +140,7 @@ struct ActorTests {
 
   @Test("421 is the end wherever it comes", arguments: 0...3)
   func closing(after count: Int) {
-    var talk = Talk()
+    let talk = Talk()
     for reply in ["220 mx\r\n", "250 mx\r\n", "250 ok\r\n"].prefix(count) { _ = talk.hear(reply) }
     #expect(talk.hear("421 too many\r\n") == .leave)
     #expect(talk.actor.ending == .deferred)
@@ -149,7 +149,7 @@ struct ActorTests {
 
   @Test("421 after a message was accepted is not a failure")
   func closingLate() {
-    var talk = Talk { $0.messages = .const(2) }
+    let talk = Talk { $0.messages = .const(2) }
     for reply in ["220 a", "250 a", "250 a", "250 a", "354 a", "250 a"] {
       _ = talk.hear(reply + "\r\n")
     }
@@ -162,7 +162,7 @@ struct ActorTests {
     "a drip buys time by the clock of reads, none by the others",
     arguments: [(PatienceClock.read, 35.0), (.reply, 10), (.session, 10)])
   func clocks(clock: PatienceClock, left: Double) {
-    var talk = Talk {
+    let talk = Talk {
       $0.patienceOtherwise = .const(10)
       $0.clock = clock
     }
@@ -188,7 +188,7 @@ struct ActorTests {
   @Test(
     "each stage has its own patience, counted from its own beginning; a session is counted whole")
   func stages() {
-    var talk = Talk {
+    let talk = Talk {
       $0.patience = [.banner: .const(60), .mail: .const(5)]
       $0.patienceOtherwise = .const(300)
     }
@@ -199,7 +199,7 @@ struct ActorTests {
     _ = talk.hear("250 mx\r\n")
     #expect(talk.actor.deadline(talk.persona) == 105_000_000)
 
-    var session = Talk {
+    let session = Talk {
       $0.clock = .session
       $0.patienceOtherwise = .const(16)
     }
@@ -210,7 +210,7 @@ struct ActorTests {
 
   @Test("the longest session ends it under any clock", arguments: PatienceClock.allCases)
   func longest(clock: PatienceClock) {
-    var talk = Talk {
+    let talk = Talk {
       $0.clock = clock
       $0.patienceOtherwise = .const(8)
       $0.sessionMost = 16
@@ -224,7 +224,7 @@ struct ActorTests {
 
   @Test("who says QUIT when impatient leaves after its answer, and the stage is kept")
   func impatientQuit() {
-    var talk = Talk {
+    let talk = Talk {
       $0.patienceOtherwise = .const(10)
       $0.quitsImpatient = 1
     }
@@ -234,7 +234,7 @@ struct ActorTests {
     #expect(talk.actor.ending == .impatient)
     #expect(talk.actor.endedAt == .helo)
 
-    var early = Talk {
+    let early = Talk {
       $0.patienceOtherwise = .const(10)
       $0.quitsImpatient = 1
     }
@@ -243,7 +243,7 @@ struct ActorTests {
 
   @Test("an impatient QUIT that is not answered ends too")
   func unansweredQuit() {
-    var talk = Talk {
+    let talk = Talk {
       $0.patienceOtherwise = .const(10)
       $0.quitsImpatient = 1
     }
@@ -256,7 +256,7 @@ struct ActorTests {
 
   @Test("it leaves after three slow replies, whatever they were to")
   func strikes() {
-    var talk = Talk {
+    let talk = Talk {
       $0.slowStrikes = 3
       $0.slowReply = 4
       $0.aim = .harvest
@@ -275,7 +275,7 @@ struct ActorTests {
 
   @Test("who trickles begins after a gap and says one octet at a time")
   func trickle() {
-    var talk = Talk {
+    let talk = Talk {
       $0.aim = .hold
       $0.trickle = .uniform(10, 60)
       $0.patienceOtherwise = .const(1e9)
@@ -297,7 +297,7 @@ struct ActorTests {
     "a log-in bot leaves at once where none is offered, and else tries as often as it has passwords"
   )
   func logIns() {
-    var talk = Talk {
+    let talk = Talk {
       $0.aim = .auth
       $0.logins = .const(2)
       $0.quits = 0
@@ -306,7 +306,7 @@ struct ActorTests {
     #expect(talk.hear("250-mx\r\n250 HELP\r\n") == .leave)
     #expect(talk.actor.ending == .pointless)
 
-    var offered = Talk {
+    let offered = Talk {
       $0.aim = .auth
       $0.logins = .const(2)
       $0.quits = 0
@@ -320,19 +320,19 @@ struct ActorTests {
 
   @Test("who wants the banner, the EHLO reply, a handshake or an answer leaves when it has it")
   func short() {
-    var banner = Talk { $0.aim = .banner }
+    let banner = Talk { $0.aim = .banner }
     #expect(banner.hear("220 mx\r\n") == .say(.quit))
-    var only = Talk {
+    let only = Talk {
       $0.aim = .helo
       $0.bannerOnly = 1
       $0.quits = 0
     }
     #expect(only.hear("220 mx\r\n") == .leave)
     #expect(only.actor.ending == .done)
-    var helo = Talk { $0.aim = .helo }
+    let helo = Talk { $0.aim = .helo }
     _ = helo.hear("220 mx\r\n")
     #expect(helo.hear("250 mx\r\n") == .say(.quit))
-    var tls = Talk {
+    let tls = Talk {
       $0.aim = .tls
       $0.quits = 0
     }
@@ -340,7 +340,7 @@ struct ActorTests {
     #expect(tls.hear(ehlo) == .say(.startTLS))
     #expect(tls.hear("220 go\r\n") == .leave)
     #expect(tls.actor.ending == .done)
-    var callout = Talk { $0.aim = .callout }
+    let callout = Talk { $0.aim = .callout }
     _ = callout.hear("220 mx\r\n")
     #expect(callout.hear("250 mx\r\n") == .say(.null))
     #expect(callout.hear("250 ok\r\n") == .say(.rcpt(unknown: false)))
@@ -350,7 +350,7 @@ struct ActorTests {
 
   @Test("an honest client that is told 500 for EHLO says HELO, once")
   func oldServer() {
-    var talk = Talk { $0.kind = .sender }
+    let talk = Talk { $0.kind = .sender }
     _ = talk.hear("220 mx\r\n")
     #expect(talk.hear("500 what\r\n") == .say(.helo(bare: false, extended: false)))
     #expect(talk.hear("250 mx\r\n") == .say(.mail))
@@ -358,7 +358,7 @@ struct ActorTests {
 
   @Test("a harvester that rushes asks for the rest one by one, and never for DATA")
   func rush() {
-    var talk = Talk {
+    let talk = Talk {
       $0.aim = .harvest
       $0.pipelinesEarly = 1
       $0.unknown = 1
@@ -375,7 +375,7 @@ struct ActorTests {
 
   @Test("a bot that rushes goes on to its message where everything was taken")
   func rushedMail() {
-    var talk = Talk {
+    let talk = Talk {
       $0.pipelinesEarly = 1
       $0.bytes = .const(5)
     }
