@@ -94,6 +94,8 @@ extension World {
     sample.letThrough = Double(through - lastThrough) / seconds
     lastOffered = offered
     lastThrough = through
+    sample.recipients = Double(server.recipients - lastRecipients) / seconds
+    lastRecipients = server.recipients
     sample.held = engine.heldCount
     sample.waiting = Int(engine.counters.waiting)
     sample.dripping = Int(engine.counters.dripping)
