@@ -38,6 +38,7 @@ public struct Population: Sendable {
   private var random: SeededGenerator
   private let seed: UInt64
   private var begun: UInt32 = 0
+  private var opened: UInt64 = 0
 
   /// - Parameters:
   ///   - scenario: its entries name personas; one that is not among them ends the process, so check before.
@@ -142,7 +143,9 @@ public struct Population: Sendable {
     if persona.rotates && client.attempt > 1 {
       client.address = plan.address(Int(client.entry), persona, draw(), draw(), draw())
     }
-    return seed ^ UInt64(client.number) << 20 ^ UInt64(client.attempt)
+    // Connections that a client opens at once are copies of it: each has chances of its own.
+    opened += 1
+    return seed ^ opened << 20
   }
 
   /// A connection has ended.
