@@ -91,7 +91,7 @@ public indirect enum Distribution: Sendable, Equatable {
   }
 
   /// e to the power of `x`, for -700…700.
-  static func exp(_ x: Double) -> Double {
+  package static func exp(_ x: Double) -> Double {
     let k = (x / 0.6931471805599453).rounded()
     let r = x - k * 0.6931471805599453
     var (sum, term) = (1.0, 1.0)
@@ -103,7 +103,7 @@ public indirect enum Distribution: Sendable, Equatable {
   }
 
   /// The natural logarithm, for x > 0.
-  static func log(_ x: Double) -> Double {
+  package static func log(_ x: Double) -> Double {
     // x = 2^e · m with m in 1 ..< 2; log m = 2 artanh((m - 1) / (m + 1)).
     let z = (x.significand - 1) / (x.significand + 1)
     var (sum, power) = (0.0, z)

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What is there over the time of the run: connections, slots, the mail server behind, memory and CPU.
+
+import Personas
+
+extension View {
+  private func curve(
+    _ k: Int, _ name: String, _ color: String, dashed: Bool = false, filled: Bool = false,
+    _ value: (Sample) -> Double
+  ) -> Plot.Curve {
+    Plot.Curve(
+      points: reports[k].samples.map { (x: $0.at, y: value($0)) }, color: color, name: name,
+      isDashed: dashed, isFilled: filled)
+  }
+
+  private func plot(
+    _ id: String, _ title: String, _ about: String, _ curves: [Plot.Curve],
+    levels: [Plot.Level] = [], text: (Double) -> String = Figures.short
+  ) -> Plot {
+    let most = max(
+      curves.flatMap { $0.points.map(\.y) }.max() ?? 0, levels.map(\.y).filter(\.isFinite).max() ?? 0)
+    return Plot(
+      id: id, title: title, about: about, x: .time(to: duration),
+      y: .linear(to: most, title: "", text: text), curves: curves, levels: levels)
+  }
+
+  /// At most 24 moments of each run, evenly chosen, and how the table says so.
+  private func table(
+    _ title: String, _ columns: [(name: String, text: (Sample) -> String)]
+  ) -> String {
+    var content = ""
+    for (k, report) in reports.enumerated() {
+      let count = report.samples.count
+      let shown = min(count, 24)
+      let rows = (0..<shown).map { n -> [String] in
+        let sample = report.samples[shown == 1 ? 0 : n * (count - 1) / (shown - 1)]
+        return [Figures.seconds(sample.at)] + columns.map { $0.text(sample) }
+      }
+      let part = shown < count ? ", \(shown) of \(Figures.count(count)) moments" : ""
+      content += Markup.table(
+        named(k, title) + part, ["after"] + columns.map(\.name), rows)
+    }
+    return Markup.details("As a table", content)
+  }
+
+  func flow() -> String {
+    guard reports.contains(where: { !$0.samples.isEmpty }) else { return "" }
+    return Markup.section(
+      "flow", "Over time",
+      isComparison
+        ? keys.indices.map { "\(keys[$0]) is \(Self.hue($0))" }.joined(separator: ", ") + "." : "",
+      "<div class=\"figures\">\n\(offered())\(slots())\(downstream())</div>\n")
+  }
+
+  private func offered() -> String {
+    var curves: [Plot.Curve] = []
+    for k in reports.indices {
+      curves.append(
+        curve(k, named(k, "offered"), color(k, alone: "grey"), dashed: isComparison) { $0.offered })
+      curves.append(
+        curve(
+          k, named(k, "let through"), color(k, alone: "sender"), filled: !isComparison
+        ) { $0.letThrough })
+    }
+    let about = reports.indices.map { k in
+      named(k, "on average ") + Figures.rate(reports[k].mean { $0.offered }) + " offered, "
+        + Figures.rate(reports[k].mean { $0.letThrough }) + " let through"
+    }.joined(separator: "; ")
+    return Markup.figure(
+      "Connections a second, offered and let through",
+      plot("offered", "Connections offered and let through", about, curves).svg(),
+      note: about + (isComparison ? "; offered is dashed" : ""),
+      behind: table(
+        "Connections a second",
+        [
+          ("offered", { Figures.rate($0.offered) }),
+          ("let through", { Figures.rate($0.letThrough) }),
+        ]))
+  }
+
+  private func slots() -> String {
+    let behind = table(
+      "Slots",
+      [
+        ("held", { Figures.count($0.held) }), ("waiting", { Figures.count($0.waiting) }),
+        ("dripping", { Figures.count($0.dripping) }), ("talking", { Figures.count($0.talking) }),
+      ])
+    let levels = reports.indices.filter { reports[$0].little.expected > 0 }.map { k in
+      Plot.Level(
+        y: reports[k].little.expected, color: color(k, alone: "grey"),
+        name: named(k, "Little \(Figures.short(reports[k].little.expected))"))
+    }
+    let about = reports.indices.filter { reports[$0].little.expected > 0 }.map { k -> String in
+      let little = reports[k].little
+      return named(k, "Little's law: ") + Figures.rate(little.rate) + " × "
+        + Figures.seconds(little.hold) + " = \(Figures.short(little.expected)) held; seen "
+        + Figures.short(little.seen) + " on average"
+    }.joined(separator: "; ")
+    if !isComparison {
+      let curves = [
+        curve(0, "held", "grey") { Double($0.held) },
+        curve(0, "waiting", "s4") { Double($0.waiting) },
+        curve(0, "dripping", "bot") { Double($0.dripping) },
+        curve(0, "talking", "sender") { Double($0.talking) },
+      ]
+      return Markup.figure(
+        "Slots", plot("slots", "Slots over time", about, curves, levels: levels).svg(), note: about,
+        behind: behind)
+    }
+    let held = reports.indices.map { k in
+      curve(k, named(k, "held"), color(k, alone: "")) { Double($0.held) }
+    }
+    var text = Markup.figure(
+      "Slots held", plot("slots", "Slots held over time", about, held, levels: levels).svg(),
+      note: about, behind: behind)
+    let states: [(String, (Sample) -> Double)] = [
+      ("waiting", { Double($0.waiting) }), ("dripping", { Double($0.dripping) }),
+      ("talking", { Double($0.talking) }),
+    ]
+    for (name, value) in states where reports.contains(where: { $0.most(value) > 0 }) {
+      let curves = reports.indices.map { k in
+        curve(k, named(k, name), color(k, alone: ""), value)
+      }
+      let about = reports.indices.map { k in
+        named(k, "on average ") + Figures.short(reports[k].mean(value))
+      }.joined(separator: "; ")
+      text += Markup.figure(
+        "Slots \(name)", plot("slots-\(name)", "Slots \(name) over time", about, curves).svg(),
+        note: about)
+    }
+    return text
+  }
+
+  private func downstream() -> String {
+    var curves: [Plot.Curve] = []
+    for k in reports.indices {
+      if reports[k].knowsWithout {
+        curves.append(
+          curve(
+            k, named(k, "without shield"), color(k, alone: "grey"), dashed: isComparison
+          ) { Double($0.downstreamWithout) })
+      }
+      curves.append(
+        curve(
+          k, named(k, "with shield"), color(k, alone: "sender"), filled: !isComparison
+        ) { Double($0.downstream) })
+    }
+    let about = reports.indices.map { k -> String in
+      let report = reports[k]
+      return named(k, "with the shield ") + Figures.short(report.mean { Double($0.downstream) })
+        + " on average, \(Figures.count(Int(max(report.most { Double($0.downstream) }, 0)))) at most"
+        + (report.knowsWithout
+          ? "; without it " + Figures.short(report.mean { Double($0.downstreamWithout) })
+            + " on average, \(Figures.count(Int(report.most { Double($0.downstreamWithout) }))) at most"
+          : "; without it unknown")
+    }.joined(separator: "; ")
+    return Markup.figure(
+      "Connections to the mail server behind",
+      plot("downstream", "Connections to the mail server behind, over time", about, curves).svg(),
+      note: about,
+      behind: table(
+        "Connections to the mail server",
+        [("with the shield", { Figures.count($0.downstream) })]
+          + (reports.contains(where: \.knowsWithout)
+            ? [("without it", { Figures.count($0.downstreamWithout) })] : [])))
+  }
+
+  // MARK: The machine
+
+  /// Memory and CPU of real runs.
+  func machine() -> String {
+    var text = ""
+    let withMemory = reports.indices.filter { reports[$0].hasMemory }
+    if !withMemory.isEmpty {
+      let curves = withMemory.map { k in
+        curve(k, named(k, "memory"), color(k, alone: "sender"), filled: !isComparison) {
+          Double($0.memory)
+        }
+      }
+      let about = withMemory.map { k in
+        named(k, "at most ") + Figures.bytes(reports[k].most { Double($0.memory) })
+      }.joined(separator: "; ")
+      text += Markup.figure(
+        "Memory", plot("memory", "Memory over time", about, curves, text: Figures.bytes).svg(),
+        note: about, behind: table("Memory", [("memory", { Figures.bytes(Double($0.memory)) })]))
+    }
+    let withCPU = reports.indices.filter { reports[$0].hasCPU }
+    if !withCPU.isEmpty {
+      let curves = withCPU.map { k in
+        Plot.Curve(
+          points: reports[k].cores.map { (x: $0.at, y: $0.share) },
+          color: color(k, alone: "sender"), name: named(k, "CPU"), isFilled: !isComparison)
+      }
+      var rows = ""
+      let about = withCPU.map { k -> String in
+        let cores = reports[k].cores
+        let mean = cores.reduce(0) { $0 + $1.share } / Double(max(cores.count, 1))
+        let shown = min(cores.count, 24)
+        rows += Markup.table(
+          named(k, "CPU, \(shown) of \(Figures.count(cores.count)) moments"), ["after", "of one core"],
+          (0..<shown).map { n in
+            let one = cores[shown == 1 ? 0 : n * (cores.count - 1) / (shown - 1)]
+            return [Figures.seconds(one.at), Figures.percent(one.share)]
+          })
+        return named(k, "on average ") + Figures.percent(mean) + " of one core"
+      }.joined(separator: "; ")
+      text += Markup.figure(
+        "CPU",
+        plot("cpu", "CPU over time, of one core", about, curves) { Figures.percent($0) }.svg(),
+        note: about, behind: Markup.details("As a table", rows))
+    }
+    return text.isEmpty
+      ? ""
+      : Markup.section(
+        "machine", "What it took of the machine", "", "<div class=\"figures\">\n\(text)</div>\n")
+  }
+}

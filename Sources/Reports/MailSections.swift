@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Honest mail, how connections ended, and the promises that were checked.
+
+import Personas
+
+extension View {
+  func honest() -> String {
+    let honest = personas.filter { $0.kind == "sender" || $0.kind == "probe" }
+    guard !honest.isEmpty else { return "" }
+    let rows = honest.flatMap { persona in
+      reports.indices.compactMap { k in of(persona.id, k).map { (k, $0) } }
+    }
+    var cells: [[String]] = []
+    for (k, persona) in rows {
+      let delay = persona.delay
+      func at(_ q: Double) -> String {
+        delay.total > 0 ? Figures.seconds(delay.quantile(q)) : Figures.none
+      }
+      let reasons = ranked(persona.lost).map { "\(Figures.count($0.count)) × \($0.name)" }
+      cells.append([
+        named(k, persona.label), Figures.count(persona.clients),
+        persona.kind == "sender" ? Figures.count(delay.total) : Figures.none, at(0.5), at(0.95),
+        at(0.99), Figures.count(persona.lostCount), Figures.percent(persona.lostShare),
+        reasons.isEmpty ? "" : reasons.joined(separator: "; "),
+      ])
+    }
+    for k in reports.indices {
+      let all = reports[k].all("sender", named: "all honest mail")
+      if all.clients == 0 { continue }
+      func at(_ q: Double) -> String {
+        all.delay.total > 0 ? Figures.seconds(all.delay.quantile(q)) : Figures.none
+      }
+      cells.append([
+        named(k, "all honest mail"), Figures.count(all.clients), Figures.count(all.delay.total),
+        at(0.5), at(0.95), at(0.99), Figures.count(all.lostCount), Figures.percent(all.lostShare), "",
+      ])
+    }
+    let sums = reports.indices.filter { reports[$0].personas.contains { $0.kind == "sender" && $0.clients > 0 } }
+      .count
+    let table = Markup.table(
+      "Honest mail and probes. Lost: given up for good; the share is of what is decided",
+      ["persona", "messages", "arrived", "p50", "p95", "p99", "lost", "share", "reasons"], cells,
+      words: [8], marked: Set((cells.count - sums)..<cells.count))
+    let plot = delays(rows.filter { $0.1.delay.total > 0 })
+    return Markup.section(
+      "honest", "Honest mail",
+      "From a message's first try until it was accepted. A probe has no mail; it is lost when it left without an "
+        + "answer.", plot + table)
+  }
+
+  /// A row for each sender: p50, p95 and p99 on one logarithmic axis.
+  private func delays(_ rows: [(Int, PersonaFindings)]) -> String {
+    guard !rows.isEmpty else { return "" }
+    let (left, right, top, bottom, step) = (210.0, 90.0, 30.0, 44.0, 22.0)
+    let width = 1_080.0
+    let height = top + bottom + Double(rows.count) * step
+    let most = rows.map { $0.1.delay.quantile(0.99) }.max() ?? 1
+    let axis = Axis.duration(from: 0.1, to: max(most, 10), title: "delay", steps: 10)
+    func n(_ value: Double) -> String { Figures.trimmed(value, 1) }
+    func across(_ value: Double) -> Double { left + (width - left - right) * axis.place(value) }
+    let about = rows.map { k, persona in
+      "\(named(k, persona.label)) \(Figures.seconds(persona.delay.quantile(0.95)))"
+    }.joined(separator: ", ")
+    var text =
+      "<svg viewBox=\"0 0 \(n(width)) \(n(height))\" role=\"img\" aria-labelledby=\"dl-t dl-d\">"
+      + "<title id=\"dl-t\">Honest mail's delay of each sender</title>"
+      + "<desc id=\"dl-d\">\(Markup.escaped("95 % arrived within: " + about))</desc>\n"
+    let floor = height - bottom
+    for tick in axis.ticks {
+      let at = n(across(tick.value))
+      text +=
+        "<path class=\"grid\" d=\"M\(at) \(n(top - 6))V\(n(floor))\"/>"
+        + "<text x=\"\(at)\" y=\"\(n(floor + 17))\" text-anchor=\"middle\">\(tick.text)</text>\n"
+    }
+    text +=
+      "<text x=\"\(n(left))\" y=\"\(n(height - 6))\">"
+      + "delay from the first try, logarithmic: dot p50, ring p95, bar p99</text>\n"
+    for (row, (k, persona)) in rows.enumerated() {
+      let y = top + (Double(row) + 0.5) * step
+      let places = [0.5, 0.95, 0.99].map { across(persona.delay.quantile($0)) }
+      let hue = "var(--\(color(k, alone: "sender")))"
+      text +=
+        "<text class=\"name\" x=\"\(n(left - 12))\" y=\"\(n(y + 4))\" text-anchor=\"end\" style=\"fill:\(hue)\">"
+        + "\(Markup.escaped(Plot.cut(named(k, persona.label), to: left - 14)))</text>"
+        + "<path class=\"curve thin\" style=\"stroke:\(hue)\" d=\"M\(n(places[0])) \(n(y))H\(n(places[2]))"
+        + "M\(n(places[2])) \(n(y - 6))v12\"/>"
+        + "<circle cx=\"\(n(places[1]))\" cy=\"\(n(y))\" r=\"5\" style=\"fill:var(--bg);stroke:\(hue);stroke-width:2\"/>"
+        + "<circle cx=\"\(n(places[0]))\" cy=\"\(n(y))\" r=\"5\" style=\"fill:\(hue)\"/>"
+        + "<text x=\"\(n(places[2] + 10))\" y=\"\(n(y + 4))\">"
+        + "\(Markup.escaped(Figures.seconds(persona.delay.quantile(0.99))))</text>\n"
+    }
+    return "<div class=\"figures\">"
+      + Markup.figure("Delay of each sender", text + "</svg>", wide: true) + "</div>\n"
+  }
+
+  // MARK: Endings
+
+  /// A row for each persona, a column for each way to end; the commonest on the left.
+  func endings() -> String {
+    var totals: [String: Int] = [:]
+    for persona in found.joined() { totals.merge(persona.endings, uniquingKeysWith: +) }
+    let columns = ranked(totals).map(\.name)
+    guard !columns.isEmpty else { return "" }
+    var text = ""
+    for k in reports.indices {
+      let rows = found[k].map { persona in
+        [persona.label, Figures.count(persona.clients), Figures.count(persona.connections)]
+          + columns.map { name in
+            let count = persona.endings[name] ?? 0
+            return count == 0 ? "·" : Figures.count(count)
+          } + [Figures.count(persona.stillThere), Figures.count(persona.gaveUp)]
+      }
+      let all = reports[k].everyone
+      let sum =
+        ["all", Figures.count(all.clients), Figures.count(all.connections)]
+        + columns.map { Figures.count(all.endings[$0] ?? 0) }
+        + [Figures.count(all.stillThere), Figures.count(all.gaveUp)]
+      text += Markup.table(
+        named(k, "connections by how they ended"),
+        ["persona", "clients", "connections"] + columns + ["open at the end", "clients that gave up"],
+        rows + [sum], marked: [rows.count])
+    }
+    return Markup.section(
+      "endings", "How connections ended",
+      "“left” is a client that lost patience, with what it waited for. A client gave up if it never got anything "
+        + "through and does not come back.", text)
+  }
+
+  // MARK: Promises
+
+  func checks() -> String {
+    var text = ""
+    for (k, report) in reports.enumerated() where !report.checks.isEmpty {
+      text += Markup.table(
+        named(k, "promises"), ["promise", "looked", "broken", "first case"],
+        report.checks.map {
+          [$0.name, Figures.count($0.looked), Figures.count($0.broken), $0.first ?? ""]
+        }, words: [3])
+    }
+    return Markup.section("checks", "What was checked", "", text)
+  }
+}
