@@ -41,7 +41,9 @@ struct SimulateCommand: ParsableCommand {
   var scale = 1.0
 
   @Option(
-    help: "Seconds to go on after the scenario's end, until the last retry of honest mail. Default: 6 days.")
+    help:
+      "Seconds to go on after the scenario's end, until the last retry of honest mail. Default: 6 days."
+  )
   var after: Double = 6 * 86_400
 
   @Option(help: "Print one client's connections as facts and orders: its number, from 1.")
@@ -192,7 +194,8 @@ struct SimulateCommand: ParsableCommand {
     let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
     guard parts.count == 2, let stage = Stage.allCases.first(where: { $0.name == parts[0] }) else {
       let names = Stage.allCases.map(\.name).joined(separator: ", ")
-      throw ValidationError("'\(text)': write STAGE=FROM..TO or STAGE=FROM..TO/STEP; stages: \(names)")
+      throw ValidationError(
+        "'\(text)': write STAGE=FROM..TO or STAGE=FROM..TO/STEP; stages: \(names)")
     }
     let range = parts[1].split(separator: "/", maxSplits: 1).map(String.init)
     let ends = range[0].components(separatedBy: "..").compactMap(Double.init)
@@ -268,29 +271,4 @@ struct SimulateCommand: ParsableCommand {
     let names = Set(report.checks.filter { $0.broken > 0 }.map(\.name))
     if !names.subtracting([Checks().honest.name]).isEmpty { throw ExitCode(1) }
   }
-}
-
-/// Reads the personas, or says what is wrong with them and ends.
-func loadPersonas(_ directory: String?) throws -> [Persona] {
-  guard let place = directory ?? PersonaFiles.defaultDirectory() else {
-    throw ValidationError("no personas found: give --personas DIRECTORY")
-  }
-  let (personas, problems) = PersonaFiles.load(directory: place)
-  for problem in problems { StandardError.write(problem.description) }
-  if problems.exitCode != 0 { throw ExitCode(problems.exitCode) }
-  return personas
-}
-
-/// Reads a scenario by its file or by the name of one that ships.
-func loadScenario(_ name: String, _ personas: [Persona]) throws -> Scenario {
-  var path = name
-  if !FileManager.default.fileExists(atPath: path), let place = PersonaFiles.defaultDirectory() {
-    path =
-      URL(fileURLWithPath: place).deletingLastPathComponent()
-      .appendingPathComponent("scenarios/\(name).yaml").path
-  }
-  let (scenario, problems) = ScenarioFile.load(path: path, personas: personas)
-  for problem in problems { StandardError.write(problem.description) }
-  guard let scenario, problems.exitCode == 0 else { throw ExitCode(max(problems.exitCode, 1)) }
-  return scenario
 }
