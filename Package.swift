@@ -54,7 +54,7 @@ let package = Package(
     .executableTarget(
       name: "sluice",
       dependencies: [
-        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring", "Personas",
+        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring", "Personas", "Simulator",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dialect),

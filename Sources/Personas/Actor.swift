@@ -55,6 +55,7 @@ public enum Ending: UInt8, Sendable, CaseIterable, BitwiseCopyable {
 /// Facts go in (`opened`, `heard`, `timer`, `closed`), and each may give a step. Times are microseconds of any
 /// monotonic clock. It keeps no text: what it must know of a reply is its code and three keywords.
 public struct Actor: Sendable, BitwiseCopyable {
+  /// What the client does next.
   public enum Step: Sendable, Equatable, BitwiseCopyable {
     case nothing
     case say(Line)
@@ -81,9 +82,11 @@ public struct Actor: Sendable, BitwiseCopyable {
     static let bannerOnly = Traits(rawValue: 16_384)
   }
 
-  /// When it was connected; when it began to wait for this reply; when it last heard a byte.
+  /// When it was connected.
   public private(set) var openedAt: Int64 = 0
+  /// When it began to wait for this reply.
   public private(set) var beganAt: Int64 = 0
+  /// When it last heard a byte.
   private var heardAt: Int64 = 0
   private var trickleAt: Int64 = .max
   /// When it had the whole banner; -1: not yet.
@@ -97,10 +100,13 @@ public struct Actor: Sendable, BitwiseCopyable {
   private var column: UInt8 = 0
   private var isLast = true
   private var keyword: UInt32 = 0
+  /// The reply it waits for.
   public private(set) var awaited = Awaited.banner
+  /// How the connection ended, or is about to.
   public private(set) var ending = Ending.none
-  /// What it waited for when its end was decided, and the code it was for: QUIT and its reply may follow.
+  /// What it waited for when its end was decided: QUIT and its reply may follow.
   public private(set) var endedAt = Awaited.banner
+  /// The code that the end was for, 0 if it had heard none.
   public private(set) var lastWord: UInt16 = 0
   /// Commands that are sent already, behind the one whose reply is awaited.
   private var ahead: UInt8 = 0
@@ -108,11 +114,13 @@ public struct Actor: Sendable, BitwiseCopyable {
   private var messagesLeft: UInt16 = 0
   private var recipientsLeft: UInt16 = 0
   private var loginsLeft: UInt16 = 0
+  /// Recipients of the message at hand that were accepted.
   public private(set) var acceptedRecipients: UInt16 = 0
   /// Messages that were accepted on this connection.
   public private(set) var delivered: UInt16 = 0
   private var refusal: UInt16 = 0
 
+  /// Nobody; `opened` makes a client of it.
   public init() {}
 
   /// A client has connected.

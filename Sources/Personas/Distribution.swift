@@ -51,6 +51,7 @@ public indirect enum Distribution: Sendable, Equatable {
     }
   }
 
+  /// The same form with the same figures.
   public static func == (a: Distribution, b: Distribution) -> Bool {
     switch (a, b) {
     case (.const(let x), .const(let y)): x == y

@@ -5,10 +5,12 @@
 public struct Histogram: Sendable, Codable, Equatable {
   /// By place; as long as the highest place that was needed.
   private var counts: [UInt32] = []
+  /// How many times were noted.
   public private(set) var total = 0
   /// The sum of all times, in seconds.
   public private(set) var sum = 0.0
 
+  /// Nothing noted yet.
   public init() {}
 
   static let places = 600 + 940 + 1_650
@@ -38,6 +40,7 @@ public struct Histogram: Sendable, Codable, Equatable {
     sum += max(seconds, 0)
   }
 
+  /// Notes all times of another.
   public mutating func add(_ other: Histogram) {
     if other.counts.count > counts.count {
       counts.append(contentsOf: repeatElement(0, count: other.counts.count - counts.count))

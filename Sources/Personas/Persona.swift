@@ -36,6 +36,7 @@ public enum PatienceClock: String, Sendable, CaseIterable {
 ///
 /// Times are in seconds, shares 0…1. The files under tuning/personas give each parameter with its source.
 public struct Persona: Sendable {
+  /// Whether it is wanted.
   public enum Kind: String, Sendable, CaseIterable {
     /// Not wanted.
     case bot
@@ -62,22 +63,28 @@ public struct Persona: Sendable {
     case hold
   }
 
+  /// What scenarios call it, `B1`.
   public var id: String
+  /// What reports call it.
   public var name = ""
   /// A sentence on what it is modelled after.
   public var about = ""
+  /// Whether it is wanted.
   public var kind = Kind.bot
+  /// What it is about.
   public var aim = Aim.mail
 
   /// How long it waits for each reply.
   public var patience: [Awaited: Distribution] = [:]
   /// Where `patience` says nothing.
   public var patienceOtherwise = Distribution.const(300)
+  /// What patience is counted from.
   public var clock = PatienceClock.reply
   /// The longest that a whole session may take, whatever the clock.
   public var sessionMost: Double = .infinity
   /// It leaves after so many replies that each took longer than `slowReply`; 0: never for that.
   public var slowStrikes = 0
+  /// Seconds from which on a reply is a slow one.
   public var slowReply = 4.0
 
   /// Says its HELO before the banner.
@@ -96,13 +103,16 @@ public struct Persona: Sendable {
   public var nonSMTP = 0.0
   /// Wants STARTTLS, where it is offered.
   public var tls = 0.0
-  /// Says QUIT when it is done; and when it loses patience.
+  /// Says QUIT when it is done.
   public var quits = 1.0
+  /// Says QUIT when it loses patience.
   public var quitsImpatient = 0.0
   /// Log-ins it tries on a connection; leaves at once where AUTH is not offered.
   public var logins = Distribution.const(0)
 
+  /// Messages on one connection.
   public var messages = Distribution.const(1)
+  /// Recipients of a message.
   public var recipients = Distribution.const(1)
   /// Of its recipients, how many do not exist.
   public var unknown = 0.0
@@ -130,15 +140,18 @@ public struct Persona: Sendable {
   /// A new address for each try, out of its pool.
   public var rotates = false
 
-  /// How many addresses all clients of this kind have, how many of them share a network of /24 (/64), how
-  /// uneven the networks are used (exponent of Zipf's law), and which share is IPv6.
+  /// How many addresses all clients of this kind have.
   public var addresses = 1
+  /// How many of the addresses share a network of /24 (/64).
   public var perNetwork = 1
+  /// How uneven the networks are used: the exponent of Zipf's law.
   public var zipf = 0.0
+  /// Which share is IPv6.
   public var ipv6 = 0.0
   /// Share of its addresses that block lists know at first sight.
   public var listed = 0.0
 
+  /// A bot that sends one message and waits five minutes for each reply.
   public init(id: String) { self.id = id }
 
   /// How many connections a client opens on the average that begins at some moment of a run, if nobody is

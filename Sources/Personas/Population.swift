@@ -3,14 +3,19 @@ public import Structures
 
 /// A client of a persona, from its first connection to its last: a bot, or a message on its way.
 public struct Client: Sendable, BitwiseCopyable {
-  /// Which entry of the scenario it belongs to, and which persona it is.
+  /// Which entry of the scenario it belongs to.
   public var entry: UInt16
+  /// Index among the personas.
   public var persona: UInt16
-  /// Connections so far, and how many there will be at most.
+  /// Connections so far.
   public var attempt: UInt16 = 0
+  /// How many connections there will be at most; 65,535 and more: without end.
   public var attemptsMost: UInt16
+  /// From 1, in the order in which they began.
   public var number: UInt32
+  /// Microseconds of the run.
   public var firstAt: Int64
+  /// Where it comes from, at this try.
   public var address: Address
   /// Whether it ever got something through.
   public var hasDelivered = false
@@ -21,7 +26,9 @@ public struct Client: Sendable, BitwiseCopyable {
 ///
 /// Times are microseconds of the run.
 public struct Population: Sendable {
+  /// All that the scenario may name.
   public let personas: [Persona]
+  /// As it was given.
   public let scenario: Scenario
   /// Index of the persona of each entry of the scenario.
   public let personaOf: [Int]
@@ -56,6 +63,7 @@ public struct Population: Sendable {
 
   private mutating func draw() -> Double { Double(random.next() >> 11) * 0x1p-53 }
 
+  /// What kind of client it is.
   public func persona(_ client: Client) -> Persona { personas[Int(client.persona)] }
 
   /// Lines of an access table that block lists would amount to, in `cidr_table(5)` syntax: "10.1.2.0/24 bad".

@@ -2,11 +2,15 @@
 
 /// What one kind of client did and what became of it, in a simulated run or a real one.
 public struct PersonaFindings: Sendable, Codable {
+  /// Of the persona.
   public var id: String
+  /// What reports call it.
   public var name: String
+  /// `bot`, `sender` or `probe`.
   public var kind: String
-  /// Clients that began, and connections they opened.
+  /// Clients that began.
   public var clients = 0
+  /// Connections they opened.
   public var connections = 0
   /// Connections on which a message or a recipient reached the mail server behind; in a real run, those on
   /// which one was accepted.
@@ -29,6 +33,7 @@ public struct PersonaFindings: Sendable, Codable {
   /// Clients that never got anything through and do not come back: bots that were driven off.
   public var gaveUp = 0
 
+  /// Nothing found yet.
   public init(id: String, name: String, kind: String) {
     self.id = id
     self.name = name
@@ -40,29 +45,41 @@ public struct PersonaFindings: Sendable, Codable {
 public struct Sample: Sendable, Codable {
   /// Seconds since the start.
   public var at = 0.0
-  /// Connections offered and let through to the downstream since the sample before, per second.
+  /// Connections offered since the sample before, per second.
   public var offered = 0.0
+  /// Let through to the downstream, per second.
   public var letThrough = 0.0
+  /// Connections that clients have.
   public var held = 0
+  /// Of those, waiting for a banner.
   public var waiting = 0
+  /// In the tarpit.
   public var dripping = 0
+  /// With a session of their own.
   public var talking = 0
-  /// Connections to the downstream, and what there would be without a shield.
+  /// Connections to the downstream.
   public var downstream = 0
+  /// What there would be without a shield.
   public var downstreamWithout = 0
-  /// Bytes of memory and microseconds of CPU since the sample before; 0 in a simulated run.
+  /// Bytes of memory; 0 in a simulated run.
   public var memory = 0
+  /// Microseconds of CPU since the sample before; 0 in a simulated run.
   public var cpu = 0
+  /// A moment with nothing in it.
   public init() {}
 }
 
 /// A promise that was checked during the run, and how often it was broken.
 public struct Check: Sendable, Codable {
+  /// The promise, in a few words.
   public var name: String
+  /// How often it was looked at.
   public var looked: Int
+  /// How often it was broken.
   public var broken: Int
   /// The first case, in words.
   public var first: String?
+  /// Not looked at yet.
   public init(_ name: String) {
     self.name = name
     looked = 0
@@ -74,9 +91,11 @@ public struct Check: Sendable, Codable {
 public struct RunReport: Sendable, Codable {
   /// "simulated" or "real".
   public var kind: String
+  /// Its name.
   public var scenario: String
   /// The configuration in a few words: its file, or "shipped defaults".
   public var configuration: String
+  /// From which all chances follow; 0 in a real run.
   public var seed: UInt64 = 0
   /// Seconds of the run's own time.
   public var duration = 0.0
@@ -88,12 +107,16 @@ public struct RunReport: Sendable, Codable {
   public var trace = ""
   /// Bytes of memory for each client of the simulation; of the daemon for each held connection in a real run.
   public var bytesEach = 0.0
+  /// By entry of the scenario.
   public var personas: [PersonaFindings] = []
+  /// In the order of time.
   public var samples: [Sample] = []
+  /// All that were looked at.
   public var checks: [Check] = []
   /// The command that does it again.
   public var command = ""
 
+  /// An empty report.
   public init(kind: String, scenario: String, configuration: String) {
     self.kind = kind
     self.scenario = scenario

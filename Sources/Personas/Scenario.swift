@@ -4,12 +4,15 @@
 ///
 /// Times in seconds, rates per second.
 public struct Scenario: Sendable {
+  /// Who takes part, and how often.
   public struct Entry: Sendable {
+    /// Its id.
     public var persona: String
     /// New clients a second; for a sender, new messages.
     public var rate: Double
     /// So many at the start at once, besides.
     public var atOnce = 0
+    /// From the first moment to the last.
     public init(persona: String, rate: Double) {
       self.persona = persona
       self.rate = rate
@@ -18,9 +21,13 @@ public struct Scenario: Sendable {
 
   /// Bots come `times` as often for a while.
   public struct Burst: Sendable {
+    /// Seconds since the start.
     public var at: Double
+    /// Seconds.
     public var lasting: Double
+    /// The factor.
     public var times: Double
+    /// All three figures.
     public init(at: Double, lasting: Double, times: Double) {
       self.at = at
       self.lasting = lasting
@@ -30,8 +37,9 @@ public struct Scenario: Sendable {
 
   /// The mail server behind.
   public struct Downstream: Sendable {
-    /// Seconds to its reply to a command, and to the end of a message.
+    /// Seconds to its reply to a command.
     public var reply = Distribution.const(0.002)
+    /// Seconds to the reply to the end of a message.
     public var dot = Distribution.const(0.02)
     /// Connections it takes at a time; those beyond hear 421.
     public var connections = 1_000
@@ -41,13 +49,19 @@ public struct Scenario: Sendable {
     public var breaks = 0.0
     /// When it is away, from and for how long.
     public var outages: [(at: Double, lasting: Double)] = []
+    /// Quick and roomy.
     public init() {}
   }
 
+  /// What reports call it.
   public var name: String
+  /// Seconds in which clients begin.
   public var duration = 600.0
+  /// Each persona once.
   public var entries: [Entry] = []
+  /// May overlap: their factors multiply.
   public var bursts: [Burst] = []
+  /// What is behind the shield.
   public var downstream = Downstream()
   /// Seconds a byte is under way, each direction.
   public var latency = Distribution.uniform(0.01, 0.12)
@@ -58,5 +72,6 @@ public struct Scenario: Sendable {
   /// What block lists would say of listed addresses: "bad", "suspicious", or nothing.
   public var listedAre = ""
 
+  /// Ten minutes with nobody.
   public init(name: String) { self.name = name }
 }

@@ -20,7 +20,7 @@ package struct Limits: Sendable, Equatable {
   /// Remembered sources, 15.75 bytes each.
   package var sources = 262_144
   /// Events waiting for the log; more are dropped and counted.
-  package var journal = 4_096
+  package var journal = 2_048
   /// Provided receive buffers of a worker, 512 bytes each. A power of two.
   package var receiveBuffers = 1_024
 

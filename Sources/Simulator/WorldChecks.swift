@@ -13,6 +13,7 @@ package struct Checks: Sendable {
   package var memory = Check("every table within its bound")
   package var honest = Check("no honest mail lost")
   package var reasons = Check("no verdict without a reason")
+  package init() {}
   /// Messages that clients began to send.
   package var bodies = 0
 

@@ -13,7 +13,7 @@ struct Sluice: ParsableCommand {
     version: "0.1.0",
     subcommands: [
       ServeCommand.self, CheckCommand.self, ExplainCommand.self, DemoCommand.self,
-      SinkCommand.self, FloodCommand.self,
+      SinkCommand.self, FloodCommand.self, SimulateCommand.self,
     ])
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Foundation
+import Personas
 import Structures
 import Suspicion
 import Testing
@@ -74,6 +75,30 @@ struct ManualTests {
     }
     let most = MemoryStatement(loaded).description.split(separator: "\n").last ?? ""
     #expect(section.contains(most), "\(most)")
+  }
+
+  @Test(
+    "the page on personas has every key with what may be written and what it is without being written"
+  )
+  func personas() throws {
+    let page = try contents("docs/personas.md")
+    let parts = page.split(separator: "\n## Scenarios")
+    try #require(parts.count == 2)
+    for key in PersonaKeys.all {
+      let row = try #require(Self.row(key.key, in: String(parts[0])), "no row for \(key.key)")
+      #expect(row.count == 4)
+      #expect(row[1] == key.range, "\(key.key)")
+      #expect(row[2] == key.show(Persona(id: "")), "\(key.key)")
+      #expect(row[3].count > 15, "\(key.key) needs a sentence")
+    }
+    for key in ScenarioKeys.all {
+      let row = try #require(Self.row(key.key, in: String(parts[1])), "no row for \(key.key)")
+      #expect(row.count == 4)
+      #expect(row[1] == key.range, "\(key.key)")
+      #expect(row[2] == key.show(ScenarioDraft()), "\(key.key)")
+      #expect(row[3].count > 15, "\(key.key) needs a sentence")
+    }
+    for stage in Awaited.allCases { #expect(parts[0].contains("`\(stage.name)`")) }
   }
 
   @Test("the manual cites only sections of RFC 5321 that were looked up")

@@ -104,6 +104,8 @@ package struct Driver: ~Copyable {
   /// The values of the options that widen a socket, where the kernel reads them from.
   private let widths: UnsafeMutablePointer<Int32>
   private let origin: Int64
+  /// When there was mail last.
+  private var mailAt = Instant.origin
 
   /// How long a listener rests after the process ran out of descriptors, in microseconds.
   private static let rest: Int64 = 100_000
@@ -174,9 +176,10 @@ package struct Driver: ~Copyable {
   /// - Returns: whether the wake-up fired.
   package mutating func turn(longest: Int64) throws(RingError) -> Bool {
     var time = now()
-    // While there is mail, the drips of one moment go out in parts, and what has completed has its turn
-    // between them; otherwise all of them are one submission.
-    let hasMail = engine.leasedSessions > 0
+    // Where there is mail, or was a moment ago, the drips of one moment go out in parts, and what has completed
+    // has its turn between them; otherwise all of them are one submission.
+    if engine.leasedSessions > 0 { mailAt = time }
+    let hasMail = time - mailAt < .seconds(1)
     effects.dripLimit = hasMail ? 32 : 256
     var isBehind = engine.timeReached(time, into: &effects)
     carryOut()

@@ -226,26 +226,25 @@ extension SheetKey {
 
   /// One duration, in seconds.
   static func time(
-    _ key: String, _ field: Field<Double>, _ range: ClosedRange<Double>, zero: String? = nil
+    _ key: String, _ field: Field<Double>, _ range: ClosedRange<Double>
   ) -> SheetKey {
-    quantity(key, field, .time, range, zero: zero)
+    quantity(key, field, .time, range)
   }
 
   static func number(
-    _ key: String, _ field: Field<Double>, _ range: ClosedRange<Double>, zero: String? = nil
+    _ key: String, _ field: Field<Double>, _ range: ClosedRange<Double>
   ) -> SheetKey {
-    quantity(key, field, .number, range, zero: zero)
+    quantity(key, field, .number, range)
   }
 
   private static func quantity(
-    _ key: String, _ field: Field<Double>, _ measure: Measure, _ range: ClosedRange<Double>,
-    zero: String?
+    _ key: String, _ field: Field<Double>, _ measure: Measure, _ range: ClosedRange<Double>
   ) -> SheetKey {
     let span = "\(measure.write(range.lowerBound))…\(measure.write(range.upperBound))"
-    return SheetKey(key, span + (zero.map { ", or 0: \($0)" } ?? "")) {
+    return SheetKey(key, span) {
       (node, target) throws(BadNode) in
       let value = try measure.read(node)
-      if zero == nil || value != 0 { try require(value, in: range, measure, node) }
+      try require(value, in: range, measure, node)
       target[keyPath: field] = value
     } show: {
       $0[keyPath: field] == .infinity ? "forever" : measure.write($0[keyPath: field])
