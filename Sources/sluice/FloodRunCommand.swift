@@ -145,8 +145,8 @@ struct FloodRunCommand: ParsableCommand {
       watch.look(client)
     }
     let took = client.age
-    let (findings, checks) = client.stop()
     watch.end(client)
+    let (findings, checks) = client.stop()
     var report = RunReport(
       kind: "real", scenario: plan.name, configuration: label ?? "what runs there")
     report.seed = seed

@@ -259,7 +259,7 @@ def test_a_real_postfix_gets_all_honest_mail(run, postfix):
 def test_five_thousand_bots_at_once_and_term_ends_it_with_a_report(run, sink, shield):
     box = sink(store=False)
     front = shield(
-        box, {"limits": {"connections": 8_000}, "delays": {"banner": {"clean": "60s"}}},
+        box, {"limits": {"connections": 8_000}, "delays": {"banner": {"clean": "25s"}}},
         access="# nobody is known\n")
     flood = run(front.port, at_once="{B: 5000}", duration="60s", patience="50s")
 

@@ -44,9 +44,11 @@ final class FloodWatch {
     if age - before.age >= 1 { sample(client, age) }
   }
 
-  /// The last look; the table stays.
+  /// The last look, before everybody is sent home; the table stays.
   func end(_ client: FloodClient) {
-    if samples.isEmpty || client.age - before.age > 0.2 { sample(client, client.age) }
+    if samples.isEmpty || (client.age - before.age > 0.2 && !client.tally.isDone) {
+      sample(client, client.age)
+    }
   }
 
   func interrupted() { isInterrupted = true }
