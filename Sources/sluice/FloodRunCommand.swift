@@ -10,6 +10,10 @@ import Glibc
 import Personas
 import Structures
 
+#if canImport(Reports)
+  import Reports
+#endif
+
 struct FloodRunCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "run",
@@ -174,7 +178,15 @@ struct FloodRunCommand: ParsableCommand {
   }
 
   private func write(_ report: RunReport, _ remarks: [String]) throws {
-    print(FloodSummary.text(report))
+    #if canImport(Reports)
+      print(TerminalReport.text(report, color: isatty(STDOUT_FILENO) == 1))
+      if let html {
+        try HTMLReport.page([report]).write(toFile: html, atomically: true, encoding: .utf8)
+      }
+    #else
+      print(FloodSummary.text(report))
+      if html != nil { StandardError.write("--html: this build has no pages") }
+    #endif
     for line in remarks { print(line) }
     if let json {
       let encoder = JSONEncoder()
