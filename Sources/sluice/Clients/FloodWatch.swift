@@ -100,9 +100,14 @@ final class FloodWatch {
       let figures = [row.there, row.connections, row.left, row.refused, row.cutOff, row.delivered]
       lines.append(FloodSummary.row(name, figures.map(String.init)))
     }
-    lines.append(state)
+    lines += state.components(separatedBy: "; ")
     if drawn > 0 { print("\u{1B}[\(drawn)A", terminator: "") }
-    for line in lines { print("\u{1B}[2K\(line)") }
+    // A line that wraps would be two, and the table would creep down.
+    var size = winsize()
+    let columns = ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0 ? Int(size.ws_col) : 0
+    for line in lines { print("\u{1B}[2K\(line.prefix(columns > 0 ? columns : 500))") }
+    // From the last line down: there may have been more to say before.
+    print("\u{1B}[0J", terminator: "")
     drawn = lines.count
     fflush(nil)
   }
@@ -130,7 +135,7 @@ final class FloodWatch {
     if daemon != nil && fullest.there > 0 {
       lines.append(
         "the server: \(fullest.memory >> 20) MB with \(fullest.there) there, "
-          + "\(Int(bytesEach)) bytes more for each than at the start; "
+          + "\((first?.memory ?? 0) >> 20) MB at the start; "
           + "\(Double(((last?.cpu ?? 0) - (first?.cpu ?? 0)) / 10_000) / 100) s of CPU")
     }
     return lines
