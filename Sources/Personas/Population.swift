@@ -148,6 +148,17 @@ public struct Population: Sendable {
     return seed ^ opened << 20
   }
 
+  /// The run is over and this connection was still there: how long it would have lasted nobody knows.
+  public mutating func stillThere(_ client: Client, _ actor: Actor, letThrough: Bool) {
+    let entry = Int(client.entry)
+    findings[entry].endings[Ending.none.name, default: 0] += 1
+    findings[entry].delivered += Int(actor.delivered)
+    if letThrough { findings[entry].letThrough += 1 }
+    if actor.greetedAt >= 0 {
+      findings[entry].banner.add(Double(actor.greetedAt - actor.openedAt) / 1_000_000)
+    }
+  }
+
   /// A connection has ended.
   ///
   /// - Parameters:
