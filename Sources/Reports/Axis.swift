@@ -95,7 +95,8 @@ struct Axis {
     let (unit, name): (Double, String) =
       most <= 600
       ? (1, "seconds")
-      : most <= 4 * 3_600 ? (60, "minutes") : most <= 4 * 86_400 ? (3_600, "hours") : (86_400, "days")
+      : most <= 4 * 3_600
+        ? (60, "minutes") : most <= 4 * 86_400 ? (3_600, "hours") : (86_400, "days")
     let range = most / unit
     var step = step(range, steps)
     // A day has 24 hours.

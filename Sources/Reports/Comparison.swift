@@ -122,7 +122,9 @@ extension View {
       return [persona.label]
         + each { Figures.percent($0.letThroughShare) }
         + each { Figures.percent($0.leftShare) }
-        + each { $0.leftAfter.total > 0 ? Figures.seconds($0.leftAfter.quantile(0.5)) : Figures.none }
+        + each {
+          $0.leftAfter.total > 0 ? Figures.seconds($0.leftAfter.quantile(0.5)) : Figures.none
+        }
         + each { isBot ? Figures.none : Figures.percent($0.lostShare) }
         + each { $0.delay.total > 0 ? Figures.seconds($0.delay.quantile(0.95)) : Figures.none }
     }

@@ -19,7 +19,8 @@ extension View {
     levels: [Plot.Level] = [], text: (Double) -> String = Figures.short
   ) -> Plot {
     let most = max(
-      curves.flatMap { $0.points.map(\.y) }.max() ?? 0, levels.map(\.y).filter(\.isFinite).max() ?? 0)
+      curves.flatMap { $0.points.map(\.y) }.max() ?? 0,
+      levels.map(\.y).filter(\.isFinite).max() ?? 0)
     return Plot(
       id: id, title: title, about: about, x: .time(to: duration),
       y: .linear(to: most, title: "", text: text), curves: curves, levels: levels)
@@ -198,7 +199,8 @@ extension View {
         let mean = cores.reduce(0) { $0 + $1.share } / Double(max(cores.count, 1))
         let shown = min(cores.count, 24)
         rows += Markup.table(
-          named(k, "CPU, \(shown) of \(Figures.count(cores.count)) moments"), ["after", "of one core"],
+          named(k, "CPU, \(shown) of \(Figures.count(cores.count)) moments"),
+          ["after", "of one core"],
           (0..<shown).map { n in
             let one = cores[shown == 1 ? 0 : n * (cores.count - 1) / (shown - 1)]
             return [Figures.seconds(one.at), Figures.percent(one.share)]
