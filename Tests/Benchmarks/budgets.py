@@ -36,6 +36,10 @@ def unmet(reason, idea=""):
     return {"met": False, "reason": reason, "idea": idea}
 
 
+LATE = unmet(
+    "10.2 and 17.2 ms in two runs with builds beside them, the floor in C 7.6 and 5.3: on the grid of 40 ms 760 drips "
+    "are one submission of some 4.6 ms",
+    "a grid of 20 ms while fewer drip than 50,000 a second need; on a quiet machine before that")
 SMALL = unmet(
     "eight sends of a message are 55 % of the CPU, in HAProxy as here; a relay in C on the ring that reads "
     "nothing takes 0.8 to 0.9 of HAProxy, so with as many segments the limit is out of reach on loopback; smtp- "
@@ -56,7 +60,7 @@ ALL = [
     Budget("drip.floor.100k", "CPU of a drip / the lower bound in C, 100,000 held", 1.10, noise=0.12),
     Budget("drip.endlessh", "CPU of a drip / endlessh, 19,000 held", 0.85, noise=0.12),
     Budget("drip.enters", "ring enters of a dripped byte at 100,000 bytes/s", 0.002, noise=0.10),
-    Budget("drip.lateness", "lateness of a dripped byte, p99.9", 10, "ms", noise=0.30),
+    Budget("drip.lateness", "lateness of a dripped byte, p99.9", 10, "ms", noise=0.30, **LATE),
     Budget("drip.instructions", "user instructions of a drip (callgrind, successes skipped)", 105, noise=0.02),
     Budget("relay.cpu.reused.1k", "CPU of a message / HAProxy, sessions reused, 1 KB", 0.6, **SMALL),
     Budget("relay.cpu.reused.50k", "CPU of a message / HAProxy, sessions reused, 50 KB", 0.6, **LARGE),

@@ -278,7 +278,7 @@ def instructions(report):
 # A million.
 
 def million(report, quick, floor):
-    count = 30_000 if quick else 1_000_000
+    count = 100_000 if quick else 1_000_000
     report.section("million", f"{count:,} held in one process, beside good mail")
     missing = cannot(count)
     if missing:
