@@ -39,7 +39,7 @@ extension View {
         name: "bots' connections that left", value: { sums[$0].bots.leftShare },
         text: Figures.percent, isShare: true),
       Row(
-        name: "bots that gave up", value: { sums[$0].bots.gaveUpShare }, text: Figures.percent,
+        name: "bots' series of tries given up", value: { sums[$0].bots.gaveUpShare }, text: Figures.percent,
         isShare: true),
       Row(
         name: "honest messages", value: { Double(sums[$0].mail.clients) }, text: count),

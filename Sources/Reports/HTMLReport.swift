@@ -179,7 +179,8 @@ struct View {
         tiles.append(
           (
             Figures.percent(bots.gaveUpShare),
-            "of the bots gave up: \(Figures.count(bots.gaveUp)) of \(Figures.count(bots.clients))", ""
+            "of the bots' series of tries given up: \(Figures.count(bots.gaveUp)) of "
+              + Figures.count(bots.tries), ""
           ))
       }
       if !report.samples.isEmpty {

@@ -118,13 +118,14 @@ extension View {
         + [Figures.count(all.stillThere), Figures.count(all.gaveUp)]
       text += Markup.table(
         named(k, "connections by how they ended"),
-        ["persona", "clients", "connections"] + columns + ["open at the end", "clients that gave up"],
+        ["persona", "clients", "connections"] + columns + ["open at the end", "series given up"],
         rows + [sum], marked: [rows.count])
     }
     return Markup.section(
       "endings", "How connections ended",
-      "“left” is a client that lost patience, with what it waited for. A client gave up if it never got anything "
-        + "through and does not come back.", text)
+      "“left” is a client that lost patience, with what it waited for. A series of tries is given up when "
+        + "nothing ever got through and the client does not come back; a client with several connections at once has "
+        + "several.", text)
   }
 
   // MARK: Promises

@@ -172,7 +172,7 @@ struct SweepView {
   var tables: [(title: String, columns: [SweepColumn])] {
     [
       ("cost and gain", chosen), ("honest messages lost, probes without an answer", honestLoss),
-      ("bots' connections that left", botsLeft), ("bots that gave up for good", botsGaveUp),
+      ("bots' connections that left", botsLeft), ("bots' series of tries given up", botsGaveUp),
       ("bots' connections let through", botsThrough), ("honest mail's delay, p95", honestDelay),
     ].filter { !$0.1.isEmpty }
   }
@@ -256,7 +256,7 @@ struct SweepView {
         : "<div class=\"figures\">" + figure("loss", "Lost", losers, share: true, wide: true) + "</div>\n")
         + table("honest messages lost, probes without an answer", honestLoss, names: \.name))
     for (id, title, columns, isShare) in [
-      ("left", "Bots that leave", botsLeft, true), ("gave", "Bots that give up for good", botsGaveUp, true),
+      ("left", "Bots that leave", botsLeft, true), ("gave", "Bots' series of tries given up", botsGaveUp, true),
       ("through", "Bots let through", botsThrough, true), ("delay", "Honest mail's delay, p95", honestDelay, false),
     ] where !columns.isEmpty {
       let single = columns.filter { $0.short != "all" }
