@@ -422,6 +422,12 @@ public struct Actor: Sendable, BitwiseCopyable {
     }
   }
 
+  /// The connection never came to stand.
+  public mutating func notLetIn(now: Int64) {
+    openedAt = now
+    decide(.refusedAtConnect)
+  }
+
   /// A chance of its own, 0 ..< 1 (xorshift32, Marsaglia 2003).
   private mutating func chance() -> Double {
     random ^= random << 13

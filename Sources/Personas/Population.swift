@@ -38,6 +38,7 @@ public struct Population: Sendable {
   private var random: SeededGenerator
   private let seed: UInt64
   private var begun: UInt32 = 0
+  private var opened: UInt64 = 0
 
   /// - Parameters:
   ///   - scenario: its entries name personas; one that is not among them ends the process, so check before.
@@ -144,7 +145,20 @@ public struct Population: Sendable {
     if persona.rotates && client.attempt > 1 {
       client.address = plan.address(Int(client.entry), persona, draw(), draw(), draw())
     }
-    return seed ^ UInt64(client.number) << 20 ^ UInt64(client.attempt)
+    // Connections that a client opens at once are copies of it: each has chances of its own.
+    opened += 1
+    return seed ^ opened << 20
+  }
+
+  /// The run is over and this connection was still there: how long it would have lasted nobody knows.
+  public mutating func stillThere(_ client: Client, _ actor: Actor, letThrough: Bool) {
+    let entry = Int(client.entry)
+    findings[entry].endings[Ending.none.name, default: 0] += 1
+    findings[entry].delivered += Int(actor.delivered)
+    if letThrough { findings[entry].letThrough += 1 }
+    if actor.greetedAt >= 0 {
+      findings[entry].banner.add(Double(actor.greetedAt - actor.openedAt) / 1_000_000)
+    }
   }
 
   /// A connection has ended.

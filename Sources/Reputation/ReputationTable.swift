@@ -181,8 +181,8 @@ package struct ReputationTable: ~Copyable {
   /// A message of this source was accepted downstream.
   package mutating func markGood(_ key: UInt64, for period: Int64, now: Instant) {
     let slot = make(key, now: now)
+    // Its second chances stay: a pool whose one address came through would otherwise begin anew with the next.
     records[slot.set].setGood(slot.way, Self.pairs(now.after(microseconds: period)) + 1)
-    records[slot.set].chances[slot.way] = 0
   }
 
   package func isBad(_ key: UInt64, now: Instant) -> Bool {

@@ -383,9 +383,16 @@ extension Engine {
       var entry = entry(.hangup, i, now: now)
       entry.stage = .banner
       journal.append(entry)
-    case .dripping, .pit, .banner:
+    case .dripping, .pit:
       counters.hangups += 1
       journal.append(entry(.hangup, i, now: now))
+    case .banner, .idle:
+      // It left without a word, perhaps while our delayed banner was on its way: the delay was just too long.
+      if connections[i].delayed > 0 { leftWhileDelayed(.banner, i, now: now) }
+      if connections[i].state == .banner {
+        counters.hangups += 1
+        journal.append(entry(.hangup, i, now: now))
+      }
     case .talking:
       let s = Int(connections[i].session)
       if sessions[s].phase == .delaying || sessions[s].phase == .holding {
@@ -397,7 +404,7 @@ extension Engine {
         entry.stage = sessions[s].stage
         journal.append(entry)
       }
-    case .idle, .refusing, .draining: break
+    case .refusing, .draining: break
     }
     close(i, now: now, into: &effects)
   }

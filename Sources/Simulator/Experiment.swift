@@ -160,8 +160,18 @@ package struct Headlines: Sendable {
   private func slowLane() -> Headline {
     var run = experiment(
       "H1", [("B1", 30)] + senders.map { ($0.id, 0.2) }, duration: 200,
-      change: { if $0.id == "B1" { $0.pregreet = 0 } })
-    run.fix(.banner, seconds: 60)
+      change: {
+        guard $0.id == "B1" else { return }
+        // One connection each, so that nobody has earned a second chance.
+        $0.pregreet = 0
+        $0.tries = [1]
+        $0.concurrency = .const(1)
+        $0.addresses = 20_000
+        $0.perNetwork = 1
+        $0.zipf = 0
+        $0.ipv6 = 0
+      })
+    run.fix(.banner, seconds: 50)
     run.after = 6 * 86_400
     run.sampleEvery = 10
     let report = run.run()
@@ -184,9 +194,11 @@ package struct Headlines: Sendable {
         $0 + $1.leftAfter.count(from: Double(second), to: Double(second + 1))
       }
     }
-    // A spike stands out from the ten seconds around it.
+    let all = counts.values.reduce(0, +)
+    // A spike stands out from the ten seconds around it, and is no handful.
     func isSpike(_ at: Int) -> Bool {
       let peak = (at - 1...at + 1).map { counts[$0] ?? 0 }.max() ?? 0
+      if peak * 200 < all { return false }
       let around = [at - 6, at - 5, at - 4, at + 4, at + 5, at + 6].map { counts[$0] ?? 0 }
       return peak > 5 * max(around.reduce(0, +) / around.count, 1)
     }
@@ -218,13 +230,15 @@ package struct Headlines: Sendable {
         $0.listed = listed
         $0.tries = [1]
         $0.concurrency = .const(1)
-        $0.addresses = 40_000
+        $0.addresses = 5_000
         $0.perNetwork = 1
         $0.zipf = 0
         $0.ipv6 = 0
       })
     run.scenario.listedAre = "reject"
     run.fix(.banner, seconds: 22)
+    // An address counts once, as in what was published: nobody comes back to a shorter delay.
+    run.policy.secondChance = false
     run.after = 1_000
     run.sampleEvery = 10
     return run.run()
@@ -272,11 +286,13 @@ package struct Headlines: Sendable {
       change: {
         if $0.kind == .bot {
           $0.tries = [1]
+          $0.concurrency = .const(1)
           $0.pregreet = 0
           $0.bareHelo = 0
         }
       })
     run.fix(.banner, seconds: 10)
+    run.policy.secondChance = false
     run.after = 6 * 86_400
     run.sampleEvery = 10
     let report = run.run()
@@ -295,7 +311,7 @@ package struct Headlines: Sendable {
     var patient = Persona(id: "T")
     patient.patienceOtherwise = .const(100_000)
     patient.tries = [1]
-    patient.addresses = 60_000
+    patient.addresses = 30_000
     patient.bytes = .const(1_000)
     var slowed = patient
     slowed.id = "S"
@@ -323,7 +339,8 @@ package struct Headlines: Sendable {
     let steady = report.samples.filter { $0.at > 300 }
     let seen = steady.reduce(0.0) { $0 + Double($1.held) } / Double(max(steady.count, 1))
     let hold = report.personas.first { $0.id == "T" }?.held.mean ?? 0
-    let expected = 200.0 / 3 * hold + 100.0 / 3 * 180
+    let slowedHold = report.personas.first { $0.id == "S" }?.held.mean ?? 0
+    let expected = 200.0 / 3 * hold + 100.0 / 3 * slowedHold
     func mostBehind(_ report: RunReport) -> Int {
       report.samples.filter { $0.at > 300 }.map(\.downstream).max() ?? 0
     }
@@ -333,7 +350,8 @@ package struct Headlines: Sendable {
       band: "rate × hold ± 3 %; behind not above the unshielded level",
       figure: "\(Int(seen)) held, rate × hold is \(Int(expected)); behind \(behind), without a shield \(without)",
       passed: abs(seen - expected) <= 0.03 * expected && behind <= without,
-      note: "those not slowed are here \((hold * 100).rounded() / 100) s")
+      note: "held \((slowedHold * 10).rounded() / 10) s (the tarpit's 180 s end with the next byte that is due), the "
+        + "others \((hold * 100).rounded() / 100) s")
   }
 
   private func volume() -> Headline {
@@ -418,7 +436,7 @@ package struct Headlines: Sendable {
       run.policy.session.badRecipients = 10_000
       if !shielded { run = run.unshielded }
       let report = run.run()
-      let through = report.samples.map(\.letThrough)
+      let through = report.samples.map(\.recipients)
       return (through.max() ?? 0, through.reduce(0, +) / Double(max(through.count, 1)))
     }
     let (with, without) = (peak(true), peak(false))
@@ -459,7 +477,7 @@ package struct Headlines: Sendable {
   }
 
   /// The banner delays of H12, in seconds: before and after each step.
-  package static let stepsAt = [0.0, 25, 30, 31, 45, 46, 60, 61, 120, 121, 180, 181, 300, 301, 310]
+  package static let stepsAt = [0.0, 25, 29, 31, 44, 46, 59, 61, 119, 121, 179, 181, 299, 301, 310]
 
   private func steps() -> Headline {
     var surprises: [String] = []
@@ -484,7 +502,8 @@ package struct Headlines: Sendable {
           if mustLose ? lost < found.clients : lost > 0 {
             surprises.append(
               "\(Int(seconds)) s, \(sender.id): \(lost) of \(found.clients) lost"
-                + (secondChance ? " with the second chance" : ""))
+                + (secondChance ? " with the second chance" : "")
+                + " (\(found.lost.keys.sorted().joined(separator: ", ")))")
           }
           if !secondChance && lost > 0 && !lines.contains(where: { $0.hasSuffix(" " + sender.id) }) {
             lines.append("\(Int(seconds)) \(sender.id)")

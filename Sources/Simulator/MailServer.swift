@@ -55,6 +55,8 @@ struct MailServer {
   private(set) var openMost = 0
   private(set) var messages = 0
   private(set) var octets: Int64 = 0
+  /// Recipients that it was told, good and bad.
+  private(set) var recipients = 0
   /// When it is done with the messages that it has.
   private var busyUntil: Int64 = 0
 
@@ -163,6 +165,7 @@ struct MailServer {
       sessions[id].recipients = 0
       text = Text.senderOk
     case 0x5243_5054:
+      recipients += 1
       if sessions[id].isUnknown {
         text = Text.noUser
       } else {

@@ -81,6 +81,7 @@ package struct World: ~Copyable {
   var botsOpen = 0
   var lastOffered = 0
   var lastThrough = 0
+  var lastRecipients = 0
   var through = 0
   var offered = 0
   var acknowledged = 0

@@ -49,7 +49,11 @@ extension World {
       if entry.micros > engine.policy.delays[entry.stage].ceiling {
         checks.ceiling.fail("\(entry.stage.name): \(entry.micros) us for \(entry.address)")
       }
-      if k < engine.limits.connections && entry.stage != .body && entry.stage != .endOfData {
+      // While a slow reader takes in what was sent before, replies that came due earlier still wait behind that,
+      // and cannot be told from the delayed one.
+      if k < engine.limits.connections && entry.stage != .body && entry.stage != .endOfData
+        && sockets[k].sending == 0
+      {
         sockets[k].notBefore = entry.at.microseconds + entry.micros
       }
     case .tarpit, .reject, .denylisted, .rateLimit, .limit, .shed:
@@ -94,6 +98,8 @@ extension World {
     sample.letThrough = Double(through - lastThrough) / seconds
     lastOffered = offered
     lastThrough = through
+    sample.recipients = Double(server.recipients - lastRecipients) / seconds
+    lastRecipients = server.recipients
     sample.held = engine.heldCount
     sample.waiting = Int(engine.counters.waiting)
     sample.dripping = Int(engine.counters.dripping)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `sluice flood`: load for a shield on this machine, to find out what holding costs. It is a measuring tool
-// and no weapon: it goes to loopback addresses and nowhere else. Here are its options and its attendant,
-// who prints what the client threads count; the clients are Clients/HoldClient.swift.
+// `sluice flood`: load for a shield on this machine, to find out what holding costs (`hold`) and what becomes
+// of kinds of clients (`run`, FloodRunCommand.swift). It is a measuring tool and no weapon: it goes to loopback.
+// Here are the options of `hold` and its attendant, who prints what the client threads count; the clients are
+// Clients/HoldClient.swift.
 
 import ArgumentParser
 import Foundation
@@ -14,7 +15,7 @@ struct FloodCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "flood",
     abstract: "Load for a server on loopback, to measure it.",
-    subcommands: [FloodHoldCommand.self])
+    subcommands: [FloodHoldCommand.self, FloodRunCommand.self])
 }
 
 struct FloodHoldCommand: ParsableCommand {

@@ -43,7 +43,8 @@ struct SimulateCommand: ParsableCommand {
     help: "Seconds to go on after the scenario's end, until the last retry of honest mail. Default: 6 days.")
   var after: Double = 6 * 86_400
 
-  @Option(help: "Print one client's connections as facts and orders: its number, from 1.")
+  @Option(
+    help: "Print one client's connections as facts and orders: its number, from 1. With the sweep's first value.")
   var trace: UInt32?
 
   @Option(
@@ -81,8 +82,14 @@ struct SimulateCommand: ParsableCommand {
     var plan = try loadScenario(scenario, kinds)
     if let duration { plan.duration = duration }
     for entry in plan.entries.indices { plan.entries[entry].rate *= scale }
-    let base = experiment(kinds, plan, configuration, named: options.config)
-    if let trace { return printTrace(base, of: trace) }
+    var base = experiment(kinds, plan, configuration, named: options.config)
+    if let trace {
+      if let sweep {
+        let (stage, values) = try Self.parse(sweep: sweep)
+        base.fix(stage, seconds: values[0])
+      }
+      return printTrace(base, of: trace)
+    }
     if let sweep { return try runSweep(sweep, base) }
     try runAndReport(base)
   }

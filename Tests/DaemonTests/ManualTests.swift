@@ -89,14 +89,14 @@ struct ManualTests {
       #expect(row.count == 4)
       #expect(row[1] == key.range, "\(key.key)")
       #expect(row[2] == key.show(Persona(id: "")), "\(key.key)")
-      #expect(row[3].count > 15, "\(key.key) needs a sentence")
+      #expect(row[3].count > 10, "\(key.key) needs a sentence")
     }
     for key in ScenarioKeys.all {
       let row = try #require(Self.row(key.key, in: String(parts[1])), "no row for \(key.key)")
       #expect(row.count == 4)
       #expect(row[1] == key.range, "\(key.key)")
       #expect(row[2] == key.show(ScenarioDraft()), "\(key.key)")
-      #expect(row[3].count > 15, "\(key.key) needs a sentence")
+      #expect(row[3].count > 10, "\(key.key) needs a sentence")
     }
     for stage in Awaited.allCases { #expect(parts[0].contains("`\(stage.name)`")) }
   }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Flow
 import Personas
 import Structures
 import Testing
@@ -408,14 +409,15 @@ struct ScenarioFileTests {
     return rate * persona.connectionsEach(within: scenario.duration)
   }
 
+  private static let connectionRates: [(String, String, Double)] = [
+    ("mix-2010", "B1", 36), ("mix-2010", "B2", 31.5), ("mix-2010", "B5", 2.7),
+    ("mix-2010", "L1", 2.5), ("mix-2010", "L5", 0.8), ("mix-2025", "B6", 24.484_536),
+    ("mix-2025", "B10", 9.793_814), ("pure-b1", "B1", 90), ("hardened", "B14", 95),
+    ("day", "B1", 7.835_052),
+  ]
+
   @Test(
-    "shares of connections become rates of clients that open as many",
-    arguments: [
-      ("mix-2010", "B1", 36.0), ("mix-2010", "B2", 31.5), ("mix-2010", "B5", 2.7),
-      ("mix-2010", "L1", 2.5), ("mix-2010", "L5", 0.8), ("mix-2025", "B6", 95 * 25.0 / 97),
-      ("mix-2025", "B10", 95 * 10.0 / 97), ("pure-b1", "B1", 90), ("hardened", "B14", 95),
-      ("day", "B1", 95 * 8.0 / 97),
-    ])
+    "shares of connections become rates of clients that open as many", arguments: connectionRates)
   func rates(name: String, id: String, expected: Double) throws {
     #expect(abs(try connections(try load(name), id) - expected) < 1e-6)
   }

@@ -24,8 +24,8 @@ struct HistogramTests {
     histogram.add(seconds)
     #expect(abs(histogram.quantile(0.5) - max(seconds, 0)) <= width)
     #expect(histogram.mean == max(seconds, 0))
-    #expect(histogram.share(above: seconds + width) == 0)
-    #expect(histogram.share(above: seconds - width) == 1)
+    #expect(histogram.share(above: max(seconds, 0) + width) == 0)
+    #expect(histogram.share(above: max(seconds, 0) - width) == 1)
   }
 
   @Test("what is longer than the last place counts as that")

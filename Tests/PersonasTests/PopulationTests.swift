@@ -155,6 +155,18 @@ struct ComingBackTests {
     }
   }
 
+  @Test("connections that a client opens at once have chances of their own")
+  func lanes() {
+    var crowd = population(Persona(id: "B"))
+    let client = crowd.begin(0, now: 0)
+    var seeds: Set<UInt64> = []
+    for _ in 0..<300 {
+      var copy = client
+      seeds.insert(crowd.connects(&copy))
+    }
+    #expect(seeds.count == 300)
+  }
+
   @Test("a bot without end is never through")
   func endless() {
     var persona = Persona(id: "B")

@@ -171,7 +171,8 @@ struct Sheet<Target> {
         isFit = false
       }
     }
-    if !isSourced {
+    // A misspelt source has been told already.
+    if !isSourced && isFit {
       problems.add(.error, at: member.place, "\(member.name) has no source", form)
       isFit = false
     }

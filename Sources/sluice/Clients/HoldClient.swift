@@ -30,17 +30,7 @@ struct HoldSettings: Sendable {
   var sample: Int
 
   /// Connections being opened are ordinary descriptors, and half the limit is left for rings and others.
-  static var burstMax: Int { max(1, descriptorLimit / 2) }
-
-  /// Slots of one ring: one table cannot be larger than the limit on open files. 19,000 at most, so that
-  /// the usual limits of 20,000 and more all give the same rings.
-  static var slotsEach: Int { min(19_000, descriptorLimit) }
-
-  private static var descriptorLimit: Int {
-    var limit = rlimit()
-    getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-    return Int(min(limit.rlim_cur, 1 << 30))
-  }
+  static var burstMax: Int { max(1, RingTables.descriptorLimit / 2) }
 }
 
 /// What all threads have seen, added up.
@@ -268,18 +258,9 @@ private struct HoldThread: ~Copyable {
 
   /// A socket on its way, or -1.
   private func connectSocket(_ source: Address) -> Int32 {
-    let family = source.isIPv4 ? AF_INET : AF_INET6
-    let type = SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue
-    let descriptor = socket(family, Int32(type), 0)
+    // RST at the end, or a million TIME_WAITs would follow.
+    let descriptor = OutboundSocket.make(from: source, isIPv6: !source.isIPv4, abortive: true)
     guard descriptor >= 0 else { return failed(-1) }
-    // IP_BIND_ADDRESS_NO_PORT (24): the port is chosen at connect, when both ends are known, so that
-    // connections to different ends can share it. RST at the end, or a million TIME_WAITs would follow.
-    PlainSocket.setOption(descriptor, Int32(IPPROTO_IP), 24, 1)
-    var linger = linger(l_onoff: 1, l_linger: 0)
-    setsockopt(
-      descriptor, SOL_SOCKET, SO_LINGER, &linger, socklen_t(MemoryLayout<linger>.size))
-    let bound = PlainSocket.bind(descriptor, to: SocketAddress(source, port: 0))
-    if bound != 0 { return failed(descriptor) }
     let status = PlainSocket.connect(descriptor, to: settings.target)
     if status == 0 || errno == EINPROGRESS { return descriptor }
     if errno == ECONNREFUSED {
@@ -335,7 +316,7 @@ private struct HoldThread: ~Copyable {
         held = last
       } else {
         let left = share - rings.reduce(0) { $0 + $1.filled }
-        held = try HeldRing(slots: max(min(left, HoldSettings.slotsEach), 1))
+        held = try HeldRing(slots: max(min(left, RingTables.slotsEach), 1))
         held.nextSweep = MonotonicClock.now()
         rings.append(held)
       }
@@ -496,22 +477,8 @@ private struct HoldThread: ~Copyable {
 
   // MARK: - Closing
 
-  /// Empties the tables. A ring that is only dropped is taken apart by kernel threads, which for a million
-  /// takes half a minute after the program's end.
   private mutating func closeAll() throws(RingError) {
-    let none = [Int32](repeating: -1, count: 500)
-    for held in rings {
-      var first = 0
-      while first < held.filled {
-        let count = min(none.count, held.filled - first)
-        _ = try none.withUnsafeBufferPointer { bytes throws(RingError) in
-          if let base = bytes.baseAddress {
-            try held.ring.updateFiles(startingAt: Int32(first), base, count: count)
-          }
-        }
-        first += count
-      }
-    }
+    for held in rings { try RingTables.empty(&held.ring, held.filled) }
     rings.removeAll()
   }
 }

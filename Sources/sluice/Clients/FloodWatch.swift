@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who looks at a flood while it runs: once a second, a sample for the report and a line or a table for whoever
+// waits. Not a judge: what was found of each persona comes from the clients at the end.
+
+import Foundation
+import Glibc
+import Personas
+import Structures
+
+/// The attendant of `sluice flood run`.
+final class FloodWatch {
+  private let daemon: ProcessSample?
+  private let quiet: Bool
+  private let isLive: Bool
+  private let names: [String]
+  private let seconds: Double
+  private(set) var samples: [Sample] = []
+  private var before = (age: 0.0, connections: 0, letThrough: 0)
+  private var first: ProcessSample.Look?
+  private var last: ProcessSample.Look?
+  /// Of the daemon, at the moment when most were there.
+  private var fullest = (there: 0, memory: 0)
+  /// Of ours, in bytes.
+  private var bytesMost = 0
+  private var drawn = 0
+  private var isInterrupted = false
+
+  /// Samples beyond this are not kept: an hour has 3,600.
+  private static let samplesMost = 4_000
+
+  init(_ settings: FloodSettings, daemon: Int32?, quiet: Bool) {
+    self.daemon = daemon.map { ProcessSample(process: $0) }
+    self.quiet = quiet
+    isLive = !quiet && isatty(STDOUT_FILENO) == 1
+    names = settings.scenario.entries.map(\.persona)
+    seconds = settings.seconds
+    first = self.daemon?.look()
+    last = first
+  }
+
+  /// Takes a sample and draws, if a second has passed.
+  func look(_ client: FloodClient) {
+    let age = client.age
+    if age - before.age >= 1 { sample(client, age) }
+  }
+
+  /// The last look, before everybody is sent home; the table stays.
+  func end(_ client: FloodClient) {
+    if samples.isEmpty || (client.age - before.age > 0.2 && !client.tally.isDone) {
+      sample(client, client.age)
+    }
+  }
+
+  func interrupted() { isInterrupted = true }
+
+  private func sample(_ client: FloodClient, _ age: Double) {
+    let tally = client.tally
+    let total = tally.total
+    let passed = max(age - before.age, 0.001)
+    var sample = Sample()
+    sample.at = age
+    sample.offered = Double(total.connections - before.connections) / passed
+    sample.letThrough = Double(tally.letThrough - before.letThrough) / passed
+    sample.held = total.there
+    sample.waiting = tally.waiting
+    sample.talking = total.there - tally.waiting
+    before = (age, total.connections, tally.letThrough)
+    bytesMost = max(bytesMost, tally.bytes)
+    if let now = daemon?.look() {
+      sample.memory = now.memory
+      sample.cpu = now.cpu - (last?.cpu ?? now.cpu)
+      last = now
+      if total.there > fullest.there { fullest = (total.there, now.memory) }
+    }
+    if samples.count < Self.samplesMost { samples.append(sample) }
+    if !quiet { draw(tally, sample, passed) }
+  }
+
+  private func draw(_ tally: FloodTally, _ sample: Sample, _ passed: Double) {
+    var state =
+      "\(Int(sample.at)) of \(Int(seconds)) s: \(sample.held) there, \(sample.waiting) without a banner; "
+      + "\(Int(sample.offered.rounded())) connections/s, \(Int(sample.letThrough.rounded())) let through/s"
+    if tally.missed > 0 { state += "; \(tally.missed) not sent, the bound is reached" }
+    if daemon != nil {
+      let share = Double(sample.cpu) / passed / 10_000
+      state += "; server \(sample.memory >> 20) MB, \(Int(share.rounded())) % CPU"
+    }
+    if !isLive {
+      let total = tally.total
+      print(
+        state + "; in all \(total.connections) came, \(total.left) left, \(total.refused) refused, "
+          + "\(total.cutOff) cut off, \(total.delivered) delivered")
+      fflush(nil)
+      return
+    }
+    var lines = [
+      FloodSummary.row("", ["there", "came", "left", "refused", "cut off", "delivered"])
+    ]
+    for (name, row) in zip(names, tally.rows) {
+      let figures = [row.there, row.connections, row.left, row.refused, row.cutOff, row.delivered]
+      lines.append(FloodSummary.row(name, figures.map(String.init)))
+    }
+    lines += state.components(separatedBy: "; ")
+    if drawn > 0 { print("\u{1B}[\(drawn)A", terminator: "") }
+    // A line that wraps would be two, and the table would creep down.
+    var size = winsize()
+    let columns = ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0 ? Int(size.ws_col) : 0
+    for line in lines { print("\u{1B}[2K\(line.prefix(columns > 0 ? columns : 500))") }
+    // From the last line down: there may have been more to say before.
+    print("\u{1B}[0J", terminator: "")
+    drawn = lines.count
+    fflush(nil)
+  }
+
+  /// Bytes by which the daemon grew for each connection when most were there; 0 if nobody looked.
+  var bytesEach: Double {
+    guard let first, fullest.there > 0 else { return 0 }
+    return Double(max(fullest.memory - first.memory, 0)) / Double(fullest.there)
+  }
+
+  /// What a reader must know of the measurement itself.
+  func remarks(_ client: FloodClient) -> [String] {
+    let tally = client.tally
+    var lines: [String] = []
+    if isInterrupted { lines.append("interrupted: this is what was seen until then") }
+    lines.append(
+      "the flood itself: at most \(tally.thereMost) connections at once, "
+        + "\(bytesMost / max(tally.thereMost, 1)) bytes of its own memory for each; "
+        + "at worst \(tally.lagMost / 1_000) ms behind its plan")
+    if tally.away > 0 { lines.append("\(tally.away) clients would have come again later") }
+    if tally.missed > 0 {
+      lines.append("\(tally.missed) connections were not sent: --most-connections was reached")
+    }
+    if tally.errors > 0 { lines.append("\(tally.errors) sockets could not be had") }
+    if daemon != nil && fullest.there > 0 {
+      lines.append(
+        "the server: \(fullest.memory >> 20) MB with \(fullest.there) there, "
+          + "\((first?.memory ?? 0) >> 20) MB at the start; "
+          + "\(Double(((last?.cpu ?? 0) - (first?.cpu ?? 0)) / 10_000) / 100) s of CPU")
+    }
+    return lines
+  }
+}
+
+/// The report in a few lines, for a terminal.
+enum FloodSummary {
+  static func row(_ name: String, _ figures: [String]) -> String {
+    let head = name + String(repeating: " ", count: max(12 - name.count, 0))
+    return head
+      + figures.map { String(repeating: " ", count: max(11 - $0.count, 1)) + $0 }.joined()
+  }
+
+  static func text(_ report: RunReport) -> String {
+    func tenths(_ value: Double) -> String { "\(Double(Int((value * 10).rounded())) / 10)" }
+    var lines = [
+      row(
+        report.scenario,
+        ["clients", "came", "through", "delivered", "lost", "banner p50", "held p50", "held mean"])
+    ]
+    for found in report.personas {
+      let lost = found.lost.values.reduce(0, +)
+      lines.append(
+        row(
+          found.id,
+          [
+            "\(found.clients)", "\(found.connections)", "\(found.letThrough)",
+            "\(found.delivered)", "\(lost)", tenths(found.banner.quantile(0.5)),
+            tenths(found.held.quantile(0.5)), tenths(found.held.mean),
+          ]))
+    }
+    for check in report.checks {
+      let first = check.first.map { " (\($0))" } ?? ""
+      lines.append(
+        "\(check.broken == 0 ? "kept" : "BROKEN"): \(check.name): looked \(check.looked), broken "
+          + "\(check.broken)\(first)")
+    }
+    return lines.joined(separator: "\n")
+  }
+}

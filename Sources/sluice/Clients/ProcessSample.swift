@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// What another process takes: memory and CPU, from /proc. Bounded: two small files a look, and whoever asks looks
+// once a second. Not the kernel's memory for its sockets, which belongs to no process.
+
+import Foundation
+import Glibc
+
+/// A process that is looked at.
+struct ProcessSample {
+  struct Look: Sendable, Equatable {
+    /// Bytes; PSS where the kernel says it, which shares out what several processes have.
+    var rss = 0
+    var pss = 0
+    /// Microseconds of CPU since the process began.
+    var cpu = 0
+    var memory: Int { pss > 0 ? pss : rss }
+  }
+
+  let process: Int32
+
+  /// nil if there is no such process or we may not look at it.
+  func look() -> Look? {
+    guard let stat = read("stat") else { return nil }
+    // The name in brackets may hold anything: fields are counted from its end.
+    guard let end = stat.lastIndex(of: ")") else { return nil }
+    let fields = stat[stat.index(after: end)...].split(separator: " ")
+    guard fields.count > 21, let user = Int(fields[11]), let system = Int(fields[12]),
+      let pages = Int(fields[21])
+    else { return nil }
+    var look = Look()
+    let ticks = max(sysconf(Int32(_SC_CLK_TCK)), 1)
+    look.cpu = (user + system) * 1_000_000 / ticks
+    look.rss = pages * sysconf(Int32(_SC_PAGESIZE))
+    for line in (read("smaps_rollup") ?? "").split(separator: "\n") where line.hasPrefix("Pss:") {
+      let words = line.split(separator: " ")
+      if words.count > 1, let kilobytes = Int(words[1]) { look.pss = kilobytes * 1_024 }
+    }
+    return look
+  }
+
+  private func read(_ name: String) -> String? {
+    let descriptor = open("/proc/\(process)/\(name)", O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { return nil }
+    defer { close(descriptor) }
+    var bytes = [UInt8](repeating: 0, count: 8_192)
+    let count = Glibc.read(descriptor, &bytes, bytes.count)
+    return count > 0 ? String(decoding: bytes[..<count], as: UTF8.self) : nil
+  }
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `sluice flood run`: the personas of a scenario on real sockets. Here are its options, its attendant, who draws
+// the table and takes a sample each second, and its report; the clients are Clients/FloodClient.swift. It loads
+// what it may load (Clients/FloodTarget.swift), for so long and with so many as it was told, and stops by itself.
+
+import ArgumentParser
+import Foundation
+import Glibc
+import Personas
+import Structures
+
+#if canImport(Reports)
+  import Reports
+#endif
+
+struct FloodRunCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "run",
+    abstract: "Send the clients of a scenario to a server, and see what becomes of them.",
+    discussion: """
+      The server is a running Sluice or any other. Clients come from addresses of their own: from 127.x.y.z to \
+      an IPv4 loopback address; from ::1, the only one there is, to [::1]; in a network namespace made by \
+      scripts/flood also from fd00::/8 and 10.0.0.0/8. Ends when nobody is there and nobody will come, after \
+      --seconds, on SIGTERM or SIGINT, always with a report. Exits with 1 if a promise was broken or honest mail \
+      was lost.
+      """)
+
+  @Argument(
+    help: ArgumentHelp(
+      "127.x.y.z:PORT or [::1]:PORT; or one of each family.", valueName: "target"))
+  var targets: [String]
+
+  @Option(help: "The scenario: a file, or the name of one that ships, like flood-10k.")
+  var scenario = "flood-10k"
+
+  @Option(help: "Where the personas are. Default: tuning/personas here, or those that ship.")
+  var personas: String?
+
+  @Option(help: "All chances of the clients follow from it.")
+  var seed: UInt64 = 1
+
+  @Option(help: "Rates times so much. 0.001…1000.")
+  var scale = 1.0
+
+  @Option(help: "How long, at most. Default: the scenario's own time. 1…3600.")
+  var seconds: Double?
+
+  @Option(help: "Connections at a time, at most. 1…200000.")
+  var mostConnections = 20_000
+
+  @Option(help: "Threads, each with its part of the clients. 1…4.")
+  var threads = 1
+
+  @Option(help: "An address that the server takes mail for.")
+  var recipient = "user@example.com"
+
+  @Option(help: "Look at this process each second: its memory and CPU go into the report.")
+  var daemon: Int32?
+
+  @Option(help: "What the report calls the configuration of the server.")
+  var label: String?
+
+  @Option(help: "Write what was found as JSON.")
+  var json: String?
+
+  @Option(help: "Write the report as one page of HTML.")
+  var html: String?
+
+  @Flag(help: "Print the report only.")
+  var quiet = false
+
+  @Flag(
+    help: "We are in a network namespace made for this, where fd00::/8 and 10.0.0.0/8 are nobody's."
+  )
+  var namespace = false
+
+  @Flag(
+    name: .customLong("i-own-this-server-and-may-load-it"),
+    help: """
+      Go to a server elsewhere. All connections then come from this machine's own address. To load a server \
+      without its owner's leave does harm, and may be a crime.
+      """)
+  var ownsServer = false
+
+  func validate() throws {
+    func need(_ holds: Bool, _ sentence: String) throws {
+      if !holds { throw ValidationError(sentence) }
+    }
+    try need((1...2).contains(targets.count), "give one target, or one IPv4 and one IPv6 target")
+    for text in targets {
+      guard let target = FloodTarget(text) else {
+        throw ValidationError("'\(text)': write 127.0.0.1:PORT or [::1]:PORT, port 1…65535")
+      }
+      if let objection = target.objection(isInNamespace: namespace), !ownsServer {
+        throw ValidationError(objection)
+      }
+    }
+    try need(parsed != nil, "two targets must be one of IPv4 and one of IPv6")
+    try need((0.001...1_000).contains(scale), "--scale takes 0.001…1000")
+    try need((1...3_600).contains(seconds ?? 1), "--seconds takes 1…3600")
+    try need((1...200_000).contains(mostConnections), "--most-connections takes 1…200000")
+    try need((1...4).contains(threads), "--threads takes 1…4")
+    // It becomes part of a command line of SMTP.
+    let isPlain = recipient.utf8.allSatisfy { $0 > 32 && $0 < 127 && $0 != 60 && $0 != 62 }
+    try need(
+      isPlain && recipient.utf8.count <= 200 && recipient.contains("@"),
+      "--recipient takes an address like user@example.com")
+    if let daemon {
+      try need(
+        ProcessSample(process: daemon).look() != nil, "--daemon: there is no process \(daemon)")
+    }
+  }
+
+  private var parsed: FloodTargets? {
+    let list = targets.compactMap { FloodTarget($0) }
+    var found = FloodTargets()
+    found.v4 = list.first { $0.address.isIPv4 }
+    found.v6 = list.first { !$0.address.isIPv4 }
+    if list.count == 2 && (found.v4 == nil || found.v6 == nil) { return nil }
+    // Our made-up addresses are no one's where packets leave the machine.
+    found.bindsSources = list.allSatisfy { $0.objection(isInNamespace: namespace) == nil }
+    return found
+  }
+
+  func run() throws {
+    guard let targets = parsed else { throw ExitCode(64) }
+    let kinds = try loadPersonas(personas)
+    var plan = try loadScenario(scenario, kinds)
+    let length = min(seconds ?? plan.duration, 3_600)
+    plan.duration = min(plan.duration, length)
+    for entry in plan.entries.indices {
+      plan.entries[entry].rate *= scale
+      plan.entries[entry].atOnce = Int((Double(plan.entries[entry].atOnce) * scale).rounded())
+    }
+    let signals = SignalQueue([SIGTERM, SIGINT])
+    signal(SIGPIPE, SIG_IGN)
+    raiseDescriptorLimit()
+    let settings = FloodSettings(
+      targets: targets, personas: kinds, scenario: plan, seed: seed, recipient: recipient,
+      most: mostConnections, seconds: length, threads: threads)
+    let watch = FloodWatch(settings, daemon: daemon, quiet: quiet)
+    let client = FloodClient(settings)
+    while !client.tally.isDone && client.fault == nil {
+      if signals.next(milliseconds: 50) != nil {
+        watch.interrupted()
+        break
+      }
+      watch.look(client)
+    }
+    let took = client.age
+    watch.end(client)
+    let (findings, checks) = client.stop()
+    var report = RunReport(
+      kind: "real", scenario: plan.name, configuration: label ?? "what runs there")
+    report.seed = seed
+    report.duration = min(length, took)
+    report.took = took
+    report.events = client.tally.events
+    report.bytesEach = watch.bytesEach
+    report.personas = findings
+    report.samples = watch.samples
+    report.checks = checks.all
+    report.command = command
+    try write(report, watch.remarks(client))
+    if let fault = client.fault {
+      StandardError.write(fault)
+      throw ExitCode(71)
+    }
+    if checks.all.contains(where: { $0.broken > 0 }) { throw ExitCode(1) }
+  }
+
+  private var command: String {
+    var words = ["sluice flood run"] + targets + ["--scenario \(scenario)", "--seed \(seed)"]
+    if scale != 1 { words.append("--scale \(scale)") }
+    if let seconds { words.append("--seconds \(seconds)") }
+    return words.joined(separator: " ")
+  }
+
+  private func write(_ report: RunReport, _ remarks: [String]) throws {
+    #if canImport(Reports)
+      print(TerminalReport.text(report, color: isatty(STDOUT_FILENO) == 1))
+      if let html {
+        try HTMLReport.page([report]).write(toFile: html, atomically: true, encoding: .utf8)
+      }
+    #else
+      print(FloodSummary.text(report))
+      if html != nil { StandardError.write("--html: this build has no pages") }
+    #endif
+    for line in remarks { print(line) }
+    if let json {
+      let encoder = JSONEncoder()
+      encoder.outputFormatting = [.sortedKeys]
+      try encoder.encode([report]).write(to: URL(fileURLWithPath: json))
+    }
+    fflush(nil)
+  }
+}
