@@ -33,6 +33,8 @@ let package = Package(
       swiftSettings: dialect),
     .target(name: "Personas", dependencies: ["Structures"], swiftSettings: dialect),
     .target(
+      name: "Reports", dependencies: ["Personas", "Structures"], swiftSettings: dialect),
+    .target(
       name: "Simulator",
       dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Shield", "Personas"],
       swiftSettings: dialect),
@@ -54,7 +56,8 @@ let package = Package(
     .executableTarget(
       name: "sluice",
       dependencies: [
-        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring", "Personas", "Simulator",
+        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring", "Personas",
+        "Simulator", "Reports",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dialect),
@@ -97,6 +100,9 @@ let package = Package(
     .testTarget(
       name: "DaemonTests",
       dependencies: ["Daemon", "Flow", "Personas", "Suspicion", "Shield", "Structures"],
+      swiftSettings: dialect),
+    .testTarget(
+      name: "ReportsTests", dependencies: ["Reports", "Personas", "Structures"],
       swiftSettings: dialect),
     .testTarget(
       name: "PersonasTests", dependencies: ["Personas", "Structures"], swiftSettings: dialect),

@@ -20,9 +20,7 @@ extension View {
         bots: reports[k].all("bot", named: "bots"), probes: reports[k].all("probe", named: "probes")
       )
     }
-    func count(_ value: Double) -> String {
-      value.isFinite && abs(value) < 9e15 ? Figures.count(Int(value)) : Figures.none
-    }
+    let count: (Double) -> String = Figures.count
     func delay(_ k: Int, _ q: Double) -> Double {
       sums[k].mail.delay.total > 0 ? sums[k].mail.delay.quantile(q) : .nan
     }
@@ -39,7 +37,8 @@ extension View {
         name: "bots' connections that left", value: { sums[$0].bots.leftShare },
         text: Figures.percent, isShare: true),
       Row(
-        name: "bots' series of tries given up", value: { sums[$0].bots.gaveUpShare }, text: Figures.percent,
+        name: "bots' series of tries given up", value: { sums[$0].bots.gaveUpShare },
+        text: Figures.percent,
         isShare: true),
       Row(
         name: "honest messages", value: { Double(sums[$0].mail.clients) }, text: count),
@@ -122,7 +121,9 @@ extension View {
       return [persona.label]
         + each { Figures.percent($0.letThroughShare) }
         + each { Figures.percent($0.leftShare) }
-        + each { $0.leftAfter.total > 0 ? Figures.seconds($0.leftAfter.quantile(0.5)) : Figures.none }
+        + each {
+          $0.leftAfter.total > 0 ? Figures.seconds($0.leftAfter.quantile(0.5)) : Figures.none
+        }
         + each { isBot ? Figures.none : Figures.percent($0.lostShare) }
         + each { $0.delay.total > 0 ? Figures.seconds($0.delay.quantile(0.95)) : Figures.none }
     }

@@ -42,6 +42,11 @@ enum Figures {
     return value < 0 ? "-" + text : text
   }
 
+  /// The same of a value that may not be one.
+  static func count(_ value: Double) -> String {
+    abs(value) < 9e15 ? count(Int(value)) : none
+  }
+
   /// Four digits at most and a letter: 950, 12.3 k, 4.51 M.
   static func short(_ value: Double) -> String {
     guard value.isFinite else { return none }
@@ -83,7 +88,8 @@ enum Figures {
   /// Decimal: 131.8 KB is 131,800 bytes.
   static func bytes(_ value: Double) -> String {
     guard value.isFinite else { return none }
-    for (from, letter) in [(1e9, "GB"), (1e6, "MB"), (1e3, "KB")] where abs(value) >= from * 0.9995 {
+    for (from, letter) in [(1e9, "GB"), (1e6, "MB"), (1e3, "KB")] where abs(value) >= from * 0.9995
+    {
       let part = value / from
       return trimmed(part, abs(part) < 10 ? 2 : 1) + " " + letter
     }
@@ -111,7 +117,8 @@ enum Figures {
   /// Not a control character, and none that turns the direction of the text around.
   static func isHarmless(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar.value {
-    case 0..<0x20, 0x7F..<0xA0, 0x200E, 0x200F, 0x2028...0x202E, 0x2066...0x2069, 0xFFFE, 0xFFFF: false
+    case 0..<0x20, 0x7F..<0xA0, 0x200E, 0x200F, 0x2028...0x202E, 0x2066...0x2069, 0xFFFE, 0xFFFF:
+      false
     default: true
     }
   }

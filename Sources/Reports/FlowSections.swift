@@ -19,7 +19,8 @@ extension View {
     levels: [Plot.Level] = [], text: (Double) -> String = Figures.short
   ) -> Plot {
     let most = max(
-      curves.flatMap { $0.points.map(\.y) }.max() ?? 0, levels.map(\.y).filter(\.isFinite).max() ?? 0)
+      curves.flatMap { $0.points.map(\.y) }.max() ?? 0,
+      levels.map(\.y).filter(\.isFinite).max() ?? 0)
     return Plot(
       id: id, title: title, about: about, x: .time(to: duration),
       y: .linear(to: most, title: "", text: text), curves: curves, levels: levels)
@@ -44,6 +45,9 @@ extension View {
     return Markup.details("As a table", content)
   }
 
+  /// Runs that have samples.
+  private var sampled: [Int] { reports.indices.filter { !reports[$0].samples.isEmpty } }
+
   func flow() -> String {
     guard reports.contains(where: { !$0.samples.isEmpty }) else { return "" }
     return Markup.section(
@@ -63,7 +67,7 @@ extension View {
           k, named(k, "let through"), color(k, alone: "sender"), filled: !isComparison
         ) { $0.letThrough })
     }
-    let about = reports.indices.map { k in
+    let about = sampled.map { k in
       named(k, "on average ") + Figures.rate(reports[k].mean { $0.offered }) + " offered, "
         + Figures.rate(reports[k].mean { $0.letThrough }) + " let through"
     }.joined(separator: "; ")
@@ -122,7 +126,7 @@ extension View {
       let curves = reports.indices.map { k in
         curve(k, named(k, name), color(k, alone: ""), value)
       }
-      let about = reports.indices.map { k in
+      let about = sampled.map { k in
         named(k, "on average ") + Figures.short(reports[k].mean(value))
       }.joined(separator: "; ")
       text += Markup.figure(
@@ -146,13 +150,13 @@ extension View {
           k, named(k, "with shield"), color(k, alone: "sender"), filled: !isComparison
         ) { Double($0.downstream) })
     }
-    let about = reports.indices.map { k -> String in
+    let about = sampled.map { k -> String in
       let report = reports[k]
       return named(k, "with the shield ") + Figures.short(report.mean { Double($0.downstream) })
-        + " on average, \(Figures.count(Int(max(report.most { Double($0.downstream) }, 0)))) at most"
+        + " on average, \(Figures.count(report.most { Double($0.downstream) })) at most"
         + (report.knowsWithout
           ? "; without it " + Figures.short(report.mean { Double($0.downstreamWithout) })
-            + " on average, \(Figures.count(Int(report.most { Double($0.downstreamWithout) }))) at most"
+            + " on average, \(Figures.count(report.most { Double($0.downstreamWithout) })) at most"
           : "; without it unknown")
     }.joined(separator: "; ")
     return Markup.figure(
@@ -198,7 +202,8 @@ extension View {
         let mean = cores.reduce(0) { $0 + $1.share } / Double(max(cores.count, 1))
         let shown = min(cores.count, 24)
         rows += Markup.table(
-          named(k, "CPU, \(shown) of \(Figures.count(cores.count)) moments"), ["after", "of one core"],
+          named(k, "CPU, \(shown) of \(Figures.count(cores.count)) moments"),
+          ["after", "of one core"],
           (0..<shown).map { n in
             let one = cores[shown == 1 ? 0 : n * (cores.count - 1) / (shown - 1)]
             return [Figures.seconds(one.at), Figures.percent(one.share)]

@@ -12,7 +12,8 @@ public enum HTMLReport {
   /// - Parameter reports: in the order they shall be shown; of none the page says so.
   public static func page(_ reports: [RunReport]) -> String {
     guard !reports.isEmpty else {
-      return Markup.page("Sluice: no report", "<h1>Sluice</h1>\n<p>There is no run to report.</p>\n")
+      return Markup.page(
+        "Sluice: no report", "<h1>Sluice</h1>\n<p>There is no run to report.</p>\n")
     }
     let view = View(reports)
     return Markup.page(
@@ -88,7 +89,9 @@ struct View {
       var facts = isComparison ? [difference(k)] : [report.kind, report.configuration]
       if !report.trace.isEmpty || report.seed != 0 { facts.append("seed \(report.seed)") }
       facts.append("\(Figures.seconds(report.duration)) of the run's time")
-      if report.took > 0 && report.kind != "real" { facts.append("took \(Figures.seconds(report.took))") }
+      if report.took > 0 && report.kind != "real" {
+        facts.append("took \(Figures.seconds(report.took))")
+      }
       if report.events > 0 {
         facts.append(
           "\(Figures.count(report.events)) events"
@@ -96,7 +99,8 @@ struct View {
       }
       if report.bytesEach > 0 {
         facts.append(
-          "\(Figures.bytes(report.bytesEach)) a \(report.kind == "real" ? "held connection" : "client")")
+          "\(Figures.bytes(report.bytesEach)) a \(report.kind == "real" ? "held connection" : "client")"
+        )
       }
       if !report.trace.isEmpty { facts.append("trace \(report.trace)") }
       let key =
@@ -155,7 +159,8 @@ struct View {
           (
             mail.delay.total > 0 ? Figures.seconds(mail.delay.quantile(0.95)) : Figures.none,
             "honest mail's delay, p95; p50 "
-              + (mail.delay.total > 0 ? Figures.seconds(mail.delay.quantile(0.5)) : Figures.none), ""
+              + (mail.delay.total > 0 ? Figures.seconds(mail.delay.quantile(0.5)) : Figures.none),
+            ""
           ))
       }
       if probes.lostCount > 0 {
@@ -186,16 +191,17 @@ struct View {
       if !report.samples.isEmpty {
         tiles.append(
           (
-            Figures.count(Int(report.most { Double($0.held) })),
+            Figures.count(report.most { Double($0.held) }),
             "held at most; \(Figures.short(report.mean { Double($0.held) })) on average", ""
           ))
         tiles.append(
           (
-            Figures.count(Int(report.most { Double($0.downstream) })),
+            Figures.count(report.most { Double($0.downstream) }),
             "connections to the mail server at most"
               + (report.knowsWithout
-                ? "; without the shield \(Figures.count(Int(report.most { Double($0.downstreamWithout) })))"
-                : ""), ""
+                ? "; without the shield \(Figures.count(report.most { Double($0.downstreamWithout) }))"
+                : ""),
+            ""
           ))
       }
       if report.littleDifference.isFinite {

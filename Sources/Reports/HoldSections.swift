@@ -62,7 +62,9 @@ extension View {
         "<div class=\"cell\"><h4 class=\"\(Self.color(ofKind: kind))\">\(Markup.escaped(label))</h4>"
         + "\(words)\(plot.svg())</div>\n"
     }
-    for (kind, name) in [("bot", "all bots"), ("sender", "all honest senders"), ("probe", "all probes")]
+    for (kind, name) in [
+      ("bot", "all bots"), ("sender", "all honest senders"), ("probe", "all probes"),
+    ]
     where personas.filter({ $0.kind == kind }).count > 1 {
       cell("all-\(kind)", name, kind, reports.map { $0.all(kind, named: name) })
     }
@@ -82,7 +84,8 @@ extension View {
       }
     }
     let table = Markup.table(
-      "Share of connections held longer than", ["persona", "ended"] + marks.map(Figures.seconds)
+      "Share of connections held longer than",
+      ["persona", "ended"] + marks.map(Figures.seconds)
         + ["median", "longest"], rows)
     let scale =
       axis.form == .logarithmic
@@ -163,7 +166,8 @@ extension View {
     coarse.append(["later"] + later.map(Figures.count))
     coarse.append(["all"] + bots.map { Figures.count($0.total) })
     let table = Markup.table(
-      "Bots' connections that left", ["after"] + keys.map { $0.isEmpty ? "connections" : $0 }, coarse,
+      "Bots' connections that left", ["after"] + keys.map { $0.isEmpty ? "connections" : $0 },
+      coarse,
       marked: [coarse.count - 1])
     var note = "Connections in each second."
     if isRoot { note += " Heights by the square root, so that small spikes are seen." }
@@ -171,7 +175,10 @@ extension View {
       note += " \(named(k, Figures.count(later[k]))) left later than \(end) s."
     }
     if shown.isEmpty { note = "All of them left later than \(end) s." }
-    if isComparison { note += " " + keys.indices.map { "\(keys[$0]) is \(Self.hue($0))" }.joined(separator: ", ") + "." }
+    if isComparison {
+      note +=
+        " " + keys.indices.map { "\(keys[$0]) is \(Self.hue($0))" }.joined(separator: ", ") + "."
+    }
     return Markup.section(
       "leaving", "When bots leave", "Of the bots that lost patience: after how many seconds.",
       "<div class=\"figures\">"
@@ -181,7 +188,9 @@ extension View {
   }
 
   /// What a colour of a run is called.
-  static func hue(_ k: Int) -> String { ["blue", "red", "green", "violet", "ochre", "pink"][k % 6] }
+  static func hue(_ k: Int) -> String {
+    ["blue", "red", "green", "violet", "ochre", "pink"][k % 6]
+  }
 
   private static let ranges: [(Int, Int)] =
     (0..<30).map { ($0, $0 + 1) } + [
@@ -198,7 +207,8 @@ extension View {
       if near.contains(where: { bins[$0] > bins[k] || bins[$0] == bins[k] && $0 < k }) { continue }
       // A spike half a second wide may lie across two bins.
       let around = near.filter { abs($0 - k) > 1 }
-      let mean = around.isEmpty ? 0 : Double(around.reduce(0) { $0 + bins[$1] }) / Double(around.count)
+      let mean =
+        around.isEmpty ? 0 : Double(around.reduce(0) { $0 + bins[$1] }) / Double(around.count)
       let isHighest = bins[k] == bins.max()
       if isHighest || Double(bins[k]) >= 3 * mean { found.append(k) }
     }

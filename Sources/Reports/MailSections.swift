@@ -33,11 +33,14 @@ extension View {
       }
       cells.append([
         named(k, "all honest mail"), Figures.count(all.clients), Figures.count(all.delay.total),
-        at(0.5), at(0.95), at(0.99), Figures.count(all.lostCount), Figures.percent(all.lostShare), "",
+        at(0.5), at(0.95), at(0.99), Figures.count(all.lostCount), Figures.percent(all.lostShare),
+        "",
       ])
     }
-    let sums = reports.indices.filter { reports[$0].personas.contains { $0.kind == "sender" && $0.clients > 0 } }
-      .count
+    let sums = reports.indices.filter {
+      reports[$0].personas.contains { $0.kind == "sender" && $0.clients > 0 }
+    }
+    .count
     let table = Markup.table(
       "Honest mail and probes. Lost: given up for good; the share is of what is decided",
       ["persona", "messages", "arrived", "p50", "p95", "p99", "lost", "share", "reasons"], cells,

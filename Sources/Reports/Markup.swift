@@ -55,7 +55,9 @@ enum Markup {
   }
 
   /// A plot with its caption and its table.
-  static func figure(_ title: String, _ svg: String, note: String = "", behind: String = "", wide: Bool = false)
+  static func figure(
+    _ title: String, _ svg: String, note: String = "", behind: String = "", wide: Bool = false
+  )
     -> String
   {
     "<figure\(wide ? " class=\"wide\"" : "")><figcaption><b>\(escaped(title))</b>"

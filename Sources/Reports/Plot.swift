@@ -155,7 +155,8 @@ struct Plot {
   }
 
   /// Places near the wanted ones, at least `gap` apart, in the same order, between the ends if there is room.
-  static func apart(_ wanted: [Double], gap: Double, from low: Double, to high: Double) -> [Double] {
+  static func apart(_ wanted: [Double], gap: Double, from low: Double, to high: Double) -> [Double]
+  {
     let order = wanted.indices.sorted { (wanted[$0], $0) < (wanted[$1], $1) }
     var places = wanted
     var least = low

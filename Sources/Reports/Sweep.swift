@@ -51,7 +51,7 @@ public enum SweepReport {
         let part = table.columns[from..<min(from + 11, table.columns.count)]
         lines.append("")
         lines.append("  \(table.title)")
-        let head = [view.valueTitle] + part.map { TerminalReport.cut($0.short, 10) }
+        let head = [Figures.plain(view.valueTitle)] + part.map { TerminalReport.cut($0.short, 10) }
         let rows = view.points.indices.map { k in
           [view.valueText(k)] + part.map { $0.text($0.values[k]) }
         }
@@ -107,7 +107,9 @@ struct SweepView {
       + (points.count == 1 ? "value" : "values")
   }
 
-  var valueTitle: String { sweep.unit.isEmpty ? sweep.parameter : "\(sweep.parameter), \(sweep.unit)" }
+  var valueTitle: String {
+    sweep.unit.isEmpty ? sweep.parameter : "\(sweep.parameter), \(sweep.unit)"
+  }
 
   func valueText(_ k: Int) -> String { Figures.trimmed(points[k].value, 3) }
 
@@ -160,7 +162,8 @@ struct SweepView {
       return [last]
     }
     let held = SweepColumn(
-      name: "held on average", short: "held", kind: "", values: points.map { $0.report.mean { Double($0.held) } },
+      name: "held on average", short: "held", kind: "",
+      values: points.map { $0.report.mean { Double($0.held) } },
       text: Figures.short)
     let server = SweepColumn(
       name: "to the mail server, on average", short: "server", kind: "",
@@ -191,19 +194,24 @@ struct SweepView {
       texts.append(
         first == 0
           ? "Honest mail is lost at the lowest value already."
-          : "No honest message is lost up to \(value(first - 1)); from \(value(first)) on there are losses.")
+          : "No honest message is lost up to \(value(first - 1)); from \(value(first)) on there are losses."
+      )
     } else {
       texts.append("No honest message is lost at any value.")
     }
     let safe = isSafe.firstIndex(of: false) ?? points.count
-    if let left = botsLeft.last?.values, let gain = (0..<safe).filter({ left[$0].isFinite }).max(by: { left[$0] < left[$1] }) {
+    if let left = botsLeft.last?.values,
+      let gain = (0..<safe).filter({ left[$0].isFinite }).max(by: { left[$0] < left[$1] })
+    {
       texts.append(
-        "Among those values most bots leave at \(value(gain)): \(Figures.percent(left[gain])) of their connections.")
+        "Among those values most bots leave at \(value(gain)): \(Figures.percent(left[gain])) of their connections."
+      )
     }
     for column in honestLoss where column.name != "all honest mail" {
       if let first = column.values.firstIndex(where: { $0 > 0 }) {
         texts.append(
-          "\(column.name): first loss at \(value(first)), \(Figures.percent(column.values[first])).")
+          "\(column.name): first loss at \(value(first)), \(Figures.percent(column.values[first]))."
+        )
       }
     }
     return texts
@@ -214,7 +222,9 @@ struct SweepView {
   func page() -> String {
     var text = "<header><h1>\(Markup.escaped(title))</h1>\n"
     if let report = points.first?.report {
-      var facts = [report.kind, "\(Figures.seconds(report.duration)) of the run's time for each value"]
+      var facts = [
+        report.kind, "\(Figures.seconds(report.duration)) of the run's time for each value",
+      ]
       if report.seed != 0 { facts.append("seed \(report.seed)") }
       text += "<p class=\"facts\">\(Markup.escaped(facts.joined(separator: " · ")))</p>\n"
     }
@@ -243,7 +253,8 @@ struct SweepView {
     text += Markup.section(
       "choice", "Cost and gain", "What honest mail loses, and what the bots do.",
       "<div class=\"figures\">"
-        + figure("choice", "All together", choice, share: true, wide: true, hues: choice.map(\.kind))
+        + figure(
+          "choice", "All together", choice, share: true, wide: true, hues: choice.map(\.kind))
         + "</div>\n" + table("cost and gain", chosen, names: \.short))
     let mail = honestLoss.filter { $0.name != "all honest mail" }
     let losers = mail.filter { $0.values.contains { $0 > 0 } }
@@ -253,16 +264,20 @@ struct SweepView {
       others.isEmpty ? "" : "Nothing at any value: \(others.joined(separator: ", ")).",
       (losers.isEmpty
         ? ""
-        : "<div class=\"figures\">" + figure("loss", "Lost", losers, share: true, wide: true) + "</div>\n")
+        : "<div class=\"figures\">" + figure("loss", "Lost", losers, share: true, wide: true)
+          + "</div>\n")
         + table("honest messages lost, probes without an answer", honestLoss, names: \.name))
     for (id, title, columns, isShare) in [
-      ("left", "Bots that leave", botsLeft, true), ("gave", "Bots' series of tries given up", botsGaveUp, true),
-      ("through", "Bots let through", botsThrough, true), ("delay", "Honest mail's delay, p95", honestDelay, false),
+      ("left", "Bots that leave", botsLeft, true),
+      ("gave", "Bots' series of tries given up", botsGaveUp, true),
+      ("through", "Bots let through", botsThrough, true),
+      ("delay", "Honest mail's delay, p95", honestDelay, false),
     ] where !columns.isEmpty {
       let single = columns.filter { $0.short != "all" }
       text += Markup.section(
         id, title, "",
-        "<div class=\"figures\">" + figure(id, title, single, share: isShare, wide: true) + "</div>\n"
+        "<div class=\"figures\">" + figure(id, title, single, share: isShare, wide: true)
+          + "</div>\n"
           + Markup.details("As a table", table(title, columns, names: \.name)))
     }
     return text

@@ -25,7 +25,9 @@ public enum TerminalReport {
     var facts: [String] = []
     if report.kind != "real" || report.seed != 0 { facts.append("seed \(report.seed)") }
     facts.append(Figures.seconds(report.duration) + (report.kind == "real" ? "" : " of its time"))
-    if report.took > 0 && report.kind != "real" { facts.append("took \(Figures.seconds(report.took))") }
+    if report.took > 0 && report.kind != "real" {
+      facts.append("took \(Figures.seconds(report.took))")
+    }
     if report.events > 0 {
       facts.append(
         "\(Figures.count(report.events)) events"
@@ -130,10 +132,10 @@ public enum TerminalReport {
     if !report.samples.isEmpty {
       lines.append(
         "  mail server: \(Figures.short(report.mean { Double($0.downstream) })) connections on average, "
-          + "\(Figures.count(Int(report.most { Double($0.downstream) }))) at most"
+          + "\(Figures.count(report.most { Double($0.downstream) })) at most"
           + (report.knowsWithout
             ? "; without the shield \(Figures.short(report.mean { Double($0.downstreamWithout) })) and "
-              + Figures.count(Int(report.most { Double($0.downstreamWithout) })) : ""))
+              + Figures.count(report.most { Double($0.downstreamWithout) }) : ""))
     }
     if report.hasMemory || report.hasCPU {
       let cores = report.cores.map(\.share)
@@ -144,13 +146,15 @@ public enum TerminalReport {
       }
       if report.hasCPU {
         parts.append(
-          "CPU \(Figures.percent(mean)) of one core on average, \(Figures.percent(cores.max() ?? 0)) at most")
+          "CPU \(Figures.percent(mean)) of one core on average, \(Figures.percent(cores.max() ?? 0)) at most"
+        )
       }
       lines.append("  " + parts.joined(separator: ", "))
     }
     if report.bytesEach > 0 {
       lines.append(
-        "  \(Figures.bytes(report.bytesEach)) a \(report.kind == "real" ? "held connection" : "client")")
+        "  \(Figures.bytes(report.bytesEach)) a \(report.kind == "real" ? "held connection" : "client")"
+      )
     }
     return lines.count > 1 ? lines : []
   }
@@ -164,7 +168,8 @@ public enum TerminalReport {
         lines.append("  \(ink.good("kept  ")) \(name) (\(Figures.count(check.looked)) looked at)")
       } else {
         lines.append(
-          "  \(ink.bad("BROKEN")) \(name) (\(Figures.count(check.broken)) of \(Figures.count(check.looked)))")
+          "  \(ink.bad("BROKEN")) \(name) (\(Figures.count(check.broken)) of \(Figures.count(check.looked)))"
+        )
         if let first = check.first { lines.append("         first: \(cut(first, 88))") }
       }
     }
