@@ -63,7 +63,7 @@ extension View {
         text: count),
       Row(
         name: "Little's law: seen against expected", value: { reports[$0].littleDifference },
-        text: Figures.percent, isShare: true),
+        text: { Figures.signed($0, Figures.percent) }, isShare: true),
       Row(name: "breaches of promises", value: { Double(reports[$0].brokenChecks) }, text: count),
       Row(
         name: "memory at most",
@@ -82,7 +82,7 @@ extension View {
       let values = reports.indices.map(row.value)
       if !values.contains(where: \.isFinite) { continue }
       table.append(
-        [row.name] + values.map { $0 < 0 ? Figures.signed($0, row.text) : row.text($0) }
+        [row.name] + values.map(row.text)
           + values.dropFirst().map { Self.change(from: values[0], to: $0, row.text, row.isShare) })
     }
     let later = keys.dropFirst().map { "\($0) against \(keys[0])" }

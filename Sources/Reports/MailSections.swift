@@ -55,7 +55,7 @@ extension View {
   /// A row for each sender: p50, p95 and p99 on one logarithmic axis.
   private func delays(_ rows: [(Int, PersonaFindings)]) -> String {
     guard !rows.isEmpty else { return "" }
-    let (left, right, top, bottom, step) = (210.0, 90.0, 30.0, 44.0, 22.0)
+    let (left, right, top, bottom, step) = (260.0, 80.0, 14.0, 44.0, 22.0)
     let width = 1_080.0
     let height = top + bottom + Double(rows.count) * step
     let most = rows.map { $0.1.delay.quantile(0.99) }.max() ?? 1

@@ -233,7 +233,7 @@ struct SweepView {
     }
     if points.isEmpty { return text + "<p>There are no values to show.</p></header>\n" }
     for (k, sentence) in conclusions.enumerated() {
-      text += "<p class=\"\(k < 2 ? "says" : "lead")\">\(Markup.escaped(sentence))</p>\n"
+      text += "<p class=\"\(k < 2 ? "says" : "lead")\">\(Markup.prose(sentence))</p>\n"
     }
     text += "</header>\n"
 
