@@ -42,7 +42,7 @@ extension View {
       var plot = Plot(
         id: "sv-\(id)", title: "\(label): share of connections still held",
         about: texts.joined(separator: "; "), x: axis, y: share)
-      (plot.width, plot.height, plot.right, plot.bottom, plot.left) = (260, 128, 14, 22, 48)
+      (plot.width, plot.height, plot.right, plot.bottom, plot.left) = (260, 128, 22, 22, 48)
       plot.x.title = ""
       // The dashed one last, or it would be hidden where both are the same.
       for k in known.reversed() {
@@ -221,19 +221,22 @@ extension View {
 
   /// Where a spike about this second has its middle: half a second wide, it lies across two bins.
   private static func middle(_ histograms: [Histogram], _ second: Int) -> Int {
-    // Below a minute times are known to a tenth; of 21.0 s exactly the middle must be 21.
+    func count(_ low: Double, _ width: Double) -> Double {
+      histograms.reduce(0) { $0 + Double($1.count(from: low, to: low + width)) }
+    }
+    // Below a minute times are known to a tenth.
     let (parts, width) = second < 59 ? (10, 0.1) : (1, 1.0)
-    var (count, sum) = (0.0, 0.0)
-    for tenth in (max(second - 1, 0) * parts)..<((second + 2) * parts) {
-      let low = Double(tenth) * width
-      for histogram in histograms {
-        let here = Double(histogram.count(from: low, to: low + width))
-        count += here
-        sum += here * low
+    let here = count(Double(second), 1)
+    var (sum, all) = (0.0, 0.0)
+    for near in max(second - 1, 0)...(second + 1) where count(Double(near), 1) * 2 >= here {
+      for part in 0..<parts {
+        let low = Double(near) + Double(part) * width
+        sum += count(low, width) * low
+        all += count(low, width)
       }
     }
-    // Of bins of a whole second half of one is rounded down.
-    return count > 0 ? Int((sum / count + (parts == 1 ? 0 : 0.05)).rounded()) : second
+    // The middle of a bin is half its width further; what lies just between two seconds is the first.
+    return all > 0 ? Int((sum / all + width / 2 - 1e-6).rounded()) : second
   }
 
   /// The personas most of which left in this second: one, or two that make up most of it.

@@ -194,6 +194,7 @@ enum Markup {
       main { padding: 16px 14px 40px; } h1 { font-size: 22px; }
       .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
       .cells { grid-template-columns: minmax(0, 1fr); }
+      .cell svg { max-width: 320px; }
       .tile b { font-size: 20px; }
     }
     """

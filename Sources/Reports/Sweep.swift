@@ -264,9 +264,15 @@ struct SweepView {
       others.isEmpty ? "" : "Nothing at any value: \(others.joined(separator: ", ")).",
       (losers.isEmpty
         ? ""
-        : "<div class=\"figures\">" + figure("loss", "Lost", losers, share: true, wide: true)
+        : "<div class=\"figures\">"
+          + figure(
+            "loss", "Share of the messages that are decided", losers, share: true, wide: true)
           + "</div>\n")
         + table("honest messages lost, probes without an answer", honestLoss, names: \.name))
+    let captions = [
+      "left": "Share of each bot's connections", "gave": "Share of each bot's series",
+      "through": "Share of each bot's connections", "delay": "By sender",
+    ]
     for (id, title, columns, isShare) in [
       ("left", "Bots that leave", botsLeft, true),
       ("gave", "Bots' series of tries given up", botsGaveUp, true),
@@ -276,7 +282,8 @@ struct SweepView {
       let single = columns.filter { $0.short != "all" }
       text += Markup.section(
         id, title, "",
-        "<div class=\"figures\">" + figure(id, title, single, share: isShare, wide: true)
+        "<div class=\"figures\">"
+          + figure(id, captions[id] ?? title, single, share: isShare, wide: true)
           + "</div>\n"
           + Markup.details("As a table", table(title, columns, names: \.name)))
     }
