@@ -32,8 +32,7 @@ let package = Package(
       dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Reputation"],
       swiftSettings: dialect),
     .target(name: "Personas", dependencies: ["Structures"], swiftSettings: dialect),
-    .target(
-      name: "Reports", dependencies: ["Personas", "Structures"], swiftSettings: dialect),
+    .target(name: "Reports", dependencies: ["Personas", "Structures"], swiftSettings: dialect),
     .target(
       name: "Simulator",
       dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Shield", "Personas"],
@@ -56,8 +55,8 @@ let package = Package(
     .executableTarget(
       name: "sluice",
       dependencies: [
-        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring", "Personas",
-        "Simulator", "Reports",
+        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring", "Personas", "Simulator",
+        "Reports",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dialect),

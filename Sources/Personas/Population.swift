@@ -36,7 +36,8 @@ public struct Population: Sendable {
   public private(set) var findings: [PersonaFindings]
   private let plan: AddressPlan
   private var random: SeededGenerator
-  private let seed: UInt64
+  /// Everything that happens by chance follows from it.
+  public let seed: UInt64
   private var begun: UInt32 = 0
   private var opened: UInt64 = 0
 

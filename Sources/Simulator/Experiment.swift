@@ -178,7 +178,8 @@ package struct Headlines: Sendable {
     let share = report.personas.first { $0.id == "B1" }?.held.share(above: 10) ?? 1
     let lost = honestLost(report)
     return Headline(
-      id: "H1", claim: "90 % of spam connections gone within 10 s in the slow lane, legitimate senders stay",
+      id: "H1",
+      claim: "90 % of spam connections gone within 10 s in the slow lane, legitimate senders stay",
       band: "10 % ± 2 left at 10 s, 0 honest lost", figure: "\(percent(share)) left, \(lost) lost",
       passed: abs(share - 0.10) <= 0.02 && lost == 0)
   }
@@ -202,8 +203,10 @@ package struct Headlines: Sendable {
       let around = [at - 6, at - 5, at - 4, at + 4, at + 5, at + 6].map { counts[$0] ?? 0 }
       return peak > 5 * max(around.reduce(0, +) / around.count, 1)
     }
-    let others = counts.keys.filter { $0 > 12 && ![20, 21, 22, 99, 100, 101].contains($0) && isSpike($0) }
-      .filter { abs($0 - 21) > 2 && abs($0 - 100) > 2 }
+    let others = counts.keys.filter {
+      $0 > 12 && ![20, 21, 22, 99, 100, 101].contains($0) && isSpike($0)
+    }
+    .filter { abs($0 - 21) > 2 && abs($0 - 100) > 2 }
     let ok = isSpike(21) && isSpike(100) && others.isEmpty
     return Headline(
       id: "H2", claim: "give-up times are a constant of the bot: spikes at 21 s and 100 s",
@@ -216,7 +219,8 @@ package struct Headlines: Sendable {
 
   /// The mix of 2010 by shares of connections that are no honest ones.
   private static let mix2010 = [
-    ("B1", 0.40), ("B2", 0.35), ("B3", 0.05), ("B4", 0.05), ("B5", 0.03), ("B7", 0.05), ("B8", 0.04),
+    ("B1", 0.40), ("B2", 0.35), ("B3", 0.05), ("B4", 0.05), ("B5", 0.03), ("B7", 0.05),
+    ("B8", 0.04),
     ("B9", 0.01), ("B11", 0.01), ("B10", 0.01),
   ]
 
@@ -262,7 +266,9 @@ package struct Headlines: Sendable {
     let found = shares(mix("H3", listed: 0.90, honest: 0.02, rate: 60))
     let rest = found.left / max(found.left + found.stayed, 1e-9)
     return Headline(
-      id: "H3", claim: "of 28 M addresses 88.0 % were listed, 6.9 % driven off by throttling, 3.4 % never; of those "
+      id: "H3",
+      claim:
+        "of 28 M addresses 88.0 % were listed, 6.9 % driven off by throttling, 3.4 % never; of those "
         + "not listed 67 % left",
       band: "88 ± 1, 6.9 ± 1, 67 ± 5 %",
       figure: "\(percent(found.listed)), \(percent(found.left)), \(percent(rest))",
@@ -274,7 +280,8 @@ package struct Headlines: Sendable {
   private func behindLists() -> Headline {
     let found = shares(mix("H4", listed: 0.58, honest: 0.07, rate: 40))
     return Headline(
-      id: "H4", claim: "behind two block lists, slowing removed a further 28.7 % of all transactions",
+      id: "H4",
+      claim: "behind two block lists, slowing removed a further 28.7 % of all transactions",
       band: "25 to 32 %", figure: percent(found.left),
       passed: found.left >= 0.25 && found.left <= 0.32,
       note: "lists tuned to leave 43 to 46 % of transactions; 7 % honest")
@@ -302,7 +309,8 @@ package struct Headlines: Sendable {
     let less = 1 - Double(through) / Double(max(offered, 1))
     let lost = honestLost(report)
     return Headline(
-      id: "H5", claim: "a proxy that stutters at the start only: spam down by 80 %, honest mail unaffected",
+      id: "H5",
+      claim: "a proxy that stutters at the start only: spam down by 80 %, honest mail unaffected",
       band: "80 ± 5 %, 0 honest lost", figure: "\(percent(less)), \(lost) lost",
       passed: abs(less - 0.80) <= 0.05 && lost == 0)
   }
@@ -346,11 +354,15 @@ package struct Headlines: Sendable {
     }
     let (behind, without) = (mostBehind(report), mostBehind(bare))
     return Headline(
-      id: "H6", claim: "100 connections a second, a third slowed to 180 s: 6,067 at once in front, no more behind",
+      id: "H6",
+      claim:
+        "100 connections a second, a third slowed to 180 s: 6,067 at once in front, no more behind",
       band: "rate × hold ± 3 %; behind not above the unshielded level",
-      figure: "\(Int(seen)) held, rate × hold is \(Int(expected)); behind \(behind), without a shield \(without)",
+      figure:
+        "\(Int(seen)) held, rate × hold is \(Int(expected)); behind \(behind), without a shield \(without)",
       passed: abs(seen - expected) <= 0.03 * expected && behind <= without,
-      note: "held \((slowedHold * 10).rounded() / 10) s (the tarpit's 180 s end with the next byte that is due), the "
+      note:
+        "held \((slowedHold * 10).rounded() / 10) s (the tarpit's 180 s end with the next byte that is due), the "
         + "others \((hold * 100).rounded() / 100) s")
   }
 
@@ -398,8 +410,10 @@ package struct Headlines: Sendable {
     let before = 5 * 600
     let ratio = Double(with - before) / Double(max(without - before, 1))
     return Headline(
-      id: "H8", claim: "an overloaded server accepts 3 times the honest mail if history sets the order",
-      band: "≥ 3.0 ×", figure: "\((ratio * 10).rounded() / 10) × (\(with) against \(without) in all)",
+      id: "H8",
+      claim: "an overloaded server accepts 3 times the honest mail if history sets the order",
+      band: "≥ 3.0 ×",
+      figure: "\((ratio * 10).rounded() / 10) × (\(with) against \(without) in all)",
       passed: ratio >= 3)
   }
 
@@ -419,7 +433,8 @@ package struct Headlines: Sendable {
       1 - Double(found?.letThrough ?? 1) / Double(max(found?.connections ?? 1, 1))
     let lost = honestLost(report)
     return Headline(
-      id: "H9", claim: "a wait of 2 to 6 s before the banner catches who talks first, and nobody else",
+      id: "H9",
+      claim: "a wait of 2 to 6 s before the banner catches who talks first, and nobody else",
       band: "≥ 99 % caught, 0 honest lost", figure: "\(percent(caught)) caught, \(lost) lost",
       passed: caught >= 0.99 && lost == 0)
   }
@@ -442,9 +457,11 @@ package struct Headlines: Sendable {
     let (with, without) = (peak(true), peak(false))
     let less = 1 - with.peak / max(without.peak, 1e-9)
     return Headline(
-      id: "H10", claim: "slowing rejected recipients: message rate down by 60 % at the peak, 40 % on average",
+      id: "H10",
+      claim: "slowing rejected recipients: message rate down by 60 % at the peak, 40 % on average",
       band: "peak down by 60 ± 10 %",
-      figure: "peak down by \(percent(less)), mean by \(percent(1 - with.mean / max(without.mean, 1e-9)))",
+      figure:
+        "peak down by \(percent(less)), mean by \(percent(1 - with.mean / max(without.mean, 1e-9)))",
       passed: abs(less - 0.60) <= 0.10,
       note: "one server of about 2003, whose traffic is not published")
   }
@@ -471,7 +488,8 @@ package struct Headlines: Sendable {
       square += (Double(counts[k]) - expected) * (Double(counts[k]) - expected) / expected
     }
     return Headline(
-      id: "H11", claim: "attempts of a refused address: 61.9 / 16.8 / 9.3 / 3.5 / 6.4 / 1.3 / 0.7 %",
+      id: "H11",
+      claim: "attempts of a refused address: 61.9 / 16.8 / 9.3 / 3.5 / 6.4 / 1.3 / 0.7 %",
       band: "chi-square below 16.8 (6 degrees of freedom, 1 %)",
       figure: "chi-square \((square * 10).rounded() / 10) for \(clients)", passed: square < 16.8)
   }
@@ -505,16 +523,20 @@ package struct Headlines: Sendable {
                 + (secondChance ? " with the second chance" : "")
                 + " (\(found.lost.keys.sorted().joined(separator: ", ")))")
           }
-          if !secondChance && lost > 0 && !lines.contains(where: { $0.hasSuffix(" " + sender.id) }) {
+          if !secondChance && lost > 0 && !lines.contains(where: { $0.hasSuffix(" " + sender.id) })
+          {
             lines.append("\(Int(seconds)) \(sender.id)")
           }
         }
       }
     }
     return Headline(
-      id: "H12", claim: "own promise: at 25 s no sender loses mail; above, each class at its own time; with the "
+      id: "H12",
+      claim:
+        "own promise: at 25 s no sender loses mail; above, each class at its own time; with the "
         + "second chance nobody at any setting",
-      band: "lost at 31, 46, 61, 121, 181 and 301 s exactly who waits less; none with the second chance",
+      band:
+        "lost at 31, 46, 61, 121, 181 and 301 s exactly who waits less; none with the second chance",
       figure: lines.isEmpty ? "none lost" : "first lost at: " + lines.joined(separator: ", "),
       passed: surprises.isEmpty, note: surprises.prefix(6).joined(separator: "; "))
   }

@@ -22,7 +22,8 @@ package enum Swarm {
     }
     if chance(0.5) {
       scenario.bursts = [
-        Scenario.Burst(at: Double(pick(0, 60)), lasting: Double(pick(2, 20)), times: Double(pick(2, 10)))
+        Scenario.Burst(
+          at: Double(pick(0, 60)), lasting: Double(pick(2, 20)), times: Double(pick(2, 10)))
       ]
     }
     scenario.latency = .uniform(0.001, Double(pick(1, 400)) / 1_000)

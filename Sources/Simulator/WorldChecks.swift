@@ -163,6 +163,7 @@ extension World {
   package func report(configuration: String, took: Double) -> RunReport {
     var report = RunReport(
       kind: "simulated", scenario: population.scenario.name, configuration: configuration)
+    report.seed = population.seed
     report.duration = population.scenario.duration
     report.took = took
     report.events = eventCount

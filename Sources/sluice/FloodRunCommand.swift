@@ -8,11 +8,8 @@ import ArgumentParser
 import Foundation
 import Glibc
 import Personas
+import Reports
 import Structures
-
-#if canImport(Reports)
-  import Reports
-#endif
 
 struct FloodRunCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -178,15 +175,10 @@ struct FloodRunCommand: ParsableCommand {
   }
 
   private func write(_ report: RunReport, _ remarks: [String]) throws {
-    #if canImport(Reports)
-      print(TerminalReport.text(report, color: isatty(STDOUT_FILENO) == 1))
-      if let html {
-        try HTMLReport.page([report]).write(toFile: html, atomically: true, encoding: .utf8)
-      }
-    #else
-      print(FloodSummary.text(report))
-      if html != nil { StandardError.write("--html: this build has no pages") }
-    #endif
+    print(TerminalReport.text(report, color: isatty(STDOUT_FILENO) == 1))
+    if let html {
+      try HTMLReport.page([report]).write(toFile: html, atomically: true, encoding: .utf8)
+    }
     for line in remarks { print(line) }
     if let json {
       let encoder = JSONEncoder()

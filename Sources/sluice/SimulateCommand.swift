@@ -8,6 +8,7 @@ import Daemon
 import Dispatch
 import Foundation
 import Personas
+import Reports
 import Shield
 import Simulator
 import Suspicion
@@ -40,11 +41,15 @@ struct SimulateCommand: ParsableCommand {
   var scale = 1.0
 
   @Option(
-    help: "Seconds to go on after the scenario's end, until the last retry of honest mail. Default: 6 days.")
+    help:
+      "Seconds to go on after the scenario's end, until the last retry of honest mail. Default: 6 days."
+  )
   var after: Double = 6 * 86_400
 
   @Option(
-    help: "Print one client's connections as facts and orders: its number, from 1. With the sweep's first value.")
+    help:
+      "Print one client's connections as facts and orders: its number, from 1. With the sweep's first value."
+  )
   var trace: UInt32?
 
   @Option(
@@ -65,6 +70,9 @@ struct SimulateCommand: ParsableCommand {
 
   @Option(help: "One random world by its seed.")
   var swarmSeed: UInt64?
+
+  @Option(help: "Write the report as one page of HTML.")
+  var html: String?
 
   @Option(help: "Write what was found as JSON.")
   var json: String?
@@ -133,7 +141,7 @@ struct SimulateCommand: ParsableCommand {
       reports[k].command =
         "sluice simulate --scenario \(scenario) --seed \(seed)"
         + (runs[k].configuration == "shipped defaults" ? "" : " --config \(runs[k].configuration)")
-      print(Summary.text(reports[k]))
+      print(TerminalReport.text(reports[k], color: isatty(STDOUT_FILENO) == 1))
     }
     try write(reports)
     let broken = reports.contains { $0.checks.contains { $0.broken > 0 } }
@@ -141,6 +149,10 @@ struct SimulateCommand: ParsableCommand {
   }
 
   private func write(_ reports: [RunReport]) throws {
+    if let html {
+      try HTMLReport.page(reports).write(toFile: html, atomically: true, encoding: .utf8)
+      print("report: \(html)")
+    }
     if let json { try JSONEncoder().encode(reports).write(to: URL(fileURLWithPath: json)) }
   }
 
@@ -175,8 +187,14 @@ struct SimulateCommand: ParsableCommand {
       return run
     }
     let reports = Self.all(runs)
-    for (seconds, report) in zip(values, reports) {
-      print(Summary.row("\(stage.name) \(seconds) s", report))
+    let found = Sweep(
+      parameter: "delay of \(stage.name)", unit: "s",
+      points: zip(values, reports).map { Sweep.Point(value: $0, report: $1) },
+      command: "sluice simulate --scenario \(scenario) --sweep \(text) --seed \(seed)")
+    print(SweepReport.text(found))
+    if let html {
+      try SweepReport.page(found).write(toFile: html, atomically: true, encoding: .utf8)
+      print("report: \(html)")
     }
     if let json { try JSONEncoder().encode(reports).write(to: URL(fileURLWithPath: json)) }
   }
@@ -186,7 +204,8 @@ struct SimulateCommand: ParsableCommand {
     let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
     guard parts.count == 2, let stage = Stage.allCases.first(where: { $0.name == parts[0] }) else {
       let names = Stage.allCases.map(\.name).joined(separator: ", ")
-      throw ValidationError("'\(text)': write STAGE=FROM..TO or STAGE=FROM..TO/STEP; stages: \(names)")
+      throw ValidationError(
+        "'\(text)': write STAGE=FROM..TO or STAGE=FROM..TO/STEP; stages: \(names)")
     }
     let range = parts[1].split(separator: "/", maxSplits: 1).map(String.init)
     let ends = range[0].components(separatedBy: "..").compactMap(Double.init)
@@ -258,58 +277,10 @@ struct SimulateCommand: ParsableCommand {
   ) throws {
     let run = Swarm.experiment(seed: seed, personas: kinds, policy: configuration.enginePolicy)
     let report = run.run()
-    print(Summary.text(report))
+    print(TerminalReport.text(report, color: isatty(STDOUT_FILENO) == 1))
     let names = Set(report.checks.filter { $0.broken > 0 }.map(\.name))
     if !names.subtracting([Checks().honest.name]).isEmpty { throw ExitCode(1) }
   }
-}
-
-/// What a run showed, in some lines of text.
-enum Summary {
-  static func text(_ report: RunReport) -> String {
-    var lines = [
-      "\(report.scenario), \(report.configuration), seed \(report.seed): \(Int(report.duration)) s in "
-        + "\(rounded(report.took)) s, \(report.events) events ("
-        + "\(Int(Double(report.events) / max(report.took, 1e-6))) /s), \(Int(report.bytesEach)) bytes a client, "
-        + "trace \(report.trace)"
-    ]
-    for found in report.personas {
-      let left = found.endings.filter { $0.key.hasPrefix(Ending.impatient.name) }.values.reduce(0, +)
-      let lost = found.lost.sorted { $0.key < $1.key }.map { "\($0.value) \($0.key)" }
-      lines.append(
-        "  \(found.id) \(found.name): \(found.clients) clients, \(found.connections) connections, "
-          + "\(found.letThrough) let through, \(found.delivered) delivered, \(left) left"
-          + (left > 0 ? " after \(rounded(found.leftAfter.quantile(0.5))) s" : "")
-          + (found.delay.total > 0
-            ? ", delay p50 \(rounded(found.delay.quantile(0.5))) p95 \(rounded(found.delay.quantile(0.95))) s" : "")
-          + (lost.isEmpty ? "" : ", LOST " + lost.joined(separator: ", ")))
-    }
-    let little = report.little
-    lines.append(
-      "  rate × hold \(rounded(little.rate)) /s × \(rounded(little.hold)) s = \(Int(little.expected)) held, seen "
-        + "\(Int(little.seen))")
-    for check in report.checks {
-      lines.append(
-        "  \(check.broken == 0 ? "kept" : "BROKEN"): \(check.name) (\(check.looked) looked at"
-          + (check.broken == 0 ? ")" : ", \(check.broken) broken, first: \(check.first ?? ""))"))
-    }
-    return lines.joined(separator: "\n")
-  }
-
-  /// One line of a sweep: what each honest kind loses, and what share of each kind of bot leaves.
-  static func row(_ title: String, _ report: RunReport) -> String {
-    let parts = report.personas.map { found -> String in
-      let all = Double(max(found.kind == "bot" ? found.connections : found.clients, 1))
-      if found.kind == "bot" {
-        let left = found.endings.filter { $0.key.hasPrefix(Ending.impatient.name) }.values.reduce(0, +)
-        return "\(found.id) left \(Int(Double(left) / all * 100)) %"
-      }
-      return "\(found.id) lost \(rounded(Double(found.lost.values.reduce(0, +)) / all * 100)) %"
-    }
-    return title + ": " + parts.joined(separator: ", ")
-  }
-
-  private static func rounded(_ value: Double) -> Double { (value * 10).rounded() / 10 }
 }
 
 /// Reads the personas, or says what is wrong with them and ends.

@@ -36,11 +36,6 @@ def unmet(reason, idea=""):
     return {"met": False, "reason": reason, "idea": idea}
 
 
-PER_SLOT = unmet(
-    "a slot is 59 bytes; 68.6 B and 1.092 on 2026-11-21 with a log queue of 4,096 entries, which a burst of 100,000 "
-    "fills and which is 1.9 MB whatever is held; since then it has 2,048 entries; the kernel's 264 bytes above the "
-    "floor are the poll that tells who talks before the banner",
-    "smaller log entries; for the tarpit, no poll at all, since a close shows at the next drip")
 SMALL = unmet(
     "eight sends of a message are 55 % of the CPU, in HAProxy as here; a relay in C on the ring that reads "
     "nothing takes 0.8 to 0.9 of HAProxy, so with as many segments the limit is out of reach on loopback; smtp- "
@@ -55,9 +50,8 @@ TAIL = unmet(
 
 ALL = [
     # Memory is exact but for pages: a little noise is enough.
-    Budget("hold.user", "user memory of a held connection (100,000 held)", 66, "B", noise=0.03, **PER_SLOT),
-    Budget("hold.total", "user and kernel memory of a held connection / accept-and-sleep in C", 1.09, noise=0.01,
-           **PER_SLOT),
+    Budget("hold.user", "user memory of a held connection (100,000 held)", 66, "B", noise=0.03),
+    Budget("hold.total", "user and kernel memory of a held connection / accept-and-sleep in C", 1.09, noise=0.01),
     Budget("drip.floor.19k", "CPU of a drip / the lower bound in C, 19,000 held", 1.10, noise=0.12),
     Budget("drip.floor.100k", "CPU of a drip / the lower bound in C, 100,000 held", 1.10, noise=0.12),
     Budget("drip.endlessh", "CPU of a drip / endlessh, 19,000 held", 0.85, noise=0.12),

@@ -26,21 +26,24 @@ def banner_bytes(host):
     return len(f"220 {host} ESMTP\r\n")
 
 
-def limits(workers):
-    """Room for a little more than is held: a full shield sends the worst away, which is not the subject."""
+def limits(workers, count=None):
+    """Room for a little more than is held: a full shield sends the worst away, which is not the subject.
+
+    count: so many are held, evenly on all workers; without it each worker has `SLOTS`.
+    """
     return {
         "workers": workers,
         "limits": {
-            "connections": workers * (SLOTS + 100), "sessions": max(400, 32 * workers),
+            "connections": (count or workers * SLOTS) + 100 * workers, "sessions": max(400, 32 * workers),
             "downstream_connections": max(200, 24 * workers), "buckets": 16_384, "sources": 16_384,
             "journal": 512, "receive_buffers": 64 if workers > 16 else 256,
         },
     }
 
 
-def waiting(workers):
+def waiting(workers, count=None):
     """Everybody is suspicious and waits 25 s for a banner: the longest that there is."""
-    return harness.merged(limits(workers), {"hostname": HOST_SHORT, "delays": {"banner": {"suspicious": "25s"}}})
+    return harness.merged(limits(workers, count), {"hostname": HOST_SHORT, "delays": {"banner": {"suspicious": "25s"}}})
 
 
 def dripping(workers, interval, host=HOST_LONG):
@@ -98,9 +101,9 @@ def hold(report, quick, floor):
     workers, evenly = each_worker_alike(count)
     report.section("hold", f"Hold: {count:,} silent connections")
     found = {"ours": [], "floor": []}
-    empty = empty_bytes(waiting(workers))
+    empty = empty_bytes(waiting(workers, count))
     for _ in range(rounds):
-        with peers.sluice(config=waiting(workers), access="127.0.0.0/8 suspicious\n") as peer:
+        with peers.sluice(config=waiting(workers, count), access="127.0.0.0/8 suspicious\n") as peer:
             found["ours"].append(held_bytes(peer, count, *evenly, own_before=empty))
         with peers.floor(floor, SLOTS + 500, workers) as peer:
             found["floor"].append(held_bytes(peer, count))
