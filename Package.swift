@@ -101,6 +101,9 @@ let package = Package(
       dependencies: ["Daemon", "Flow", "Personas", "Suspicion", "Shield", "Structures"],
       swiftSettings: dialect),
     .testTarget(
+      name: "ReportsTests", dependencies: ["Reports", "Personas", "Structures"],
+      swiftSettings: dialect),
+    .testTarget(
       name: "PersonasTests", dependencies: ["Personas", "Structures"], swiftSettings: dialect),
   ]
 )

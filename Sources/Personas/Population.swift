@@ -131,7 +131,9 @@ public struct Population: Sendable {
 
   /// How many connections a client opens at once.
   public mutating func concurrency(_ client: Client) -> Int {
-    max(1, Int(personas[Int(client.persona)].concurrency.value(at: draw()).rounded()))
+    let count = max(1, Int(personas[Int(client.persona)].concurrency.value(at: draw()).rounded()))
+    findings[Int(client.entry)].series += count
+    return count
   }
 
   /// A connection of a client begins.

@@ -30,7 +30,9 @@ public struct PersonaFindings: Sendable, Codable {
   public var delay = Histogram()
   /// Messages given up for good, by the reason of the last try ("impatient: banner", "450 at rcpt").
   public var lost: [String: Int] = [:]
-  /// Clients that never got anything through and do not come back: bots that were driven off.
+  /// Series of tries: a client that opens three connections at once has three, each with its own retries.
+  public var series = 0
+  /// Series that never got anything through and do not come back: bots that were driven off.
   public var gaveUp = 0
 
   /// Nothing found yet.

@@ -70,7 +70,7 @@ struct Axis {
 
   /// Counts that are far apart: by the square root.
   static func root(to most: Double, title: String) -> Axis {
-    var axis = Axis(form: .root, high: max(most, 1), title: title)
+    var axis = Axis(form: .root, high: most.isFinite ? max(most, 1) : 1, title: title)
     axis.ticks = [(0, "0")]
     var power = power(below: axis.high)
     var values: [Double] = []
@@ -112,10 +112,11 @@ struct Axis {
 
   /// Seconds that a connection lasted: up to 330 s linear, beyond that logarithmic from a tenth of a second.
   static func hold(to most: Double, steps: Int) -> Axis {
+    let most = most.isFinite ? most : 0
     if most <= 330 {
       let high: Double =
         most <= 10 ? 10 : most <= 35 ? 35 : most <= 70 ? 70 : most <= 130 ? 130 : 310
-      let top = max(high, most.isFinite ? most : 0)
+      let top = max(high, most)
       var axis = Axis(high: top, title: "seconds since the connection")
       let step = step(top, steps)
       var value = 0.0
@@ -130,6 +131,7 @@ struct Axis {
 
   /// Times from tenths of a second to days, logarithmic.
   static func duration(from low: Double, to most: Double, title: String, steps: Int = 8) -> Axis {
+    let most = most.isFinite ? most : 0
     var axis = Axis(form: .logarithmic, low: low, title: title)
     let known: [(Double, String)] = [
       (0.1, "0.1 s"), (1, "1 s"), (10, "10 s"), (60, "1 min"), (600, "10 min"), (3_600, "1 h"),

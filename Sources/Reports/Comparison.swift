@@ -20,9 +20,7 @@ extension View {
         bots: reports[k].all("bot", named: "bots"), probes: reports[k].all("probe", named: "probes")
       )
     }
-    func count(_ value: Double) -> String {
-      value.isFinite && abs(value) < 9e15 ? Figures.count(Int(value)) : Figures.none
-    }
+    let count: (Double) -> String = Figures.count
     func delay(_ k: Int, _ q: Double) -> Double {
       sums[k].mail.delay.total > 0 ? sums[k].mail.delay.quantile(q) : .nan
     }
@@ -39,7 +37,8 @@ extension View {
         name: "bots' connections that left", value: { sums[$0].bots.leftShare },
         text: Figures.percent, isShare: true),
       Row(
-        name: "bots that gave up", value: { sums[$0].bots.gaveUpShare }, text: Figures.percent,
+        name: "bots' series of tries given up", value: { sums[$0].bots.gaveUpShare },
+        text: Figures.percent,
         isShare: true),
       Row(
         name: "honest messages", value: { Double(sums[$0].mail.clients) }, text: count),
@@ -64,7 +63,7 @@ extension View {
         text: count),
       Row(
         name: "Little's law: seen against expected", value: { reports[$0].littleDifference },
-        text: Figures.percent, isShare: true),
+        text: { Figures.signed($0, Figures.percent) }, isShare: true),
       Row(name: "breaches of promises", value: { Double(reports[$0].brokenChecks) }, text: count),
       Row(
         name: "memory at most",
@@ -83,7 +82,7 @@ extension View {
       let values = reports.indices.map(row.value)
       if !values.contains(where: \.isFinite) { continue }
       table.append(
-        [row.name] + values.map { $0 < 0 ? Figures.signed($0, row.text) : row.text($0) }
+        [row.name] + values.map(row.text)
           + values.dropFirst().map { Self.change(from: values[0], to: $0, row.text, row.isShare) })
     }
     let later = keys.dropFirst().map { "\($0) against \(keys[0])" }

@@ -20,8 +20,11 @@ extension PersonaFindings {
   /// Share of the connections that ended because the client lost patience; not a number of none.
   var leftShare: Double { ended > 0 ? Double(left) / Double(ended) : .nan }
 
-  /// Share of the clients that were driven off for good.
-  var gaveUpShare: Double { clients > 0 ? Double(gaveUp) / Double(clients) : .nan }
+  /// Of how many it is said that they gave up: a run that does not count series has one for each client.
+  var tries: Int { max(series, clients) }
+
+  /// Share of all series of tries that were given up for good.
+  var gaveUpShare: Double { tries > 0 ? Double(gaveUp) / Double(tries) : .nan }
 
   var letThroughShare: Double {
     connections > 0 ? Double(letThrough) / Double(connections) : .nan
@@ -44,6 +47,7 @@ extension PersonaFindings {
     connections += other.connections
     letThrough += other.letThrough
     delivered += other.delivered
+    series += other.series
     gaveUp += other.gaveUp
     endings.merge(other.endings, uniquingKeysWith: +)
     lost.merge(other.lost, uniquingKeysWith: +)

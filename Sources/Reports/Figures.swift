@@ -42,6 +42,11 @@ enum Figures {
     return value < 0 ? "-" + text : text
   }
 
+  /// The same of a value that may not be one.
+  static func count(_ value: Double) -> String {
+    abs(value) < 9e15 ? count(Int(value)) : none
+  }
+
   /// Four digits at most and a letter: 950, 12.3 k, 4.51 M.
   static func short(_ value: Double) -> String {
     guard value.isFinite else { return none }

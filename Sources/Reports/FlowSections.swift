@@ -45,6 +45,9 @@ extension View {
     return Markup.details("As a table", content)
   }
 
+  /// Runs that have samples.
+  private var sampled: [Int] { reports.indices.filter { !reports[$0].samples.isEmpty } }
+
   func flow() -> String {
     guard reports.contains(where: { !$0.samples.isEmpty }) else { return "" }
     return Markup.section(
@@ -64,8 +67,8 @@ extension View {
           k, named(k, "let through"), color(k, alone: "sender"), filled: !isComparison
         ) { $0.letThrough })
     }
-    let about = reports.indices.map { k in
-      named(k, "on average ") + Figures.rate(reports[k].mean { $0.offered }) + " offered, "
+    let about = sampled.map { k in
+      said(k, "on average ") + Figures.rate(reports[k].mean { $0.offered }) + " offered, "
         + Figures.rate(reports[k].mean { $0.letThrough }) + " let through"
     }.joined(separator: "; ")
     return Markup.figure(
@@ -89,12 +92,12 @@ extension View {
       ])
     let levels = reports.indices.filter { reports[$0].little.expected > 0 }.map { k in
       Plot.Level(
-        y: reports[k].little.expected, color: color(k, alone: "grey"),
+        y: reports[k].little.expected, color: color(k, alone: "probe"),
         name: named(k, "Little \(Figures.short(reports[k].little.expected))"))
     }
     let about = reports.indices.filter { reports[$0].little.expected > 0 }.map { k -> String in
       let little = reports[k].little
-      return named(k, "Little's law: ") + Figures.rate(little.rate) + " × "
+      return said(k, "Little's law: ") + Figures.rate(little.rate) + " × "
         + Figures.seconds(little.hold) + " = \(Figures.short(little.expected)) held; seen "
         + Figures.short(little.seen) + " on average"
     }.joined(separator: "; ")
@@ -123,8 +126,8 @@ extension View {
       let curves = reports.indices.map { k in
         curve(k, named(k, name), color(k, alone: ""), value)
       }
-      let about = reports.indices.map { k in
-        named(k, "on average ") + Figures.short(reports[k].mean(value))
+      let about = sampled.map { k in
+        said(k, "on average ") + Figures.short(reports[k].mean(value))
       }.joined(separator: "; ")
       text += Markup.figure(
         "Slots \(name)", plot("slots-\(name)", "Slots \(name) over time", about, curves).svg(),
@@ -139,21 +142,21 @@ extension View {
       if reports[k].knowsWithout {
         curves.append(
           curve(
-            k, named(k, "without shield"), color(k, alone: "grey"), dashed: isComparison
+            k, named(k, "unshielded"), color(k, alone: "grey"), dashed: isComparison
           ) { Double($0.downstreamWithout) })
       }
       curves.append(
         curve(
-          k, named(k, "with shield"), color(k, alone: "sender"), filled: !isComparison
+          k, named(k, "shielded"), color(k, alone: "sender"), filled: !isComparison
         ) { Double($0.downstream) })
     }
-    let about = reports.indices.map { k -> String in
+    let about = sampled.map { k -> String in
       let report = reports[k]
-      return named(k, "with the shield ") + Figures.short(report.mean { Double($0.downstream) })
-        + " on average, \(Figures.count(Int(max(report.most { Double($0.downstream) }, 0)))) at most"
+      return said(k, "with the shield ") + Figures.short(report.mean { Double($0.downstream) })
+        + " on average, \(Figures.count(report.most { Double($0.downstream) })) at most"
         + (report.knowsWithout
           ? "; without it " + Figures.short(report.mean { Double($0.downstreamWithout) })
-            + " on average, \(Figures.count(Int(report.most { Double($0.downstreamWithout) }))) at most"
+            + " on average, \(Figures.count(report.most { Double($0.downstreamWithout) })) at most"
           : "; without it unknown")
     }.joined(separator: "; ")
     return Markup.figure(
@@ -180,7 +183,7 @@ extension View {
         }
       }
       let about = withMemory.map { k in
-        named(k, "at most ") + Figures.bytes(reports[k].most { Double($0.memory) })
+        said(k, "at most ") + Figures.bytes(reports[k].most { Double($0.memory) })
       }.joined(separator: "; ")
       text += Markup.figure(
         "Memory", plot("memory", "Memory over time", about, curves, text: Figures.bytes).svg(),
@@ -205,7 +208,7 @@ extension View {
             let one = cores[shown == 1 ? 0 : n * (cores.count - 1) / (shown - 1)]
             return [Figures.seconds(one.at), Figures.percent(one.share)]
           })
-        return named(k, "on average ") + Figures.percent(mean) + " of one core"
+        return said(k, "on average ") + Figures.percent(mean) + " of one core"
       }.joined(separator: "; ")
       text += Markup.figure(
         "CPU",

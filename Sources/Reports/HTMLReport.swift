@@ -65,6 +65,9 @@ struct View {
   /// "A held" in a comparison, "held" alone.
   func named(_ k: Int, _ name: String) -> String { isComparison ? "\(keys[k]) \(name)" : name }
 
+  /// "A: on average" in a comparison.
+  func said(_ k: Int, _ text: String) -> String { isComparison ? "\(keys[k]): \(text)" : text }
+
   static func color(ofKind kind: String) -> String {
     kind == "sender" || kind == "probe" ? kind : "bot"
   }
@@ -106,13 +109,13 @@ struct View {
       let key =
         isComparison
         ? "<span class=\"key\" style=\"background:var(--s\(k % 6))\">\(keys[k])</span> " : ""
-      text += "<p class=\"facts\">\(key)\(Markup.escaped(facts.joined(separator: " · ")))"
+      text += "<p class=\"facts\">\(key)\(Markup.prose(facts.joined(separator: " · ")))"
       if !report.command.isEmpty {
         text += "<br />again: <code>\(Markup.escaped(report.command))</code>"
       }
       text += "</p>\n"
     }
-    for k in reports.indices { text += "<p class=\"says\">\(Markup.escaped(sentence(k)))</p>\n" }
+    for k in reports.indices { text += "<p class=\"says\">\(Markup.prose(sentence(k)))</p>\n" }
     return text + "</header>\n"
   }
 
@@ -184,22 +187,22 @@ struct View {
         tiles.append(
           (
             Figures.percent(bots.gaveUpShare),
-            "of the bots gave up: \(Figures.count(bots.gaveUp)) of \(Figures.count(bots.clients))",
-            ""
+            "of the bots' series of tries given up: \(Figures.count(bots.gaveUp)) of "
+              + Figures.count(bots.tries), ""
           ))
       }
       if !report.samples.isEmpty {
         tiles.append(
           (
-            Figures.count(Int(report.most { Double($0.held) })),
+            Figures.count(report.most { Double($0.held) }),
             "held at most; \(Figures.short(report.mean { Double($0.held) })) on average", ""
           ))
         tiles.append(
           (
-            Figures.count(Int(report.most { Double($0.downstream) })),
+            Figures.count(report.most { Double($0.downstream) }),
             "connections to the mail server at most"
               + (report.knowsWithout
-                ? "; without the shield \(Figures.count(Int(report.most { Double($0.downstreamWithout) })))"
+                ? "; without the shield \(Figures.count(report.most { Double($0.downstreamWithout) }))"
                 : ""),
             ""
           ))
@@ -237,7 +240,7 @@ struct View {
       for tile in tiles {
         text +=
           "<div class=\"tile\(tile.tone.isEmpty ? "" : " " + tile.tone)\"><b>\(Markup.escaped(tile.value))</b>"
-          + "<span>\(Markup.escaped(tile.name))</span></div>\n"
+          + "<span>\(Markup.prose(tile.name))</span></div>\n"
       }
       text += "</div>\n"
     }

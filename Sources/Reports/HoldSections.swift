@@ -36,15 +36,16 @@ extension View {
       if known.isEmpty { return }
       let texts = known.map { k -> String in
         let held = all[k]?.held ?? Histogram()
-        return (isComparison ? "\(keys[k]): " : "") + "half gone after "
-          + "\(Figures.seconds(held.quantile(0.5))), 90 % after \(Figures.seconds(held.quantile(0.9)))"
+        return (isComparison ? "\(keys[k]): " : "") + "half gone by "
+          + "\(Figures.seconds(held.quantile(0.5))), 90 % by \(Figures.seconds(held.quantile(0.9)))"
       }
       var plot = Plot(
         id: "sv-\(id)", title: "\(label): share of connections still held",
         about: texts.joined(separator: "; "), x: axis, y: share)
-      (plot.width, plot.height, plot.right, plot.bottom, plot.left) = (260, 128, 14, 22, 42)
+      (plot.width, plot.height, plot.right, plot.bottom, plot.left) = (260, 128, 22, 22, 48)
       plot.x.title = ""
-      for k in known {
+      // The dashed one last, or it would be hidden where both are the same.
+      for k in known.reversed() {
         plot.curves.append(
           Plot.Curve(
             points: Self.survival(all[k]?.held ?? Histogram(), axis),
@@ -55,11 +56,12 @@ extension View {
       for (k, text) in zip(known, texts) {
         words +=
           isComparison
-          ? "<p style=\"color:var(--s\(k % 6))\">\(Markup.escaped(text))</p>"
-          : "<p>\(Markup.escaped(text))</p>"
+          ? "<p style=\"color:var(--s\(k % 6))\">\(Markup.prose(text))</p>"
+          : "<p>\(Markup.prose(text))</p>"
       }
+      let tone = isComparison ? "" : " class=\"\(Self.color(ofKind: kind))\""
       cells +=
-        "<div class=\"cell\"><h4 class=\"\(Self.color(ofKind: kind))\">\(Markup.escaped(label))</h4>"
+        "<div class=\"cell\"><h4\(tone)>\(Markup.escaped(label))</h4>"
         + "\(words)\(plot.svg())</div>\n"
     }
     for (kind, name) in [
@@ -131,7 +133,8 @@ extension View {
     var plot = Plot(
       id: "left", title: "When bots left, by seconds",
       about: peaks.isEmpty
-        ? "No spikes." : "Spikes at " + peaks.map { "\($0) s" }.joined(separator: ", "),
+        ? "No spikes."
+        : "Spikes at " + peaks.map { "\(Self.middle(bots, $0)) s" }.joined(separator: ", "),
       x: x, y: y)
     (plot.width, plot.height, plot.top, plot.right) = (1_080, 320, 70, 24)
     if isComparison {
@@ -150,9 +153,10 @@ extension View {
       plot.peaks.append(
         Plot.Peak(
           x: Double(second) + 0.5, y: bins.map { Double($0[second]) }.max() ?? 0,
-          name: "\(second) s: \(whoLeft(at: second))"))
+          name: "\(Self.middle(bots, second)) s: \(whoLeft(at: second))"))
     }
 
+    plot.top = 16 + 15 * plot.peakRows
     let shown = (0..<end).filter { sums[$0] > 0 }
     var coarse: [[String]] = []
     for (low, high) in Self.ranges where low < end {
@@ -213,6 +217,26 @@ extension View {
       if isHighest || Double(bins[k]) >= 3 * mean { found.append(k) }
     }
     return Array(found.sorted { (bins[$1], $0) < (bins[$0], $1) }.prefix(7)).sorted()
+  }
+
+  /// Where a spike about this second has its middle: half a second wide, it lies across two bins.
+  private static func middle(_ histograms: [Histogram], _ second: Int) -> Int {
+    func count(_ low: Double, _ width: Double) -> Double {
+      histograms.reduce(0) { $0 + Double($1.count(from: low, to: low + width)) }
+    }
+    // Below a minute times are known to a tenth.
+    let (parts, width) = second < 59 ? (10, 0.1) : (1, 1.0)
+    let here = count(Double(second), 1)
+    var (sum, all) = (0.0, 0.0)
+    for near in max(second - 1, 0)...(second + 1) where count(Double(near), 1) * 2 >= here {
+      for part in 0..<parts {
+        let low = Double(near) + Double(part) * width
+        sum += count(low, width) * low
+        all += count(low, width)
+      }
+    }
+    // The middle of a bin is half its width further; what lies just between two seconds is the first.
+    return all > 0 ? Int((sum / all + width / 2 - 1e-6).rounded()) : second
   }
 
   /// The personas most of which left in this second: one, or two that make up most of it.

@@ -55,7 +55,7 @@ extension View {
   /// A row for each sender: p50, p95 and p99 on one logarithmic axis.
   private func delays(_ rows: [(Int, PersonaFindings)]) -> String {
     guard !rows.isEmpty else { return "" }
-    let (left, right, top, bottom, step) = (210.0, 90.0, 30.0, 44.0, 22.0)
+    let (left, right, top, bottom, step) = (260.0, 80.0, 14.0, 44.0, 22.0)
     let width = 1_080.0
     let height = top + bottom + Double(rows.count) * step
     let most = rows.map { $0.1.delay.quantile(0.99) }.max() ?? 1
@@ -121,15 +121,14 @@ extension View {
         + [Figures.count(all.stillThere), Figures.count(all.gaveUp)]
       text += Markup.table(
         named(k, "connections by how they ended"),
-        ["persona", "clients", "connections"] + columns + [
-          "open at the end", "clients that gave up",
-        ],
+        ["persona", "clients", "connections"] + columns + ["open at the end", "series given up"],
         rows + [sum], marked: [rows.count])
     }
     return Markup.section(
       "endings", "How connections ended",
-      "“left” is a client that lost patience, with what it waited for. A client gave up if it never got anything "
-        + "through and does not come back.", text)
+      "“left” is a client that lost patience, with what it waited for. A series of tries is given up when "
+        + "nothing ever got through and the client does not come back; a client with several connections at once has "
+        + "several.", text)
   }
 
   // MARK: Promises

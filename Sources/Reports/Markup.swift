@@ -19,6 +19,24 @@ enum Markup {
     return String(result)
   }
 
+  /// The same for running text: a number and its unit stay on one line.
+  static func prose(_ text: String) -> String {
+    let units: Set<String> = [
+      "%", "s", "min", "h", "d", "B", "KB", "MB", "GB", "k", "M", "G", "k/s", "M/s",
+    ]
+    var result = ""
+    var before: Substring = ""
+    for word in text.split(separator: " ", omittingEmptySubsequences: false) {
+      let unit = word.prefix { !",.;:)".contains($0) }
+      if !result.isEmpty || !before.isEmpty {
+        result += units.contains(String(unit)) && before.last?.isNumber == true ? "\u{A0}" : " "
+      }
+      result += escaped(String(word))
+      before = word
+    }
+    return result
+  }
+
   /// A table; the first column names the row, the others are numbers unless `words` has them.
   ///
   /// - Parameters:
@@ -61,14 +79,14 @@ enum Markup {
     -> String
   {
     "<figure\(wide ? " class=\"wide\"" : "")><figcaption><b>\(escaped(title))</b>"
-      + (note.isEmpty ? "" : " <span>\(escaped(note))</span>")
+      + (note.isEmpty ? "" : " <span>\(prose(note))</span>")
       + "</figcaption><div class=\"plot\">\(svg)</div>\n\(behind)</figure>\n"
   }
 
   static func section(_ id: String, _ title: String, _ lead: String, _ content: String) -> String {
     if content.isEmpty { return "" }
     return "<section id=\"\(id)\"><h2>\(escaped(title))</h2>\n"
-      + (lead.isEmpty ? "" : "<p class=\"lead\">\(escaped(lead))</p>\n") + content + "</section>\n"
+      + (lead.isEmpty ? "" : "<p class=\"lead\">\(prose(lead))</p>\n") + content + "</section>\n"
   }
 
   static func page(_ title: String, _ content: String) -> String {
@@ -124,7 +142,7 @@ enum Markup {
     h3 { font-size: 16px; margin: 26px 0 6px; }
     p { margin: 6px 0; max-width: 80ch; }
     .lead, .facts, figcaption span { color: var(--soft); }
-    .facts { font-size: 14px; overflow-wrap: anywhere; }
+    .facts { font-size: 14px; max-width: none; overflow-wrap: anywhere; }
     .says { font-size: 17px; margin: 12px 0; }
     code { font: 13px/1.5 ui-monospace, Menlo, Consolas, "Liberation Mono", monospace; background: var(--card);
       padding: 2px 6px; border-radius: 4px; overflow-wrap: anywhere; }
@@ -163,7 +181,7 @@ enum Markup {
     caption { text-align: left; color: var(--soft); font-size: 13px; padding-bottom: 4px; }
     th, td { padding: 4px 10px; text-align: right; border-bottom: 1px solid var(--grid); white-space: nowrap;
       vertical-align: top; }
-    thead th { border-bottom: 1px solid var(--line); font-weight: 600; vertical-align: bottom; }
+    thead th { white-space: normal; min-width: 4.5em; border-bottom: 1px solid var(--line); font-weight: 600; vertical-align: bottom; }
     tbody th { text-align: left; font-weight: 500; }
     th.w, td.w { text-align: left; white-space: normal; min-width: 9em; }
     tr.sum th, tr.sum td { font-weight: 650; border-top: 1px solid var(--line); }
@@ -176,6 +194,7 @@ enum Markup {
       main { padding: 16px 14px 40px; } h1 { font-size: 22px; }
       .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
       .cells { grid-template-columns: minmax(0, 1fr); }
+      .cell svg { max-width: 320px; }
       .tile b { font-size: 20px; }
     }
     """

@@ -36,7 +36,7 @@ struct Plot {
   var width = 540.0
   var height = 270.0
   var top = 12.0
-  var right = 118.0
+  var right = 126.0
   var bottom = 42.0
   var left = 52.0
   var x: Axis
@@ -54,11 +54,11 @@ struct Plot {
   private func down(_ value: Double) -> Double { top + innerHeight * (1 - y.place(value)) }
   private func n(_ value: Double) -> String { Figures.trimmed(value, 1) }
 
-  /// About how wide a text of 12 pixels is; rather too wide.
-  static func textWidth(_ text: String) -> Double { Double(text.count) * 6.9 }
+  /// About how wide a text of 12 pixels in bold is; rather too wide.
+  static func textWidth(_ text: String) -> Double { Double(text.count) * 7.7 }
 
   static func cut(_ text: String, to width: Double) -> String {
-    let most = max(Int(width / 6.9), 1)
+    let most = max(Int(width / 7.7), 1)
     return text.count <= most ? text : String(text.prefix(most - 1)) + "…"
   }
 
@@ -129,7 +129,7 @@ struct Plot {
         + "\(n(top + innerHeight))H\(n(across(first.x)))Z\"/>"
     }
     return text
-      + "<path class=\"curve\(curve.isDashed ? " dash thin" : "")\" style=\"stroke:var(--\(curve.color))\" d=\"\(path)\"/>\n"
+      + "<path class=\"curve\(curve.isDashed ? " dash thin" : curve.points.count > 200 ? " thin" : "")\" style=\"stroke:var(--\(curve.color))\" d=\"\(path)\"/>\n"
   }
 
   /// Names at the right end of what they name, pushed apart.
@@ -141,7 +141,7 @@ struct Plot {
     for level in levels where !level.name.isEmpty && level.y.isFinite {
       labels.append((down(level.y), level.color, level.name))
     }
-    let places = Self.apart(labels.map(\.at), gap: 14, from: top + 4, to: top + innerHeight + 4)
+    let places = Self.apart(labels.map(\.at), gap: 14, from: top + 2, to: top + innerHeight - 3)
     let end = width - right
     var text = ""
     for (label, place) in zip(labels, places) {
@@ -172,19 +172,28 @@ struct Plot {
     return places
   }
 
-  /// Names of peaks in rows above the bars, each with a line down to its peak. Who stands above whom follows
-  /// from the right: a name that reaches over other peaks is above theirs, so that no line crosses a name.
-  private func peakNames() -> String {
-    var text = ""
-    var placed: [(at: Double, row: Int)] = []
+  /// Where the names of peaks stand, in rows above the bars. Who stands above whom follows from the right: a
+  /// name that reaches over other peaks is above theirs, so that no line to a peak crosses a name.
+  private var peakPlaces: [(peak: Peak, name: String, row: Int)] {
+    var placed: [(peak: Peak, name: String, row: Int)] = []
     for peak in peaks.sorted(by: { $0.x > $1.x }) {
       let at = across(peak.x)
       let name = Self.cut(peak.name, to: width - at - 6)
       let end = at + 14 + Self.textWidth(name)
-      let row = (placed.filter { $0.at < end }.map(\.row).max() ?? -1) + 1
+      let row = (placed.filter { across($0.peak.x) < end }.map(\.row).max() ?? -1) + 1
+      placed.append((peak, name, row))
+    }
+    return placed
+  }
+
+  /// How many rows of names there are.
+  var peakRows: Double { Double((peakPlaces.map(\.row).max() ?? -1) + 1) }
+
+  private func peakNames() -> String {
+    var text = ""
+    for (peak, name, row) in peakPlaces {
+      let at = across(peak.x)
       let height = top - 8 - Double(row) * 15
-      if height < 11 { continue }
-      placed.append((at, row))
       text +=
         "<path class=\"leader\" d=\"M\(n(at)) \(n(height - 9))V\(n(max(down(peak.y) - 2, height)))\"/>"
         + "<text class=\"name\" x=\"\(n(at + 4))\" y=\"\(n(height))\">\(Markup.escaped(name))</text>\n"

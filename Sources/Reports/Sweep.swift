@@ -51,7 +51,7 @@ public enum SweepReport {
         let part = table.columns[from..<min(from + 11, table.columns.count)]
         lines.append("")
         lines.append("  \(table.title)")
-        let head = [view.valueTitle] + part.map { TerminalReport.cut($0.short, 10) }
+        let head = [Figures.plain(view.valueTitle)] + part.map { TerminalReport.cut($0.short, 10) }
         let rows = view.points.indices.map { k in
           [view.valueText(k)] + part.map { $0.text($0.values[k]) }
         }
@@ -175,7 +175,7 @@ struct SweepView {
   var tables: [(title: String, columns: [SweepColumn])] {
     [
       ("cost and gain", chosen), ("honest messages lost, probes without an answer", honestLoss),
-      ("bots' connections that left", botsLeft), ("bots that gave up for good", botsGaveUp),
+      ("bots' connections that left", botsLeft), ("bots' series of tries given up", botsGaveUp),
       ("bots' connections let through", botsThrough), ("honest mail's delay, p95", honestDelay),
     ].filter { !$0.1.isEmpty }
   }
@@ -233,7 +233,7 @@ struct SweepView {
     }
     if points.isEmpty { return text + "<p>There are no values to show.</p></header>\n" }
     for (k, sentence) in conclusions.enumerated() {
-      text += "<p class=\"\(k < 2 ? "says" : "lead")\">\(Markup.escaped(sentence))</p>\n"
+      text += "<p class=\"\(k < 2 ? "says" : "lead")\">\(Markup.prose(sentence))</p>\n"
     }
     text += "</header>\n"
 
@@ -264,19 +264,26 @@ struct SweepView {
       others.isEmpty ? "" : "Nothing at any value: \(others.joined(separator: ", ")).",
       (losers.isEmpty
         ? ""
-        : "<div class=\"figures\">" + figure("loss", "Lost", losers, share: true, wide: true)
+        : "<div class=\"figures\">"
+          + figure(
+            "loss", "Share of the messages that are decided", losers, share: true, wide: true)
           + "</div>\n")
         + table("honest messages lost, probes without an answer", honestLoss, names: \.name))
+    let captions = [
+      "left": "Share of each bot's connections", "gave": "Share of each bot's series",
+      "through": "Share of each bot's connections", "delay": "By sender",
+    ]
     for (id, title, columns, isShare) in [
       ("left", "Bots that leave", botsLeft, true),
-      ("gave", "Bots that give up for good", botsGaveUp, true),
+      ("gave", "Bots' series of tries given up", botsGaveUp, true),
       ("through", "Bots let through", botsThrough, true),
       ("delay", "Honest mail's delay, p95", honestDelay, false),
     ] where !columns.isEmpty {
       let single = columns.filter { $0.short != "all" }
       text += Markup.section(
         id, title, "",
-        "<div class=\"figures\">" + figure(id, title, single, share: isShare, wide: true)
+        "<div class=\"figures\">"
+          + figure(id, captions[id] ?? title, single, share: isShare, wide: true)
           + "</div>\n"
           + Markup.details("As a table", table(title, columns, names: \.name)))
     }

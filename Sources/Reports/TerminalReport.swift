@@ -132,10 +132,10 @@ public enum TerminalReport {
     if !report.samples.isEmpty {
       lines.append(
         "  mail server: \(Figures.short(report.mean { Double($0.downstream) })) connections on average, "
-          + "\(Figures.count(Int(report.most { Double($0.downstream) }))) at most"
+          + "\(Figures.count(report.most { Double($0.downstream) })) at most"
           + (report.knowsWithout
             ? "; without the shield \(Figures.short(report.mean { Double($0.downstreamWithout) })) and "
-              + Figures.count(Int(report.most { Double($0.downstreamWithout) })) : ""))
+              + Figures.count(report.most { Double($0.downstreamWithout) }) : ""))
     }
     if report.hasMemory || report.hasCPU {
       let cores = report.cores.map(\.share)

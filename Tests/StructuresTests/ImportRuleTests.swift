@@ -8,7 +8,7 @@ struct ImportRuleTests {
     .deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("Sources")
   static let pure = [
     "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Personas",
-    "Simulator",
+    "Reports", "Simulator",
   ]
 
   /// Files that may touch memory through pointers, each with the proof beside it.
