@@ -55,7 +55,8 @@ let package = Package(
     .executableTarget(
       name: "sluice",
       dependencies: [
-        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring", "Personas", "Simulator",
+        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring", "Personas",
+        "Simulator",
         "Reports",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),

@@ -67,9 +67,9 @@ public struct Sample: Sendable, Codable {
   public var memory = 0
   /// Microseconds of CPU since the sample before; 0 in a simulated run.
   public var cpu = 0
-  /// A moment with nothing in it.
   /// Recipients that reached the mail server behind, a second; 0 in a real run.
   public var recipients = 0.0
+  /// A moment with nothing in it.
   public init() {}
 }
 

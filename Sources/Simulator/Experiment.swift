@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-package import Flow
+import Flow
 package import Personas
 package import Shield
 import Structures
