@@ -178,6 +178,11 @@ public struct Population: Sendable {
       ending == .impatient ? "\(ending.name): \(actor.endedAt.name)" : ending.name
     findings[entry].endings[label, default: 0] += 1
     findings[entry].held.add(seconds)
+    let end = Int64(scenario.duration * 1_000_000)
+    if actor.openedAt < end {
+      findings[entry].begunWithin += 1
+      findings[entry].secondsWithin += Double(min(now, end) - actor.openedAt) / 1_000_000
+    }
     if ending == .impatient { findings[entry].leftAfter.add(seconds) }
     if actor.greetedAt >= 0 {
       findings[entry].banner.add(Double(actor.greetedAt - actor.openedAt) / 1_000_000)

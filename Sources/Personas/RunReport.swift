@@ -30,6 +30,10 @@ public struct PersonaFindings: Sendable, Codable {
   public var delay = Histogram()
   /// Messages given up for good, by the reason of the last try ("impatient: banner", "450 at rcpt").
   public var lost: [String: Int] = [:]
+  /// Connections that began within the scenario, and the seconds of them that lie within it: what follows until the
+  /// last retry belongs to no steady state.
+  public var begunWithin = 0
+  public var secondsWithin = 0.0
   /// Series of tries: a client that opens three connections at once has three, each with its own retries.
   public var series = 0
   /// Series that never got anything through and do not come back: bots that were driven off.
@@ -127,11 +131,15 @@ public struct RunReport: Sendable, Codable {
     self.configuration = configuration
   }
 
-  /// Little's law: the mean number held is the rate of arrivals times the mean time held (both over the whole
-  /// run, and over connections that had ended by then).
+  /// Little's law: the mean number held is the rate of arrivals times the mean time held, both of the connections
+  /// that began within the scenario, as far as they lie within it.
   public var little: (rate: Double, hold: Double, expected: Double, seen: Double) {
-    let connections = personas.reduce(0) { $0 + $1.held.total }
-    let sum = personas.reduce(0) { $0 + $1.held.sum }
+    var connections = personas.reduce(0) { $0 + $1.begunWithin }
+    var sum = personas.reduce(0) { $0 + $1.secondsWithin }
+    if connections == 0 {
+      connections = personas.reduce(0) { $0 + $1.held.total }
+      sum = personas.reduce(0) { $0 + $1.held.sum }
+    }
     let rate = duration > 0 ? Double(connections) / duration : 0
     let hold = connections > 0 ? sum / Double(connections) : 0
     let seen =

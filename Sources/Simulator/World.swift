@@ -211,7 +211,8 @@ package struct World: ~Copyable {
         var bytes = Self.move(&outbound[i])
         let step = bots[i].actor.heard(bytes.span.extracting(0..<count), persona, now: time)
         bytes.removeFirst(count)
-        outbound[i] = bytes
+        // Who merely waits has no buffer.
+        outbound[i] = bytes.isEmpty ? [] : bytes
         self.step(i, step, persona)
       } else {
         outbound[i].removeFirst(count)
@@ -390,8 +391,8 @@ package struct World: ~Copyable {
   mutating func free(_ i: Int) {
     guard bots[i].isTaken else { return }
     bots[i].isTaken = false
-    inbound[i].removeAll(keepingCapacity: inbound[i].capacity < 4_096)
-    outbound[i].removeAll(keepingCapacity: outbound[i].capacity < 4_096)
+    inbound[i] = []
+    outbound[i] = []
     freeBots.append(Int32(i))
   }
 
@@ -666,7 +667,7 @@ package struct World: ~Copyable {
   }
 
   mutating func take(_ i: Int, _ count: Int) {
-    inbound[i].removeFirst(count)
+    if count == inbound[i].count { inbound[i] = [] } else { inbound[i].removeFirst(count) }
     bots[i].arrived -= Int32(count)
   }
 

@@ -138,14 +138,23 @@ struct SimulateCommand: ParsableCommand {
       }
     }
     for k in 0..<shielded {
-      reports[k].command =
-        "sluice simulate --scenario \(scenario) --seed \(seed)"
-        + (runs[k].configuration == "shipped defaults" ? "" : " --config \(runs[k].configuration)")
+      reports[k].command = command(runs[k].configuration)
       print(TerminalReport.text(reports[k], color: isatty(STDOUT_FILENO) == 1))
     }
     try write(reports)
     let broken = reports.contains { $0.checks.contains { $0.broken > 0 } }
     if broken { throw ExitCode(1) }
+  }
+
+  /// What does the same run again.
+  private func command(_ configuration: String) -> String {
+    var words = ["sluice simulate --scenario \(scenario) --seed \(seed)"]
+    if let personas { words.append("--personas \(personas)") }
+    if configuration != "shipped defaults" { words.append("--config \(configuration)") }
+    if let duration { words.append("--duration \(duration)") }
+    if scale != 1 { words.append("--scale \(scale)") }
+    if after != 6 * 86_400 { words.append("--after \(after)") }
+    return words.joined(separator: " ")
   }
 
   private func write(_ reports: [RunReport]) throws {
