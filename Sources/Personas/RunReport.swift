@@ -30,9 +30,9 @@ public struct PersonaFindings: Sendable, Codable {
   public var delay = Histogram()
   /// Messages given up for good, by the reason of the last try ("impatient: banner", "450 at rcpt").
   public var lost: [String: Int] = [:]
-  /// Connections that began within the scenario, and the seconds of them that lie within it: what follows until the
-  /// last retry belongs to no steady state.
+  /// Connections that began within the scenario: what follows until the last retry belongs to no steady state.
   public var begunWithin = 0
+  /// The seconds of them that lie within it.
   public var secondsWithin = 0.0
   /// Series of tries: a client that opens three connections at once has three, each with its own retries.
   public var series = 0
