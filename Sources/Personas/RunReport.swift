@@ -45,6 +45,24 @@ public struct PersonaFindings: Sendable, Codable {
     self.name = name
     self.kind = kind
   }
+
+  /// Adds what another entry, or another thread, found of the same persona.
+  public mutating func add(_ other: PersonaFindings) {
+    clients += other.clients
+    connections += other.connections
+    letThrough += other.letThrough
+    delivered += other.delivered
+    begunWithin += other.begunWithin
+    secondsWithin += other.secondsWithin
+    series += other.series
+    gaveUp += other.gaveUp
+    endings.merge(other.endings, uniquingKeysWith: +)
+    lost.merge(other.lost, uniquingKeysWith: +)
+    held.add(other.held)
+    leftAfter.add(other.leftAfter)
+    banner.add(other.banner)
+    delay.add(other.delay)
+  }
 }
 
 /// The state of the run at one moment.

@@ -40,22 +40,6 @@ extension PersonaFindings {
 
   /// "id name".
   var label: String { name.isEmpty || name == id ? id : "\(id) \(name)" }
-
-  /// Adds what another entry of the same persona found.
-  mutating func add(_ other: PersonaFindings) {
-    clients += other.clients
-    connections += other.connections
-    letThrough += other.letThrough
-    delivered += other.delivered
-    series += other.series
-    gaveUp += other.gaveUp
-    endings.merge(other.endings, uniquingKeysWith: +)
-    lost.merge(other.lost, uniquingKeysWith: +)
-    held.add(other.held)
-    leftAfter.add(other.leftAfter)
-    banner.add(other.banner)
-    delay.add(other.delay)
-  }
 }
 
 /// Highest first, and by name where two are equal: dictionaries have no order of their own.

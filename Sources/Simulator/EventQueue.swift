@@ -37,13 +37,11 @@ struct EventQueue {
   private(set) var position: Int64 = 0
   private var heap: [SimEvent] = []
   private var order: UInt32 = 0
-  private(set) var count = 0
 
   /// Adds an event; one for what is over is for now.
   mutating func add(_ event: SimEvent) {
     var event = event
     event.at = max(event.at, position)
-    count += 1
     if event.at < position + Int64(Self.near) {
       append(event)
     } else {
@@ -92,7 +90,6 @@ struct EventQueue {
     list.removeAll(keepingCapacity: true)
     swap(&lists[place], &list)
     occupied[place >> 6] &= ~(1 << UInt64(place & 63))
-    count -= list.count
   }
 
   // A binary heap.

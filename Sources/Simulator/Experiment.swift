@@ -71,6 +71,18 @@ package struct Experiment: Sendable {
   }
 }
 
+extension Persona {
+  /// Each client has an address of its own, in a network of its own, and comes once: connections are addresses.
+  fileprivate mutating func comeOnce(from networks: Int) {
+    tries = [1]
+    concurrency = .const(1)
+    addresses = networks
+    perNetwork = 1
+    zipf = 0
+    ipv6 = 0
+  }
+}
+
 /// What a headline came to.
 package struct Headline: Sendable {
   package var id: String
@@ -164,12 +176,7 @@ package struct Headlines: Sendable {
         guard $0.id == "B1" else { return }
         // One connection each, so that nobody has earned a second chance.
         $0.pregreet = 0
-        $0.tries = [1]
-        $0.concurrency = .const(1)
-        $0.addresses = 20_000
-        $0.perNetwork = 1
-        $0.zipf = 0
-        $0.ipv6 = 0
+        $0.comeOnce(from: 20_000)
       })
     run.fix(.banner, seconds: 50)
     run.after = 6 * 86_400
@@ -232,12 +239,7 @@ package struct Headlines: Sendable {
       change: {
         guard $0.kind == .bot else { return }
         $0.listed = listed
-        $0.tries = [1]
-        $0.concurrency = .const(1)
-        $0.addresses = 5_000
-        $0.perNetwork = 1
-        $0.zipf = 0
-        $0.ipv6 = 0
+        $0.comeOnce(from: 5_000)
       })
     run.scenario.listedAre = "reject"
     run.fix(.banner, seconds: 22)

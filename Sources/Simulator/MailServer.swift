@@ -43,7 +43,6 @@ struct MailServer {
     var column: UInt16 = 0
     var isUnknown = false
     var recipients: UInt16 = 0
-    var octets: UInt32 = 0
     /// Replies come one after the other.
     var repliedAt: Int64 = 0
   }
@@ -52,9 +51,7 @@ struct MailServer {
   private var sessions: [Session] = []
   private var random: SeededGenerator
   private(set) var open = 0
-  private(set) var openMost = 0
   private(set) var messages = 0
-  private(set) var octets: Int64 = 0
   /// Recipients that it was told, good and bad.
   private(set) var recipients = 0
   /// When it is done with the messages that it has.
@@ -87,7 +84,6 @@ struct MailServer {
     sessions[id] = Session()
     sessions[id].isOpen = true
     open += 1
-    openMost = max(openMost, open)
     if open > setup.connections {
       return Reply(text: Text.tooMany, at: now, ends: true)
     }
@@ -107,7 +103,6 @@ struct MailServer {
     for k in 0..<bytes.count {
       let byte = bytes[k]
       if session.inBody {
-        session.octets &+= 1
         // CR LF . CR LF, from 2 on because the message begins after a line end.
         switch (session.end, byte) {
         case (_, 13) where session.end != 3: session.end = 1
@@ -121,10 +116,7 @@ struct MailServer {
           let work = setup.capacity > 0 ? Int64(1_000_000 / setup.capacity) : 0
           busyUntil = max(busyUntil, now) + work
           let accepted = session.recipients > 0
-          if accepted {
-            messages += 1
-            octets += Int64(session.octets)
-          }
+          if accepted { messages += 1 }
           session.repliedAt = max(session.repliedAt, max(now, busyUntil) + seconds(setup.dot))
           replies.append(
             Reply(
@@ -176,7 +168,6 @@ struct MailServer {
       if sessions[id].recipients > 0 {
         sessions[id].inBody = true
         sessions[id].end = 2
-        sessions[id].octets = 0
         text = Text.goOn
       } else {
         text = Text.noRecipients

@@ -342,7 +342,6 @@ package struct World: ~Copyable {
         add(
           .arrive, at: now + Int64(bots[i].latency), i, words.count, generation: bots[i].generation)
       }
-      if case .body = line { checks.bodies += 1 }
     }
   }
 
@@ -585,12 +584,7 @@ package struct World: ~Copyable {
         }
         return
       }
-      if sockets[k].sent > 0 {
-        let count = Int(sockets[k].sent)
-        sockets[k].sent = 0
-        engine.sent(slot, count, now: instant, into: &effects)
-        return
-      }
+      if tellSent(k, slot) { return }
       if bots[i].arrived > 0 {
         if let region = sockets[k].fill {
           let count = min(region.count, Int(bots[i].arrived))
@@ -622,12 +616,7 @@ package struct World: ~Copyable {
       engine.connected(slot, now: instant, into: &effects)
       return
     }
-    if sockets[k].sent > 0 {
-      let count = Int(sockets[k].sent)
-      sockets[k].sent = 0
-      engine.sent(slot, count, now: instant, into: &effects)
-      return
-    }
+    if tellSent(k, slot) { return }
     if sockets[k].arrived > 0, let region = sockets[k].fill {
       let count = min(region.count, Int(sockets[k].arrived))
       let bytes = Self.move(&linkInbound[l])
@@ -648,6 +637,15 @@ package struct World: ~Copyable {
         engine.failed(slot, now: instant, into: &effects)
       }
     }
+  }
+
+  /// Tells how much of a send went out, if that is still to be told.
+  mutating func tellSent(_ k: Int, _ slot: Slot) -> Bool {
+    let count = Int(sockets[k].sent)
+    if count == 0 { return false }
+    sockets[k].sent = 0
+    engine.sent(slot, count, now: instant, into: &effects)
+    return true
   }
 
   func hasMore(_ k: Int) -> Bool {

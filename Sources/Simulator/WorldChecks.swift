@@ -14,8 +14,6 @@ package struct Checks: Sendable {
   package var honest = Check("no honest mail lost")
   package var reasons = Check("no verdict without a reason")
   package init() {}
-  /// Messages that clients began to send.
-  package var bodies = 0
 
   package var all: [Check] {
     [release, ceiling, acknowledgements, slots, memory, honest, reasons]

@@ -58,11 +58,7 @@ struct FloodRunCommand: ParsableCommand {
   @Option(help: "What the report calls the configuration of the server.")
   var label: String?
 
-  @Option(help: "Write what was found as JSON.")
-  var json: String?
-
-  @Option(help: "Write the report as one page of HTML.")
-  var html: String?
+  @OptionGroup var files: ReportFiles
 
   @Flag(help: "Print the report only.")
   var quiet = false
@@ -176,15 +172,8 @@ struct FloodRunCommand: ParsableCommand {
 
   private func write(_ report: RunReport, _ remarks: [String]) throws {
     print(TerminalReport.text(report, color: isatty(STDOUT_FILENO) == 1))
-    if let html {
-      try HTMLReport.page([report]).write(toFile: html, atomically: true, encoding: .utf8)
-    }
     for line in remarks { print(line) }
-    if let json {
-      let encoder = JSONEncoder()
-      encoder.outputFormatting = [.sortedKeys]
-      try encoder.encode([report]).write(to: URL(fileURLWithPath: json))
-    }
+    try files.write([report], page: HTMLReport.page([report]))
     fflush(nil)
   }
 }

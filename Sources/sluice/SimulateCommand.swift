@@ -71,11 +71,7 @@ struct SimulateCommand: ParsableCommand {
   @Option(help: "One random world by its seed.")
   var swarmSeed: UInt64?
 
-  @Option(help: "Write the report as one page of HTML.")
-  var html: String?
-
-  @Option(help: "Write what was found as JSON.")
-  var json: String?
+  @OptionGroup var files: ReportFiles
 
   @Flag(help: "Do not run the scenario without a shield beside it.")
   var noBaseline = false
@@ -141,7 +137,7 @@ struct SimulateCommand: ParsableCommand {
       reports[k].command = command(runs[k].configuration)
       print(TerminalReport.text(reports[k], color: isatty(STDOUT_FILENO) == 1))
     }
-    try write(reports)
+    try write(reports, page: HTMLReport.page(reports))
     let broken = reports.contains { $0.checks.contains { $0.broken > 0 } }
     if broken { throw ExitCode(1) }
   }
@@ -157,12 +153,9 @@ struct SimulateCommand: ParsableCommand {
     return words.joined(separator: " ")
   }
 
-  private func write(_ reports: [RunReport]) throws {
-    if let html {
-      try HTMLReport.page(reports).write(toFile: html, atomically: true, encoding: .utf8)
-      print("report: \(html)")
-    }
-    if let json { try JSONEncoder().encode(reports).write(to: URL(fileURLWithPath: json)) }
+  private func write(_ reports: [RunReport], page: @autoclosure () -> String) throws {
+    try files.write(reports, page: page())
+    if let html = files.html { print("report: \(html)") }
   }
 
   /// Runs experiments side by side; each is deterministic by itself.
@@ -201,11 +194,7 @@ struct SimulateCommand: ParsableCommand {
       points: zip(values, reports).map { Sweep.Point(value: $0, report: $1) },
       command: "sluice simulate --scenario \(scenario) --sweep \(text) --seed \(seed)")
     print(SweepReport.text(found))
-    if let html {
-      try SweepReport.page(found).write(toFile: html, atomically: true, encoding: .utf8)
-      print("report: \(html)")
-    }
-    if let json { try JSONEncoder().encode(reports).write(to: URL(fileURLWithPath: json)) }
+    try write(reports, page: SweepReport.page(found))
   }
 
   /// `banner=0..310/10`: the stage, and the values from the first to the last.
@@ -292,6 +281,24 @@ struct SimulateCommand: ParsableCommand {
   }
 }
 
+/// Where a report goes besides the terminal, the same for a simulated run and a real one.
+struct ReportFiles: ParsableArguments {
+  @Option(help: "Write the report as one page of HTML.")
+  var html: String?
+
+  @Option(help: "Write what was found as JSON.")
+  var json: String?
+
+  func write(_ reports: [RunReport], page: @autoclosure () -> String) throws {
+    if let html { try page().write(toFile: html, atomically: true, encoding: .utf8) }
+    if let json {
+      let encoder = JSONEncoder()
+      encoder.outputFormatting = [.sortedKeys]
+      try encoder.encode(reports).write(to: URL(fileURLWithPath: json))
+    }
+  }
+}
+
 /// Reads the personas, or says what is wrong with them and ends.
 func loadPersonas(_ directory: String?) throws -> [Persona] {
   guard let place = directory ?? PersonaFiles.defaultDirectory() else {
@@ -305,12 +312,7 @@ func loadPersonas(_ directory: String?) throws -> [Persona] {
 
 /// Reads a scenario by its file or by the name of one that ships.
 func loadScenario(_ name: String, _ personas: [Persona]) throws -> Scenario {
-  var path = name
-  if !FileManager.default.fileExists(atPath: path), let place = PersonaFiles.defaultDirectory() {
-    path =
-      URL(fileURLWithPath: place).deletingLastPathComponent()
-      .appendingPathComponent("scenarios/\(name).yaml").path
-  }
+  let path = FileManager.default.fileExists(atPath: name) ? name : ScenarioFile.path(name)
   let (scenario, problems) = ScenarioFile.load(path: path, personas: personas)
   for problem in problems { StandardError.write(problem.description) }
   guard let scenario, problems.exitCode == 0 else { throw ExitCode(max(problems.exitCode, 1)) }

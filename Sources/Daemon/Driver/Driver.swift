@@ -41,8 +41,9 @@ struct Place: BitwiseCopyable {
 
   private var bits: UInt16 = 0
 
-  /// Completions still to come. At most 14: two polls, a receive, a send, a connect, two options, a
-  /// shutdown, a cancelling of each of the first five, a close.
+  /// Completions still to come. Far below 16: of a client two polls, a receive, a send, three options, a shutdown
+  /// and a cancelling of each of the first four, and the close once these are there: 12. Only a downstream's
+  /// slot has a connect.
   var inFlight: UInt16 {
     get { bits & 15 }
     set {

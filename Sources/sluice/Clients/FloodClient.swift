@@ -100,23 +100,6 @@ final class FloodClient: Sendable {
   }
 }
 
-extension PersonaFindings {
-  /// Adds what another thread found of the same persona.
-  fileprivate mutating func add(_ other: PersonaFindings) {
-    clients += other.clients
-    connections += other.connections
-    letThrough += other.letThrough
-    delivered += other.delivered
-    gaveUp += other.gaveUp
-    endings.merge(other.endings, uniquingKeysWith: +)
-    lost.merge(other.lost, uniquingKeysWith: +)
-    held.add(other.held)
-    leftAfter.add(other.leftAfter)
-    banner.add(other.banner)
-    delay.add(other.delay)
-  }
-}
-
 /// One connection.
 private struct FloodBot: BitwiseCopyable {
   enum State: UInt8 { case free, connecting, open }
