@@ -199,18 +199,19 @@ package struct ReputationTable: ~Copyable {
 
   // MARK: Second chance
 
-  /// A session of this source left while it was delayed at `stage`.
-  package mutating func left(_ key: UInt64, stage: UInt8, after: Int64, now: Instant) {
-    guard stage < 8 else { return }
+  /// A session of this source left while it was delayed: at each of `stages`, a bit each, the first eight.
+  package mutating func left(_ key: UInt64, stages: UInt8, after: Int64, now: Instant) {
+    if stages == 0 { return }
     let slot = make(key, now: now)
-    let chances = records[slot.set].chances[slot.way]
+    var chances = records[slot.set].chances[slot.way]
     let since = Self.since(records[slot.set].left(slot.way), now)
-    let shift = UInt16(stage) * 2
-    let before = chances >> shift & 3
-    // Leaving again at once is one departure: only a return that waited earns the next step.
-    if before == 0 || (before == 1 && since * 1_000_000 >= after) {
-      records[slot.set].chances[slot.way] = chances + 1 << shift
+    for stage in UInt16(0)..<8 where stages >> stage & 1 == 1 {
+      let shift = stage * 2
+      let before = chances >> shift & 3
+      // Leaving again at once is one departure: only a return that waited earns the next step.
+      if before == 0 || (before == 1 && since * 1_000_000 >= after) { chances += 1 << shift }
     }
+    records[slot.set].chances[slot.way] = chances
     records[slot.set].setLeft(slot.way, Self.seconds(now))
   }
 

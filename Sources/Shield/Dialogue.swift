@@ -238,12 +238,11 @@ extension Engine {
       return
     }
     let stage = stage(of: sessions[s].verb)
-    let most =
-      stage == .recipientAccepted
-      ? policy.delays.recipientSum - sessions[s].recipientDelay : Int64.max
-    let wait = delay(stage, i, least: least, most: most, now: now)
+    var wait = delay(stage, i, least: least, most: curveMost(stage, s), now: now)
+    if stage == .mail { wait += delayAhead(i, after: wait, now: now) }
     if stage == .recipientAccepted { sessions[s].recipientDelay += wait }
     if wait > 0 {
+      if wait >= Downstream.parkAfter { letGo(i, now: now, into: &effects) }
       sessions[s].phase = .delaying
       sessions[s].stage = stage
       wheel.set(i, at: now.after(microseconds: wait))
@@ -252,6 +251,53 @@ extension Engine {
       return
     }
     execute(i, now: now, into: &effects)
+  }
+
+  /// What the curve may still ask for at a stage, in microseconds: recipients have an account of their own, and
+  /// what was spent ahead is not asked for again.
+  private mutating func curveMost(_ stage: Stage, _ s: Int) -> Int64 {
+    switch stage {
+    case .recipientAccepted:
+      if sessions[s].flags.contains(.paidRecipient) {
+        sessions[s].flags.remove(.paidRecipient)
+        return 0
+      }
+      return policy.delays.recipientSum - sessions[s].recipientDelay
+    case .data where sessions[s].flags.contains(.paidData):
+      sessions[s].flags.remove(.paidData)
+      return 0
+    default: return .max
+    }
+  }
+
+  /// The delays of the first recipient and of DATA, where they fit under MAIL's ceiling: they are spent before the
+  /// downstream is opened, so that it is not kept waiting by us.
+  private mutating func delayAhead(_ i: Int, after wait: Int64, now: Instant) -> Int64 {
+    let s = Int(connections[i].session)
+    guard sessions[s].flags.contains(.greeted), !sessions[s].flags.contains(.mail) else { return 0 }
+    // What an earlier transaction left behind, if its downstream died, ends here.
+    resetTransaction(i)
+    var room = policy.delays[.mail].ceiling - wait
+    var sum: Int64 = 0
+    if fits(.data, i, room) {
+      sessions[s].flags.insert(.paidData)
+      sum += delay(.data, i, now: now)
+      room -= sum
+    }
+    if fits(.recipientAccepted, i, room) {
+      sessions[s].flags.insert(.paidRecipient)
+      let first = delay(.recipientAccepted, i, most: policy.delays.recipientSum, now: now)
+      sessions[s].recipientDelay += first
+      sum += first
+    }
+    return sum
+  }
+
+  /// Whether the curve asks for a delay at this stage, and for no more than there is room.
+  private func fits(_ stage: Stage, _ i: Int, _ room: Int64) -> Bool {
+    let score = policy.score(connections[i].signals)
+    let due = policy.delays.delay(stage, tier: connections[i].tier, score: score, count: 1)
+    return due > 0 && due <= room
   }
 
   private func stage(of verb: Verb) -> Stage {
@@ -529,13 +575,11 @@ extension Engine {
     let s = Int(connections[i].session)
     let l = Int(sessions[s].link)
     if l >= 0 && links[l].state == .busy { flushLink(l, into: &effects) }
-    guard !sessions[s].flags.contains(.sending), sessions[s].outStart < sessions[s].outEnd else {
-      return
-    }
+    let count = sessions[s].outEnd - sessions[s].outHeld - sessions[s].outStart
+    guard !sessions[s].flags.contains(.sending), count > 0 else { return }
     sessions[s].flags.insert(.sending)
     let region = Region(
-      offset: outbox(s).offset + Int(sessions[s].outStart),
-      count: Int(sessions[s].outEnd - sessions[s].outStart))
+      offset: outbox(s).offset + Int(sessions[s].outStart), count: Int(count))
     effects.append(.send(slot(client: i), region))
   }
 
@@ -553,6 +597,7 @@ extension Engine {
       sessions[s].bytesOut += UInt64(count)
       if sessions[s].outStart < sessions[s].outEnd {
         flush(i, now: now, into: &effects)
+        // What is left may be a reply that waits for its time, and nothing else happens until then.
         return
       }
       sessions[s].outStart = 0
@@ -587,6 +632,7 @@ extension Engine {
   ) {
     let s = Int(connections[i].session)
     dropLink(of: i, now: now, into: &effects)
+    sessions[s].outHeld = 0
     // A client that does not take its replies has no room left for a last one.
     if Layout.outboxBytes - Int(sessions[s].outEnd) >= 128 { say(i, reply, now: now) }
     sessions[s].phase = .leaving

@@ -314,7 +314,7 @@ package enum Footprint {
   package static var connection: Int { MemoryLayout<Connection>.stride + 8 + 7 }
   /// A session without its input buffer.
   package static var session: Int {
-    MemoryLayout<Session>.stride + Layout.heloBytes + 2 * Layout.pathBytes + Layout.outboxBytes
+    MemoryLayout<Session>.stride + Layout.sessionBytes
   }
   package static var link: Int { MemoryLayout<Link>.stride + 8 + Layout.linkStride }
   /// A journal entry, in the engine's journal and in the queue to the log.
@@ -327,11 +327,15 @@ struct Layout {
   static let textBytes = 512
   static let heloBytes = 256
   static let pathBytes = 128
+  /// MAIL as the downstream was told it (RFC 5321, 4.5.3.1.4: 512 octets), to say it again.
+  static let mailBytes = 512
   /// A whole re-made reply of the downstream fits, and what may stand before it.
   static let outboxBytes = 8_192
   /// Kept free behind a reply of the downstream: for two short replies of our own.
   static let outboxReserve = 512
   static let replyBytes = 6_144
+  /// Of a session, without its input.
+  static let sessionBytes = heloBytes + 2 * pathBytes + mailBytes + outboxBytes
   static let linkInBytes = 4_096
   static let linkOutBytes = 4_096
   /// The paths of recipients that are with the downstream: the length and the beginning of each.
@@ -346,7 +350,7 @@ struct Layout {
 
   init(_ limits: Limits) {
     inputBytes = limits.inputBytes
-    sessionStride = Self.heloBytes + 2 * Self.pathBytes + Self.outboxBytes + inputBytes
+    sessionStride = Self.sessionBytes + inputBytes
     firstSession = Self.textSets * PitText.allCases.count * Self.textBytes
     firstLink = firstSession + limits.sessions * sessionStride
     total = firstLink + limits.downstreamConnections * Self.linkStride
@@ -363,8 +367,11 @@ extension Engine {
   func recipientRegion(_ s: Int) -> Region {
     Region(offset: senderRegion(s).offset + Layout.pathBytes, count: Layout.pathBytes)
   }
+  func mailRegion(_ s: Int) -> Region {
+    Region(offset: recipientRegion(s).offset + Layout.pathBytes, count: Layout.mailBytes)
+  }
   func outbox(_ s: Int) -> Region {
-    Region(offset: recipientRegion(s).offset + Layout.pathBytes, count: Layout.outboxBytes)
+    Region(offset: mailRegion(s).offset + Layout.mailBytes, count: Layout.outboxBytes)
   }
   func input(_ s: Int) -> Region {
     Region(offset: outbox(s).offset + Layout.outboxBytes, count: limits.inputBytes)

@@ -144,14 +144,26 @@ extension Engine {
 
   /// A peer that may be legitimate left while we delayed it: its next try is treated better.
   mutating func leftWhileDelayed(_ stage: Stage, _ i: Int, now: Instant) {
+    var stages = Self.bit(stage)
+    let s = Int(connections[i].session)
+    if s >= 0 {
+      // What is spent ahead of its stage is lifted with the one it is spent at.
+      if sessions[s].flags.contains(.paidRecipient) { stages |= Self.bit(.recipientAccepted) }
+      if sessions[s].flags.contains(.paidData) { stages |= Self.bit(.data) }
+    }
     let tier = connections[i].tier
     guard tier == .clean || tier == .suspicious, policy.mode == .enforce else { return }
     reputation.left(
-      reputation.key(.network, networkAddress(i)), stage: stage.rawValue,
+      reputation.key(.network, networkAddress(i)), stages: stages,
       after: policy.secondChanceAfter, now: now)
     if let key = heloDomainKey(i) {
-      reputation.left(key, stage: stage.rawValue, after: policy.secondChanceAfter, now: now)
+      reputation.left(key, stages: stages, after: policy.secondChanceAfter, now: now)
     }
+  }
+
+  /// The place of a stage among those that have chances; 0 for one that has none.
+  private static func bit(_ stage: Stage) -> UInt8 {
+    stage.rawValue < 8 ? 1 << stage.rawValue : 0
   }
 
   /// The reputation key of the domain the client said in HELO, if it has said one.

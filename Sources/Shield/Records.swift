@@ -296,6 +296,11 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let normalizing = SessionFlags(rawValue: 32_768)
   /// The rest of a line that was too long is being thrown away.
   static let skipping = SessionFlags(rawValue: 65_536)
+  /// MAIL was accepted, and the downstream connection it was said on let go: on the next it is said again.
+  static let parked = SessionFlags(rawValue: 131_072)
+  /// The delay of the first recipient, and that of DATA, was spent before MAIL.
+  static let paidRecipient = SessionFlags(rawValue: 262_144)
+  static let paidData = SessionFlags(rawValue: 524_288)
 
   // Sets that are asked for on every command, made once: a set literal is an array in a debug build.
   /// The kernel may touch the session's buffers on the client's behalf.
@@ -303,7 +308,9 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   /// The input region is not free to be received into.
   static let inputBusy: SessionFlags = [.filling, .relaying]
   /// What belongs to one transaction.
-  static let transaction: SessionFlags = [.mail, .lost, .utf8, .paused, .dotSeen, .normalizing]
+  static let transaction: SessionFlags = [
+    .mail, .lost, .utf8, .paused, .dotSeen, .normalizing, .parked, .paidRecipient, .paidData,
+  ]
 }
 
 /// A talking client: what is leased from its first command on.
@@ -330,6 +337,10 @@ struct Session: BitwiseCopyable, Sendable {
   /// Outbox: bytes at `outStart..<outEnd` of the outbox region are not sent yet.
   var outStart: Int32 = 0
   var outEnd: Int32 = 0
+  /// How many of them, the last, wait for a delay: the reply to a recipient whose downstream was let go.
+  var outHeld: Int32 = 0
+  /// How long MAIL was as the downstream heard it; 0 if it cannot be said again.
+  var mailCount: Int32 = 0
   /// The stage whose delay is running in `delaying` or `holding`.
   var stage = Stage.helo
   var heloCount: UInt8 = 0

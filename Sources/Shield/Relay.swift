@@ -28,6 +28,9 @@ struct Downstream: Sendable {
   var isProbing = false
   /// How long to wait after a failed probe.
   static let probeRetry: Int64 = 5_000_000
+  /// A delay of this length or more, in microseconds, is not spent with a downstream connection open, where
+  /// that can be avoided: the shield would raise the concurrency that it is there to lower.
+  static let parkAfter: Int64 = 1_000_000
 }
 
 // The downstream side. Commands are out one at a time, or in a group where both sides pipeline, and replies are
@@ -49,10 +52,11 @@ extension Engine {
       sendCommand(i, l, now: now, into: &effects)
       return
     }
-    guard sessions[s].verb == .mail || sessions[s].verb == .auth, l < 0,
-      let opened = openLink(for: s, now: now, into: &effects)
-    else {
-      if l < 0 && (sessions[s].verb == .mail || sessions[s].verb == .auth) {
+    let verb = sessions[s].verb
+    let mayOpen =
+      l < 0 && (verb == .mail || verb == .auth || sessions[s].flags.contains(.parked))
+    guard mayOpen, let opened = openLink(for: s, now: now, into: &effects) else {
+      if mayOpen {
         limitReached(i, .links, now: now)
         answer(i, .noDownstreamRoom, now: now, into: &effects)
       } else {
@@ -202,6 +206,7 @@ extension Engine {
       answer(i, isUnsupported ? .unknownParameter : .commandTooLong, now: now, into: &effects)
       return
     }
+    if verb == .mail { keepMail(s, room.prefix(written)) }
     links[l].outEnd += Int32(written)
     links[l].outstanding.append(verb)
     if verb == .rcpt { keepRecipient(l, s) }
@@ -214,6 +219,67 @@ extension Engine {
     }
     // It goes out with `flush`, together with the commands that join it.
   }
+
+  // MARK: Letting go
+
+  /// Keeps MAIL as the downstream hears it, so that it can be said again on another connection.
+  private mutating func keepMail(_ s: Int, _ line: Region) {
+    sessions[s].mailCount = 0
+    if line.count > Layout.mailBytes { return }
+    arena.move(line, to: mailRegion(s).offset)
+    sessions[s].mailCount = Int32(line.count)
+  }
+
+  /// Lets the downstream connection go for as long as the client waits for us, if nothing is lost by it: the
+  /// downstream has no recipient of this client yet, owes no reply, and knows nothing of a log-in.
+  mutating func letGo(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    let l = Int(sessions[s].link)
+    let flags = sessions[s].flags
+    guard l >= 0, links[l].state == .ready, !flags.contains(.authenticated),
+      sessions[s].acceptedRecipients == 0
+    else { return }
+    if flags.contains(.mail) {
+      if sessions[s].mailCount == 0 { return }
+      sessions[s].flags.insert(.parked)
+    }
+    dropLink(of: i, now: now, into: &effects)
+  }
+
+  /// Says MAIL again, on a new connection; the recipient at hand follows when it is accepted.
+  private mutating func repeatMail(
+    _ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(connections[i].session)
+    links[l].state = .busy
+    links[l].outstanding.append(.mail)
+    setLinkTimer(l, policy.timeouts.reply, now: now)
+    let line = mailRegion(s).prefix(Int(sessions[s].mailCount))
+    arena.move(line, to: linkOut(l).offset + Int(links[l].outEnd))
+    links[l].outEnd += Int32(line.count)
+    flushLink(l, into: &effects)
+  }
+
+  /// MAIL was said again, for the recipient at hand.
+  private mutating func mailRepeated(
+    _ i: Int, _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(connections[i].session)
+    sessions[s].flags.remove(.parked)
+    if code < 300 {
+      sendCommand(i, l, now: now, into: &effects)
+    } else {
+      // What it took before it refuses now: the recipient hears so.
+      links[l].repliedVerb = nil
+      passReply(i, l, now: now)
+      loseTransaction(s)
+      finish(i)
+      tooManyErrors(i, now: now, into: &effects)
+    }
+    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+  }
+
+  // MARK: Recipients
 
   /// Keeps the path of a recipient until its reply has come: the log names the one that was refused.
   private mutating func keepRecipient(_ l: Int, _ s: Int) {
@@ -259,6 +325,12 @@ extension Engine {
     switch command.verb {
     case .rcpt:
       stage = .recipientAccepted
+      // Who may still be refused recipients, slowly, has one at a time: the downstream does not wait for the rest.
+      if effectiveTier(i) != .known
+        && (outstanding.contains(.rcpt) || sessions[s].badRecipients > 0)
+      {
+        return false
+      }
       let isUTF8 = sessions[s].flags.contains(.utf8)
       let argument = region.prefix(command.argument.upperBound).from(command.argument.lowerBound)
       guard
@@ -493,6 +565,10 @@ extension Engine {
       journal.append(
         entry(connections[i].flags.contains(.known) ? .passOld : .passNew, i, now: now))
     }
+    if sessions[s].flags.contains(.parked) {
+      repeatMail(i, l, now: now, into: &effects)
+      return
+    }
     sendCommand(i, l, now: now, into: &effects)
     if connections[i].state == .talking { work(i, now: now, into: &effects) }
   }
@@ -571,6 +647,10 @@ extension Engine {
       goodbyeFromDownstream(i, l, now: now, into: &effects)
       return
     }
+    if sessions[s].phase == .opening {
+      mailRepeated(i, l, code, now: now, into: &effects)
+      return
+    }
     var wait: Int64 = 0
     switch verb {
     case .mail: if code < 300 { sessions[s].flags.insert(.mail) }
@@ -624,6 +704,9 @@ extension Engine {
       wheel.cancel(limits.connections + l)
       sessions[s].phase = .holding
       sessions[s].stage = verb == .auth ? .authFailure : .recipientRejected
+      if verb == .rcpt && isLast && wait >= Downstream.parkAfter {
+        holdAlone(i, l, now: now, into: &effects)
+      }
       wheel.set(i, at: now.after(microseconds: wait))
       flush(i, now: now, into: &effects)
       effects.append(.watch(slot(client: i)))
@@ -631,6 +714,17 @@ extension Engine {
     }
     releaseReply(i, now: now, into: &effects)
     if isLast && connections[i].state == .talking { work(i, now: now, into: &effects) }
+  }
+
+  /// Lets the downstream go while the client waits for its reply, which lies in the outbox until then.
+  private mutating func holdAlone(_ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue)
+  {
+    let s = Int(connections[i].session)
+    letGo(i, now: now, into: &effects)
+    guard sessions[s].link < 0 else { return }
+    let before = sessions[s].outEnd
+    passReply(i, l, now: now)
+    sessions[s].outHeld = sessions[s].outEnd - before
   }
 
   /// Whether a reply says that a command about mail was carried out: 250 and 251 (RFC 5321, 4.3.2), and
@@ -653,6 +747,12 @@ extension Engine {
   mutating func releaseReply(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
     let l = Int(sessions[s].link)
+    if sessions[s].outHeld > 0 {
+      sessions[s].outHeld = 0
+      finish(i)
+      tooManyErrors(i, now: now, into: &effects)
+      return
+    }
     guard l >= 0, links[l].replyCount > 0 else {
       answer(i, .downstreamLost, now: now, into: &effects)
       return
@@ -854,6 +954,7 @@ extension Engine {
   private mutating func loseTransaction(_ s: Int) {
     if sessions[s].flags.contains(.mail) {
       sessions[s].flags.remove(.mail)
+      sessions[s].flags.remove(.parked)
       sessions[s].flags.insert(.lost)
     }
   }

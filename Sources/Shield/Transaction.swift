@@ -21,8 +21,6 @@ extension Engine {
       answer(i, .nestedMail, now: now, into: &effects)
       return
     }
-    // What an earlier transaction left behind, if its downstream died, ends here.
-    resetTransaction(i)
     if sessions[s].form == .malformed {
       answer(i, .mailSyntax, now: now, into: &effects)
       return

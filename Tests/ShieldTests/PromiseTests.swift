@@ -457,12 +457,14 @@ struct PromiseTests {
   @Test("a refusal that is being held is still given when the downstream goes away")
   func heldRefusal() throws {
     var shield = shield(policy(access: "127.0.2.0/24 suspicious\n"))
-    shield.downstream.rules = [.init(prefix: "RCPT", answer: .reply("550 5.1.1 Unknown"))]
+    shield.downstream.rules = [.init(prefix: "RCPT TO:<a@", answer: .reply("550 5.1.1 Unknown"))]
     let arrived = shield.arrive("127.0.2.1")
     let client = try #require(arrived)
     _ = shield.banner(client)
     _ = shield.ask(client, "HELO x.example.org\r\n")
     _ = shield.ask(client, "MAIL FROM:<>\r\n")
+    // With one it has taken, the downstream is kept.
+    _ = shield.ask(client, "RCPT TO:<known@b.c>\r\n")
     shield.driver.say(client, "RCPT TO:<a@b.c>\r\n")
     shield.advance(by: .seconds(2))
     #expect(shield.heard(client).isEmpty, "it is held")
@@ -476,7 +478,11 @@ struct PromiseTests {
   @Test("many recipients do not use up the delays of what follows")
   func recipientAccount() throws {
     var shield = shield(
-      policy(access: "127.0.2.0/24 suspicious\n") { $0.delays.recipientSum = 2_000_000 })
+      policy(access: "127.0.2.0/24 suspicious\n") {
+        $0.delays.recipientSum = 2_000_000
+        // No room at MAIL for what comes behind it.
+        $0.delays[.mail].ceiling = 8_000_000
+      })
     let arrived = shield.arrive("127.0.2.1")
     let client = try #require(arrived)
     _ = shield.banner(client)

@@ -52,7 +52,7 @@ struct ReputationTests {
     var table = table(count)
     for number in 0..<count {
       let key = table.key(.address, Address(v4: UInt32(number)))
-      table.left(key, stage: 0, after: minute, now: .origin)
+      table.left(key, stages: 1 << 0, after: minute, now: .origin)
     }
     let kept = (0..<count).count {
       let key = table.key(.address, Address(v4: UInt32($0)))
@@ -66,12 +66,12 @@ struct ReputationTests {
     var table = table()
     let key = table.key(.network, source.network(24))
     #expect(table.divisor(key, stage: 0, after: minute, now: .origin) == 1)
-    table.left(key, stage: 0, after: minute, now: Instant(seconds: 10))
+    table.left(key, stages: 1 << 0, after: minute, now: Instant(seconds: 10))
     let soon = table.divisor(key, stage: 0, after: minute, now: Instant(seconds: 40))
     #expect(soon == 1, "back within the minute earns nothing")
     #expect(table.divisor(key, stage: 0, after: minute, now: Instant(seconds: 75)) == 2)
     #expect(table.divisor(key, stage: 1, after: minute, now: Instant(seconds: 75)) == 1)
-    table.left(key, stage: 0, after: minute, now: Instant(seconds: 80))
+    table.left(key, stages: 1 << 0, after: minute, now: Instant(seconds: 80))
     #expect(table.divisor(key, stage: 0, after: minute, now: Instant(seconds: 150)) == 0)
   }
 
@@ -79,9 +79,9 @@ struct ReputationTests {
   func stages() {
     var table = table()
     let key = table.key(.network, source.network(24))
-    table.left(key, stage: 4, after: minute, now: Instant(seconds: 10))
-    table.left(key, stage: 7, after: minute, now: Instant(seconds: 100))
-    table.left(key, stage: 4, after: minute, now: Instant(seconds: 200))
+    table.left(key, stages: 1 << 4, after: minute, now: Instant(seconds: 10))
+    table.left(key, stages: 1 << 7, after: minute, now: Instant(seconds: 100))
+    table.left(key, stages: 1 << 4, after: minute, now: Instant(seconds: 200))
     let now = Instant(seconds: 300)
     #expect(table.divisor(key, stage: 4, after: minute, now: now) == 0)
     #expect(table.divisor(key, stage: 7, after: minute, now: now) == 2)
@@ -93,7 +93,7 @@ struct ReputationTests {
     var table = table()
     let key = table.key(.network, source.network(24))
     for second in 0..<30 {
-      table.left(key, stage: 0, after: minute, now: Instant(seconds: Double(second)))
+      table.left(key, stages: 1 << 0, after: minute, now: Instant(seconds: Double(second)))
     }
     #expect(table.divisor(key, stage: 0, after: minute, now: Instant(seconds: 100)) == 2)
   }
@@ -105,7 +105,9 @@ struct ReputationTests {
     table.markGood(key, for: 86_400 * 1_000_000, now: .origin)
     for n in 0..<100_000 {
       let stranger = table.key(.address, Address(v4: UInt32(n)))
-      if stranger != key { table.left(stranger, stage: 0, after: minute, now: Instant(seconds: 5)) }
+      if stranger != key {
+        table.left(stranger, stages: 1 << 0, after: minute, now: Instant(seconds: 5))
+      }
     }
     #expect(table.isGood(key, now: Instant(seconds: 10)) == true)
     #expect(table.evictions > 90_000, "the table was meant to be full: \(table.evictions)")

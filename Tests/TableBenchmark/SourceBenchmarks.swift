@@ -57,7 +57,7 @@ struct SourceBenchmark {
     var table = ReputationTable(capacity: sources, hash: hash)
     func address(_ number: Int) -> Address { Address(v4: UInt32(number)) }
     let filling = timed("ns per departure, first of a source", "reputation", sources) { number in
-      table.left(table.key(.address, address(number)), stage: 0, after: minute, now: .origin)
+      table.left(table.key(.address, address(number)), stages: 1 << 0, after: minute, now: .origin)
       return 0
     }
     keep(filling)
