@@ -6,6 +6,9 @@ package enum LimitKind: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case connections = 1
   case messages, recipients, errors, bytes
 
+  /// Handshakes have a bucket of their own for each source, and no rule.
+  package static var handshakes: UInt8 { 32 }
+
   /// The word for it in tables, configuration and metrics.
   package var name: String {
     switch self {

@@ -15,6 +15,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case tooManyCommands, tooManyErrors, sessionTooLong, timeout, shuttingDown
   case messageRate, recipientRate, rateRefused
   case authenticationLost
+  case readyForTLS, tlsUnavailable, clearBehindSTARTTLS
   case downstreamUnavailable, downstreamLost, transactionLost, noDownstreamRoom
 
   package var code: UInt16 { parts.code }
@@ -62,6 +63,9 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .recipientRate:
       (450, "4.7.1 Client host rejected: recipient rate limit exceeded, try again later")
     case .rateRefused: (554, "5.7.1 Client host rejected: rate limit exceeded")
+    case .readyForTLS: (220, "2.0.0 Ready to start TLS")
+    case .tlsUnavailable: (454, "4.7.0 TLS not available due to temporary reason")
+    case .clearBehindSTARTTLS: (554, "5.5.0 Sent in clear behind STARTTLS, closing connection")
     case .authenticationLost:
       (421, "4.3.0 Service unavailable: mail server lost, please connect and log in again")
     case .downstreamUnavailable:

@@ -113,10 +113,31 @@ extension Engine {
       return .held(slot(client: i))
     }
 
+    if tlsMode(i) == .implicit {
+      // What the banner's delay is about can be seen only behind the handshake.
+      connections[i].state = .securing
+      if takeTLSPlace(i, now: now) {
+        beginHandshake(i, now: now, into: &effects)
+      } else {
+        close(i, now: now, into: &effects)
+      }
+    } else {
+      welcome(i, least: least, now: now, into: &effects)
+    }
+    return .held(slot(client: i))
+  }
+
+  /// Begins the dialogue with a client that may stay.
+  ///
+  /// - Parameter least: a wait a rate rule asks for, in microseconds.
+  mutating func welcome(
+    _ i: Int, least: Int64 = 0, now: Instant, into effects: inout EffectQueue
+  ) {
     if effectiveTier(i) == .bad {
       enterTarpit(i, .banner, now: now, into: &effects)
-      return .held(slot(client: i))
+      return
     }
+    connections[i].state = .waiting
     let wait = delay(.banner, i, least: least, now: now)
     if wait == 0 {
       sendBanner(i, now: now, into: &effects)
@@ -125,7 +146,6 @@ extension Engine {
       effects.append(.narrow(slot(client: i)))
       effects.append(.listen(slot(client: i)))
     }
-    return .held(slot(client: i))
   }
 
   /// The connection rate and the concurrency of the peer's rate rule.
@@ -294,6 +314,13 @@ extension Engine {
     writeClosingLine(i, now: now)
     returnSession(i)
     if text == .busy || text == .shed { counters.shed += 1 }
+    if tlsMode(i) == .implicit && connections[i].state == .waiting
+      && !connections[i].flags.contains(.encrypted)
+    {
+      // It does not expect clear text.
+      close(i, now: now, into: &effects)
+      return
+    }
     connections[i].state = .refusing
     connections[i].text = text
     connections[i].position = 0
@@ -369,7 +396,8 @@ extension Engine {
     case .talking: sessionEnded(i, now: now, into: &effects)
     case .banner, .refusing: break  // the send decides
     case .free, .closing: break
-    case .waiting, .idle, .dripping, .pit, .draining: hungUp(i, now: now, into: &effects)
+    case .waiting, .idle, .dripping, .pit, .draining, .securing:
+      hungUp(i, now: now, into: &effects)
     }
   }
 
@@ -404,6 +432,9 @@ extension Engine {
         entry.stage = sessions[s].stage
         journal.append(entry)
       }
+    case .securing:
+      counters.hangups += 1
+      journal.append(entry(.hangup, i, now: now))
     case .refusing, .draining: break
     }
     close(i, now: now, into: &effects)
@@ -423,7 +454,7 @@ extension Engine {
       case .talking where isBetweenMessages(i):
         refuse(i, .shed, now: now, into: &effects)
         return
-      case .free, .banner, .talking, .refusing, .draining, .closing: break
+      case .free, .banner, .talking, .refusing, .draining, .closing, .securing: break
       }
     }
     switch connections[i].state {
@@ -433,7 +464,7 @@ extension Engine {
       refuse(i, .timeout, now: now, into: &effects)
     case .talking: sessionTimer(i, now: now, into: &effects)
     case .dripping, .pit: tarpitTimer(i, now: now, into: &effects)
-    case .banner, .refusing:
+    case .banner, .refusing, .securing:
       timedOut(i, now: now)
       close(i, now: now, into: &effects)
     case .draining: close(i, now: now, into: &effects)

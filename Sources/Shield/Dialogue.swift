@@ -28,7 +28,7 @@ extension Engine {
       counters.protocolFaults += 1
       note(.pipelining, i, now: now)
       leave(i, .dataTooEarly, now: now, into: &effects)
-    case .delaying, .opening, .forwarded, .holding, .final:
+    case .delaying, .opening, .forwarded, .holding, .final, .securing:
       // Read only to find out whether a client that closed its side had said more before.
       take(s, count)
       fill(i, now: now, into: &effects)
@@ -404,7 +404,8 @@ extension Engine {
       sessions[s].inputStart += sessions[s].lineConsumed
       leave(i, .bye, now: now, into: &effects)
     case .auth where role == .outbound: authenticate(i, now: now, into: &effects)
-    case .auth, .starttls, .bdat, .xclient, .xforward, .etrn, .atrn, .turn, .burl, .lhlo, .send,
+    case .starttls: startTLS(i, now: now, into: &effects)
+    case .auth, .bdat, .xclient, .xforward, .etrn, .atrn, .turn, .burl, .lhlo, .send,
       .soml, .saml:
       answer(i, .notImplemented, now: now, into: &effects)
     case .http, .header, .tlsHello, .socks:
@@ -468,6 +469,11 @@ extension Engine {
   func offered(_ i: Int) -> Capabilities {
     var own = Capabilities()
     own.keywords = .carried
+    if offersTLS(i) { own.keywords.insert(.starttls) }
+    if !offersAuth(i) { own.keywords.remove(.auth) }
+    if connections[i].flags.contains(.encrypted) && downstream.tls == .verify {
+      own.keywords.insert(.requiretls)
+    }
     own.sizeMax = policy.session.messageBytes
     own.recipientsMax = UInt32(clamping: policy.session.recipients)
     let role = policy.role(ofListener: Int(connections[i].listener))
@@ -602,7 +608,9 @@ extension Engine {
       }
       sessions[s].outStart = 0
       sessions[s].outEnd = 0
-      if sessions[s].phase == .leaving {
+      if sessions[s].phase == .securing {
+        beginHandshake(i, now: now, into: &effects)
+      } else if sessions[s].phase == .leaving {
         if sessions[s].flags.contains(.toPit) {
           sessions[s].flags.remove(.toPit)
           moveToTarpit(i, now: now, into: &effects)
@@ -622,7 +630,7 @@ extension Engine {
         let l = Int(sessions[s].link)
         if l >= 0 && links[l].isPaused { readOn(l, now: now, into: &effects) }
       }
-    case .free, .waiting, .idle, .dripping, .pit, .draining, .closing: break
+    case .free, .waiting, .idle, .dripping, .pit, .draining, .closing, .securing: break
     }
   }
 
@@ -660,6 +668,7 @@ extension Engine {
       }
     case .opening, .forwarded, .final:
       if !wasReading { fill(i, now: now, into: &effects) }
+    case .securing: hungUp(i, now: now, into: &effects)
     case .leaving: break
     }
   }
@@ -724,6 +733,9 @@ extension Engine {
         leave(i, .timeout, now: now, into: &effects)
       }
     case .leaving: close(i, now: now, into: &effects)
+    case .securing:
+      timedOut(i, now: now)
+      close(i, now: now, into: &effects)
     case .opening, .forwarded, .final: break  // the downstream's clock is running
     }
   }

@@ -44,10 +44,23 @@ public enum Effect: BitwiseCopyable, Sendable {
   case narrow(Slot)
   /// It talks now: its socket may take as much as a message needs. Nothing comes back.
   case widen(Slot)
+  /// From here on the slot's octets are TLS: `secured`, or `notSecured`. Nothing else of the slot is outstanding.
+  case secure(Slot, Handshake)
   /// Close our sending side; the peer sees the end of our replies.
   case finish(Slot)
   /// End it. Once nothing of the slot is in flight any more: `closed`.
   case close(Slot)
+}
+
+/// Who begins a handshake, and whether at once.
+@frozen
+public enum Handshake: UInt8, BitwiseCopyable, Sendable {
+  /// The peer begins.
+  case accept
+  /// The peer begins, and its source has had many: behind those whose sources have not.
+  case acceptInTurn
+  /// We do.
+  case connect
 }
 
 /// An order to send one byte. Nothing comes back unless it fails: `failed`.

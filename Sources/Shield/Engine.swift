@@ -29,6 +29,7 @@ package struct Engine: ~Copyable {
   var buckets: BucketTable
   var open: OpenCounts
   var reputation: ReputationTable
+  var secured: SecuredTable
   var downstream = Downstream()
   let hash: SipHash
   /// Upper bits of every session id, so that ids of two workers or two runs differ.
@@ -68,6 +69,7 @@ package struct Engine: ~Copyable {
     open = OpenCounts(capacity: limits.connections)
     reputation = ReputationTable(
       capacity: limits.sources, hash: SipHash(k0: random.next(), k1: random.next()))
+    secured = SecuredTable(capacity: limits.tlsSessions)
     downstream.identity = identity
     prepareTexts()
   }
@@ -111,7 +113,7 @@ package struct Engine: ~Copyable {
     case .pit: heardInPit(i, bytes, now: now, into: &effects)
     case .draining: effects.append(.listen(slot))
     case .banner: spokeIntoBanner(i, bytes, now: now)
-    case .free, .talking, .dripping, .refusing, .closing: break
+    case .free, .talking, .dripping, .refusing, .closing, .securing: break
     }
   }
 
@@ -128,7 +130,7 @@ package struct Engine: ~Copyable {
       case .draining: effects.append(.listen(slot))
       // It spoke out of turn on its way into the tarpit, and what it said cannot be paired any more.
       case .dripping, .pit: close(index, now: now, into: &effects)
-      case .free, .waiting, .banner, .idle, .refusing, .closing: break
+      case .free, .waiting, .banner, .idle, .refusing, .closing, .securing: break
       }
     } else {
       linkHeard(index - limits.connections, count, now: now, into: &effects)
@@ -186,6 +188,7 @@ package struct Engine: ~Copyable {
     if isClient(index) {
       // A session that could not be given back while the kernel might still touch its memory.
       unpin(Int(connections[index].session))
+      if connections[index].flags.contains(.encrypted) { secured.remove(index) }
       let generation = (connections[index].generation + 1) & 0xFF_FFFF
       connections[index] = Connection()
       connections[index].generation = generation
@@ -273,7 +276,7 @@ package struct Engine: ~Copyable {
       switch connections[i].state {
       case .waiting, .idle, .dripping, .pit: wheel.set(i, at: now)
       case .talking where isBetweenMessages(i): wheel.set(i, at: now)
-      case .free, .banner, .talking, .refusing, .draining, .closing: break
+      case .free, .banner, .talking, .refusing, .draining, .closing, .securing: break
       }
     }
   }
@@ -296,7 +299,7 @@ package struct Engine: ~Copyable {
       switch connections[i].state {
       case .waiting: waiting += 1
       case .dripping, .pit: dripping += 1
-      case .talking, .banner, .idle: talking += 1
+      case .talking, .banner, .idle, .securing: talking += 1
       case .free, .refusing, .draining, .closing: break
       }
     }
@@ -305,6 +308,7 @@ package struct Engine: ~Copyable {
     counters.dripping = dripping
     counters.talking = talking
     counters.links = UInt64(linkCount)
+    counters.tlsSessions = UInt64(secured.count)
   }
 }
 
@@ -421,13 +425,13 @@ extension PitText {
     switch self {
     case .banner: "220 \(host) ESMTP\r\n"
     case .helo: "250 \(host)\r\n"
-    case .ehlo: "250-\(host)\r\n250 ENHANCEDSTATUSCODES\r\n"
+    case .ehlo: "250-\(host)\r\n250-ENHANCEDSTATUSCODES\r\n250 STARTTLS\r\n"
     case .mail: "250 2.1.0 Sender noted\r\n"
     case .recipient: "450 4.7.1 Client host rejected: too many signs of abuse, try again later\r\n"
     case .data: "554 5.5.1 No valid recipients\r\n"
     case .done: "250 2.0.0 Done\r\n"
     case .unknown: "500 5.5.1 Command not recognized\r\n"
-    case .starttls: "454 4.7.0 TLS not available\r\n"
+    case .starttls: "220 2.0.0 Ready to start TLS\r\n"
     case .quit: "221 2.0.0 \(host) closing connection\r\n"
     case .tooMany: "421 4.7.0 \(host) Too many commands, closing connection\r\n"
     case .timeout: "421 4.4.2 \(host) Timeout, closing connection\r\n"

@@ -9,7 +9,7 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case connect, passNew, passOld, allowlisted, denylisted, signal, tarpit, delay, wouldDelay,
     rateLimit,
     reject, hangup, timeout, limit, shed, disconnect, downstreamDown, downstreamUp,
-    downstreamFailed, possibleDuplicate, accepted
+    downstreamFailed, possibleDuplicate, accepted, secured, notSecured, downstreamClear
 
   /// The word the line begins with.
   package var word: String {
@@ -35,6 +35,9 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .downstreamFailed: "DOWNSTREAM FAILED"
     case .possibleDuplicate: "POSSIBLE DUPLICATE"
     case .accepted: "ACCEPTED"
+    case .secured: "TLS"
+    case .notSecured: "TLS FAILED"
+    case .downstreamClear: "DOWNSTREAM IN CLEAR"
     }
   }
 }
@@ -103,6 +106,8 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
   /// What was exceeded, for `.rateLimit`, `.limit` and `.reject`; or how a downstream failed.
   package var subject: Subject = .none
   package var text = ClientText()
+  /// For `.secured`.
+  package var tls = TLSFacts()
 
   package init(_ event: Event, at: Instant) {
     self.event = event
@@ -114,7 +119,8 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
 package enum Subject: UInt8, BitwiseCopyable, Sendable {
   case none, connections, concurrency, messages, recipients, errors, bytes, commands,
     unknownCommands,
-    sessions, badSessions, slots, links, authFailures, time
+    sessions, badSessions, slots, links, authFailures, time, tlsSessions
+  case notTLS, noCipher, tlsVersion, certificate, alert, handshake, noTLS
   case connect, greeting, heloRefused, reply, malformedReply, unexpectedReply, wrongClass, closed,
     silence,
     early
@@ -136,6 +142,14 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
     case .links: "no free downstream connection"
     case .authFailures: "failed log-ins"
     case .time: "time"
+    case .tlsSessions: "TLS sessions"
+    case .notTLS: "clear text in place of a handshake"
+    case .noCipher: "no cipher in common"
+    case .tlsVersion: "no protocol version in common"
+    case .certificate: "certificate not accepted"
+    case .alert: "the peer broke off the handshake"
+    case .handshake: "handshake failed"
+    case .noTLS: "TLS not offered"
     case .connect: "connection not made"
     case .greeting: "greeting refused"
     case .heloRefused: "EHLO and HELO refused"
@@ -222,12 +236,17 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
   package var protocolFaults: UInt64 = 0
   package var bytesIn: UInt64 = 0
   package var bytesOut: UInt64 = 0
+  package var handshakes: UInt64 = 0
+  package var handshakesInTurn: UInt64 = 0
+  package var handshakesFailed: UInt64 = 0
+  package var linksSecured: UInt64 = 0
   // Gauges: as things are now.
   package var held: UInt64 = 0
   package var waiting: UInt64 = 0
   package var dripping: UInt64 = 0
   package var talking: UInt64 = 0
   package var links: UInt64 = 0
+  package var tlsSessions: UInt64 = 0
 
   package init() {}
 
@@ -247,9 +266,13 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
       ("link_failures", false, \.linkFailures),
       ("possible_duplicates", false, \.possibleDuplicates),
       ("second_chances", false, \.secondChances), ("protocol_faults", false, \.protocolFaults),
-      ("bytes_in", false, \.bytesIn), ("bytes_out", false, \.bytesOut), ("held", true, \.held),
+      ("bytes_in", false, \.bytesIn), ("bytes_out", false, \.bytesOut),
+      ("tls_handshakes", false, \.handshakes),
+      ("tls_handshakes_in_turn", false, \.handshakesInTurn),
+      ("tls_handshakes_failed", false, \.handshakesFailed),
+      ("tls_links", false, \.linksSecured), ("held", true, \.held),
       ("waiting", true, \.waiting), ("dripping", true, \.dripping), ("talking", true, \.talking),
-      ("links", true, \.links),
+      ("links", true, \.links), ("tls_sessions", true, \.tlsSessions),
     ]
   }
 

@@ -13,6 +13,9 @@ package struct Limits: Sendable, Equatable {
   package var sessions = 2_000
   /// Connections to downstreams at once; one per session that has mail. Beyond them: 451 4.3.2.
   package var downstreamConnections = 1_000
+  /// Clients that speak TLS at once. Each has some 16 KB with OpenSSL besides; one beyond them hears
+  /// 454 4.7.0 to STARTTLS.
+  package var tlsSessions = 2_000
   /// Bytes of a session's input buffer, through which message bytes also pass. 4 KiB…1 MiB.
   package var inputBytes = 32_768
   /// Token buckets, 15 bytes each.
@@ -47,6 +50,7 @@ package struct Limits: Sendable, Equatable {
     mine.connections = part(connections, atLeast: 8)
     mine.sessions = part(sessions, atLeast: 4)
     mine.downstreamConnections = part(downstreamConnections, atLeast: 4)
+    mine.tlsSessions = part(tlsSessions, atLeast: 4)
     mine.buckets = part(buckets, atLeast: 64)
     mine.sources = part(sources, atLeast: 64)
     mine.journal = part(journal, atLeast: 32)

@@ -26,6 +26,9 @@ package enum ConnectionState: UInt8, BitwiseCopyable, Sendable {
   case draining
   /// The driver was told to close it. Goes to: free.
   case closing
+  /// A handshake is under way and there is no session: on a listener of TLS alone, or in the tarpit. Goes to:
+  /// banner, waiting, dripping, pit, closing.
+  case securing
 }
 
 /// Facts about a connection that are either so or not.
@@ -53,6 +56,8 @@ package struct ConnectionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let passed = ConnectionFlags(rawValue: 512)
   /// A session is attached to it.
   static let leased = ConnectionFlags(rawValue: 1_024)
+  /// Speaks TLS, or is about to.
+  static let encrypted = ConnectionFlags(rawValue: 2_048)
   // 12 bits at most: see `Connection`.
   static let counts: ConnectionFlags = [.counted, .countedBad]
 }
@@ -257,6 +262,8 @@ enum Phase: UInt8, BitwiseCopyable, Sendable {
   case final
   /// The last reply is going out; then the end.
   case leaving
+  /// 220 to STARTTLS is going out, or the handshake is under way.
+  case securing
 }
 
 /// What of the conversation lies behind us.
@@ -303,6 +310,10 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let paidData = SessionFlags(rawValue: 524_288)
 
   // Sets that are asked for on every command, made once: a set literal is an array in a debug build.
+  /// What HELO and log-in came to.
+  static let greeting: SessionFlags = [.greeted, .extended, .authenticated, .authenticating]
+  /// No handshake can come of this: its side is closed, or is being looked at for that.
+  static let cannotSecure: SessionFlags = [.ended, .filling]
   /// The kernel may touch the session's buffers on the client's behalf.
   static let inFlight: SessionFlags = [.filling, .sending]
   /// The input region is not free to be received into.
@@ -385,6 +396,10 @@ enum LinkState: UInt8, BitwiseCopyable, Sendable {
   case greeting
   case ehlo
   case helo
+  /// STARTTLS is outstanding.
+  case starttls
+  /// A handshake is under way.
+  case securing
   /// Nothing outstanding.
   case ready
   /// A command of the session is outstanding.
@@ -481,6 +496,9 @@ struct Link: BitwiseCopyable, Sendable {
   var recipientsAnswered: UInt8 = 0
   /// Whether it takes commands ahead of its replies.
   var pipelines = false
+  /// Whether TLS is spoken on it, and whether the downstream is surely the right one.
+  var isSecured = false
+  var isVerified = false
   /// Replies wait in the input region until the client has taken earlier ones.
   var isPaused = false
   /// The session whose client left after its final dot; only the outcome is of interest now.

@@ -17,6 +17,12 @@ package enum Identity: UInt8, Sendable {
 /// What is known of the downstream.
 struct Downstream: Sendable {
   var identity = Identity.none
+  var tls = DownstreamTLS.off
+  /// TLS begins with the connection, not by STARTTLS.
+  var isImplicitTLS = false
+  /// Until when an opportunistic downstream whose TLS does not work is spoken to in clear.
+  var clearUntil = Instant.origin
+  static let clearFor: Int64 = 300_000_000
   /// What its EHLO offered last. Until it has been asked, only what Sluice does by itself.
   var capabilities = Capabilities()
   /// Whether the last attempt to reach it worked; nil before the first.
@@ -104,14 +110,37 @@ extension Engine {
 
   mutating func linkConnected(_ l: Int, now: Instant, into effects: inout EffectQueue) {
     guard links[l].state == .connecting else { return }
-    links[l].state = .greeting
-    setLinkTimer(l, policy.timeouts.greeting, now: now)
     let header = proxyHeader(l)
     if header > 0 {
       links[l].outEnd = Int32(header)
       flushLink(l, into: &effects)
     }
+    if downstream.isImplicitTLS {
+      // The header goes in clear before the handshake, as with HAProxy.
+      if header == 0 {
+        secureLink(l, now: now, into: &effects)
+      } else {
+        links[l].state = .securing
+        setLinkTimer(l, policy.timeouts.connect, now: now)
+      }
+    } else {
+      awaitGreeting(l, now: now, into: &effects)
+    }
+  }
+
+  mutating func awaitGreeting(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+    links[l].state = .greeting
+    setLinkTimer(l, policy.timeouts.greeting, now: now)
     effects.append(.fill(slot(link: l), linkIn(l)))
+  }
+
+  /// Says a command of ours to the downstream, whose state says what the reply is to.
+  mutating func sayOnLink(
+    _ l: Int, _ command: StaticString, now: Instant, into effects: inout EffectQueue
+  ) {
+    links[l].reader.reset()
+    setLinkTimer(l, policy.timeouts.reply, now: now)
+    write(l, into: &effects) { out in _ = writeCommand(command, Span(), into: &out) }
   }
 
   /// Writes the PROXY header for the client a link serves; a probe speaks for Sluice itself.
@@ -387,6 +416,8 @@ extension Engine {
     } else {
       links[l].outStart = 0
       links[l].outEnd = 0
+      // The PROXY header is out.
+      if links[l].state == .securing { secureLink(l, now: now, into: &effects) }
     }
   }
 
@@ -403,7 +434,7 @@ extension Engine {
     _ l: Int, _ count: Int, now: Instant, into effects: inout EffectQueue
   ) {
     switch links[l].state {
-    case .free, .closing, .connecting: return
+    case .free, .closing, .connecting, .securing: return
     case .ready:
       // A goodbye between two commands, or words nobody asked for: either way it is done with.
       linkFailed(l, .unexpectedReply, now: now, into: &effects)
@@ -411,7 +442,7 @@ extension Engine {
     case .quitting:
       closeLink(l, into: &effects)
       return
-    case .greeting, .ehlo, .helo, .busy, .body, .final: break
+    case .greeting, .ehlo, .helo, .starttls, .busy, .body, .final: break
     }
     links[l].inStart = 0
     links[l].inEnd = Int32(count)
@@ -476,7 +507,10 @@ extension Engine {
         setLinkTimer(l, policy.timeouts.reply, now: now)
       }
       replied(l, reader.code, now: now, into: &effects)
-      if links[l].state == .free || links[l].state == .closing { return }
+      switch links[l].state {
+      case .free, .closing, .securing: return
+      default: break
+      }
       if isLast {
         // Always listening: a link that dies between two commands is noticed at once.
         effects.append(.fill(slot(link: l), linkIn(l)))
@@ -498,6 +532,7 @@ extension Engine {
     case .ehlo:
       if code == 250 {
         learn(l)
+        if securesFirst(l, now: now, into: &effects) { return }
         linkReady(l, now: now, into: &effects)
       } else if code >= 500 && code != 521 {
         greetDownstream(l, extended: false, now: now, into: &effects)
@@ -507,18 +542,27 @@ extension Engine {
     case .helo:
       if code == 250 {
         downstream.capabilities = Capabilities()
+        if securesFirst(l, now: now, into: &effects) { return }
         linkReady(l, now: now, into: &effects)
       } else {
         linkFailed(l, .heloRefused, now: now, into: &effects)
       }
+    case .starttls:
+      if code == 220 {
+        secureLink(l, now: now, into: &effects)
+      } else if downstream.tls == .opportunistic {
+        linkReady(l, now: now, into: &effects)
+      } else {
+        linkFailed(l, .noTLS, now: now, into: &effects)
+      }
     case .busy: commandReplied(l, code, now: now, into: &effects)
     case .body: spokeEarly(l, code, now: now, into: &effects)
     case .final: finalReplied(l, code, now: now, into: &effects)
-    case .free, .connecting, .ready, .quitting, .closing: break
+    case .free, .connecting, .securing, .ready, .quitting, .closing: break
     }
   }
 
-  private mutating func greetDownstream(
+  mutating func greetDownstream(
     _ l: Int, extended: Bool, now: Instant, into effects: inout EffectQueue
   ) {
     links[l].state = extended ? .ehlo : .helo
@@ -853,7 +897,7 @@ extension Engine {
     switch links[l].state {
     case .free, .closing: break
     case .quitting, .ready: closeLink(l, into: &effects)
-    case .connecting, .greeting, .ehlo, .helo, .busy, .body, .final:
+    case .connecting, .greeting, .ehlo, .helo, .starttls, .securing, .busy, .body, .final:
       linkFailed(
         l, links[l].state == .connecting ? .connect : .silence, now: now, into: &effects)
     }
@@ -871,8 +915,10 @@ extension Engine {
       return
     }
     counters.linkFailures += 1
-    if state == .connecting || state == .greeting || state == .ehlo || state == .helo {
+    switch state {
+    case .connecting, .greeting, .ehlo, .helo, .starttls, .securing:
       noteDownstream(up: false, now: now)
+    default: break
     }
     if state != .ready || s >= 0 && sessions[s].flags.contains(.mail) {
       var failure =
@@ -927,7 +973,7 @@ extension Engine {
       sessions[s].phase = .command
       work(i, now: now, into: &effects)
     case .command, .delaying: loseTransaction(s)
-    case .swallow, .leaving: break
+    case .swallow, .leaving, .securing: break
     }
     loginLost(i, now: now, into: &effects)
   }
@@ -967,7 +1013,8 @@ extension Engine {
     guard sessions[s].flags.contains(.authenticated), sessions[s].link < 0 else { return }
     switch sessions[s].phase {
     case .command, .delaying: leave(i, .authenticationLost, now: now, into: &effects)
-    case .opening, .forwarded, .holding, .challenge, .body, .swallow, .final, .leaving: break
+    case .opening, .forwarded, .holding, .challenge, .body, .swallow, .final, .leaving, .securing:
+      break
     }
   }
 
@@ -995,6 +1042,12 @@ extension Engine {
     effects.append(.close(slot(link: l)))
   }
 
+  /// Ends a link that its session goes on without.
+  mutating func abandonLink(_ l: Int, into effects: inout EffectQueue) {
+    closeLink(l, into: &effects)
+    links[l].session = -1
+  }
+
   /// Ends a link politely.
   private mutating func quitLink(_ l: Int, now: Instant, into effects: inout EffectQueue) {
     links[l].state = .quitting
@@ -1016,7 +1069,7 @@ extension Engine {
     case .final: links[l].orphanOf = sessionID(i)
     case .ready: quitLink(l, now: now, into: &effects)
     case .free, .closing, .quitting: break
-    case .connecting, .greeting, .ehlo, .helo, .busy, .body:
+    case .connecting, .greeting, .ehlo, .helo, .starttls, .securing, .busy, .body:
       closeLink(l, into: &effects)
     }
     links[l].session = -1

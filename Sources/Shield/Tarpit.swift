@@ -120,6 +120,8 @@ extension Engine {
       wheel.set(i, atTick: line.due(UInt32(position) + 1, after: wheel.tickAtOrBefore(now)))
     } else if connections[i].flags.contains(.last) {
       beginDraining(i, now: now, into: &effects)
+    } else if connections[i].text == .starttls {
+      secureInPit(i, now: now, into: &effects)
     } else {
       answerNext(i, now: now, into: &effects)
     }
@@ -140,26 +142,45 @@ extension Engine {
     let next = Heard(rawValue: connections[i].owed & 15)
     connections[i].owed >>= 4
     guard let next else {
-      connections[i].state = .pit
-      // The deadline is for the whole line: letters that trickle in do not move it.
-      if !wheel.isSet(i) { wheel.set(i, at: now.after(microseconds: commandTimeout)) }
-      effects.append(.listen(slot(client: i)))
+      listenInPit(i, now: now, into: &effects)
       return
     }
     if next == .quit { connections[i].flags.insert(.last) }
-    drip(i, answer(to: next), now: now, into: &effects)
+    drip(i, answer(i, to: next, now: now), now: now, into: &effects)
   }
 
-  private func answer(to heard: Heard) -> PitText {
+  /// It is the peer's turn.
+  mutating func listenInPit(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    connections[i].state = .pit
+    // The deadline is for the whole line: letters that trickle in do not move it.
+    if !wheel.isSet(i) { wheel.set(i, at: now.after(microseconds: commandTimeout)) }
+    effects.append(.listen(slot(client: i)))
+  }
+
+  /// 220 to STARTTLS is out: the stutter goes on in TLS.
+  private mutating func secureInPit(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    if connections[i].owed != 0 || connections[i].word != .none {
+      // Said in clear behind STARTTLS.
+      counters.protocolFaults += 1
+      close(i, now: now, into: &effects)
+      return
+    }
+    connections[i].state = .securing
+    beginHandshake(i, now: now, into: &effects)
+  }
+
+  /// What is said to a command. STARTTLS takes one of the places for TLS.
+  private mutating func answer(_ i: Int, to heard: Heard, now: Instant) -> PitText {
     switch heard {
     case .helo: .helo
-    case .ehlo: .ehlo
+    // The short form offers nothing, as it must once TLS is spoken (RFC 3207, 4.2).
+    case .ehlo: offersTLS(i) ? .ehlo : .helo
     case .mail: .mail
     case .recipient: .recipient
     case .data: .data
     case .quit: .quit
     case .harmless: .done
-    case .starttls: .starttls
+    case .starttls: offersTLS(i) && takeTLSPlace(i, now: now) ? .starttls : .unknown
     case .unknown: .unknown
     }
   }
@@ -259,6 +280,6 @@ extension Engine {
     }
     let first = Heard(rawValue: owed & 15) ?? .unknown
     if first == .quit { connections[i].flags.insert(.last) }
-    enterTarpit(i, answer(to: first), owed: owed >> 4, now: now, into: &effects)
+    enterTarpit(i, answer(i, to: first, now: now), owed: owed >> 4, now: now, into: &effects)
   }
 }

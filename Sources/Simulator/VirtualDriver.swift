@@ -32,6 +32,9 @@ package struct VirtualDriver: ~Copyable {
     package var window = Int.max
     var pendingSend: Region?
     var pendingFill: Region?
+    /// TLS is spoken on it; a handshake was asked for and is not done.
+    package internal(set) var isSecured = false
+    var isSecuring = false
     /// For a downstream connection: which client it serves is the engine's business.
     package internal(set) var isDownstream = false
   }
@@ -48,6 +51,14 @@ package struct VirtualDriver: ~Copyable {
   package var receiveMax = Int.max
   /// What `listen` hands over at most: as much as a provided buffer of the ring's driver holds.
   private static let bufferBytes = 512
+  /// What handshakes come to: nil is success.
+  package var handshakeFault: Subject?
+  /// Peers do nothing about their handshakes.
+  package var handshakeStands = false
+  /// What those that succeed are said to have come to.
+  package var handshakeFacts = TLSFacts()
+  /// Every handshake that was asked for, in order.
+  package private(set) var handshakes: [Handshake] = []
   /// Downstream sockets whose connection has been decided.
   private var connecting: Set<Int> = []
 
@@ -177,6 +188,14 @@ package struct VirtualDriver: ~Copyable {
         sockets[i].isDownstream = true
         dialled.append(i)
       case .narrow, .widen: break
+      case .secure(let slot, let handshake):
+        let i = Int(slot.index)
+        invariant(
+          sockets[i].pendingFill == nil && sockets[i].pendingSend == nil,
+          "a handshake while something of slot \(slot) is outstanding")
+        sockets[i].want = .nothing
+        sockets[i].isSecuring = true
+        handshakes.append(handshake)
       case .finish(let slot): sockets[Int(slot.index)].isFinished = true
       case .close(let slot):
         sockets[Int(slot.index)].isClosing = true
@@ -224,9 +243,28 @@ package struct VirtualDriver: ~Copyable {
         engine.sent(slot, count, now: now, into: &effects)
         return true
       }
+      if sockets[i].isSecuring {
+        if shakeHands(i) { return true }
+        continue
+      }
       if hear(i) { return true }
     }
     return false
+  }
+
+  /// What a peer said in clear is no handshake.
+  private mutating func shakeHands(_ i: Int) -> Bool {
+    let isClear = !sockets[i].inbound.isEmpty
+    if handshakeStands && !isClear { return false }
+    sockets[i].isSecuring = false
+    sockets[i].inbound = []
+    if let fault = isClear ? .notTLS : handshakeFault {
+      engine.notSecured(sockets[i].slot, fault, now: now, into: &effects)
+    } else {
+      sockets[i].isSecured = true
+      engine.secured(sockets[i].slot, handshakeFacts, now: now, into: &effects)
+    }
+    return true
   }
 
   private mutating func hear(_ i: Int) -> Bool {

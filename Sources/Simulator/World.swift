@@ -42,6 +42,8 @@ package struct World: ~Copyable {
     var bot: Int32 = -1
     var isReady = false
     var isClosing = false
+    /// A handshake was asked for; it takes no time.
+    var isSecuring = false
     /// What `sent` is still to be told; what a slow reader takes in before that.
     var sent: Int32 = 0
     var sending: Int32 = 0
@@ -458,6 +460,9 @@ package struct World: ~Copyable {
         let isAway = server.isAway(now * 1_000)
         add(isAway ? .linkDown : .linkUp, at: now + 1, k, Int(slot.generation & 0xFFFF))
       case .narrow, .widen: break
+      case .secure(let slot, _):
+        sockets[Int(slot.index)].isSecuring = true
+        makeReady(Int32(slot.index))
       case .finish(let slot):
         let i = Int(sockets[Int(slot.index)].bot)
         if i >= 0 && engine.isClient(Int(slot.index)) {
@@ -571,6 +576,11 @@ package struct World: ~Copyable {
       return
     }
     defer { if hasMore(k) { makeReady(Int32(k)) } }
+    if sockets[k].isSecuring {
+      sockets[k].isSecuring = false
+      engine.secured(slot, TLSFacts(), now: instant, into: &effects)
+      return
+    }
     if engine.isClient(k) {
       let i = Int(sockets[k].bot)
       guard i >= 0 else { return }

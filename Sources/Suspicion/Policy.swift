@@ -29,6 +29,29 @@ package enum Role: UInt8, Sendable {
   case outbound
 }
 
+/// How a listener's clients come to TLS.
+package enum ListenerTLS: UInt8, Sendable {
+  /// Not at all.
+  case off
+  /// By STARTTLS (RFC 3207).
+  case starttls
+  /// From the first octet on (RFC 8314, 3.3).
+  case implicit
+  /// STARTTLS is the downstream's: Sluice passes octets on and reads none.
+  case passThrough
+}
+
+/// Whether there is TLS on the way to a downstream. Postfix's words are `may`, `encrypt` and `secure`.
+package enum DownstreamTLS: UInt8, Sendable {
+  case off
+  /// Where the downstream offers it and it works; whoever it is.
+  case opportunistic
+  /// Always; whoever it is.
+  case required
+  /// Always, and only with a certificate for its name from an authority that is trusted.
+  case verify
+}
+
 /// Limits of one SMTP session, each with the reply a peer gets at it.
 package struct SessionLimits: Sendable, Equatable {
   /// Octets in a command line, CRLF included: 512 (RFC 5321, 4.5.3.1.4) and room for ESMTP parameters.
@@ -77,6 +100,8 @@ package struct Timeouts: Sendable, Equatable {
   package var data: Int64 = 120_000_000
   package var block: Int64 = 180_000_000
   package var endOfData: Int64 = 600_000_000
+  /// For a TLS handshake, until its end.
+  package var handshake: Int64 = 60_000_000
   /// How long a closed session may still be read from, so that its last reply is not lost to a reset.
   package var drain: Int64 = 2_000_000
   package init() {}
@@ -95,6 +120,12 @@ package struct Policy: Sendable {
   package private(set) var ownNameBytes: [[UInt8]] = [Array("localhost".utf8)]
   /// The role of each listener, in the order of the configuration.
   package var roles: [Role] = [.inbound]
+  /// How clients of each listener come to TLS, in the same order.
+  package var tls: [ListenerTLS] = [.off]
+  /// Offer AUTH to clients that do not speak TLS.
+  package var authOnClear = false
+  /// Handshakes of a source (/32 or /64) that are done at once; those beyond wait their turn.
+  package var handshakes = Rate(1, per: .seconds(1), burst: 20) ?? .unlimited
   package var ownAddresses: [Address] = []
   package var signals: [SignalRule] = Signal.allCases.map(SignalRule.shipped)
   package var delays = Delays()
@@ -136,6 +167,11 @@ package struct Policy: Sendable {
   /// What a listener's mail is; a number beyond the configured ones counts as inbound, the stricter.
   package func role(ofListener listener: Int) -> Role {
     listener < roles.count ? roles[listener] : .inbound
+  }
+
+  /// How a listener's clients come to TLS; not at all by a number beyond the configured ones.
+  package func tls(ofListener listener: Int) -> ListenerTLS {
+    listener < tls.count ? tls[listener] : .off
   }
 
   package subscript(_ signal: Signal) -> SignalRule {
