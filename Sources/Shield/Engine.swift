@@ -289,6 +289,10 @@ package struct Engine: ~Copyable {
     let s = Int(links[l].session)
     return s >= 0 && sessions[s].owner >= 0 ? Int(sessions[s].owner) : nil
   }
+  /// The number of the listener that a client came to.
+  package func listener(of slot: Slot) -> Int {
+    isClient(Int(slot.index)) ? Int(connections[Int(slot.index)].listener) : 0
+  }
   /// How many sessions are leased.
   package var leasedSessions: Int { limits.sessions - sessionIndexes.free }
 

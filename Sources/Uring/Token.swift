@@ -16,6 +16,8 @@ public enum Operation: UInt8, Sendable {
   case receiveProvided
   /// A send of one byte whose success nobody hears of.
   case drip
+  /// A receive into one of the large buffers, of a slot that speaks TLS.
+  case receiveSecure
 }
 
 /// 64 bits: operation (8), generation (24), index (32).

@@ -229,7 +229,7 @@ struct ServeCommand: ParsableCommand {
     // inbound port could become an outbound one.
     var policy = configuration.policy
     policy.roles = started.listeners.map(\.role)
-    service.adopt(policy)
+    service.adopt(policy, TLSContexts())
     logger.notice(
       """
       RELOAD done: \(policy.access.rules.count) access rules, \

@@ -9,6 +9,7 @@ import SMTP
 package import Shield
 package import Structures
 package import Suspicion
+package import TLS
 package import Uring
 
 /// What the driver knows of a slot, in 2 bytes: what is in flight (4 bits), what is wanted (2), flags (10).
@@ -37,6 +38,8 @@ struct Place: BitwiseCopyable {
     static let sending = Flags(rawValue: 128)
     /// A connect is in flight.
     static let connecting = Flags(rawValue: 256)
+    /// Its octets are TLS.
+    static let secure = Flags(rawValue: 512)
   }
 
   private var bits: UInt16 = 0
@@ -65,7 +68,7 @@ struct Place: BitwiseCopyable {
 
 /// What another thread may ask of a worker.
 package enum WorkerOrder: Sendable {
-  case adopt(Policy)
+  case adopt(Policy, TLSContexts)
   case drain
   /// Bring the snapshot up to date.
   case publish
@@ -88,8 +91,24 @@ package struct Driver: ~Copyable {
   package var ring: Ring
   package var counters = DriverCounters()
   private var buffers: BufferRing
-  private var effects = EffectQueue(capacity: 256)
-  private var places: Slab<Place>
+  // TLS: see Driver+TLS.swift.
+  var tls: TLSContexts
+  var secures: SecureSlots
+  var secureBuffers: BufferRing
+  /// Slots whose text was wanted when it was there already.
+  var openable: [UInt32] = []
+  var starvedSecurely: [UInt32] = []
+  /// Handshakes that wait their turn.
+  var handshakesWaiting: [(index: UInt32, generation: UInt32)] = []
+  var waitingHead = 0
+  /// Steps of handshakes in this turn of the loop.
+  var handshakesDone = 0
+  /// Where text is opened to that goes nowhere else.
+  let scratch: UnsafeMutableRawPointer
+  private var hasSecureWork = false
+  private var plainDrips: [Int] = []
+  var effects = EffectQueue(capacity: 256)
+  var places: Slab<Place>
   /// Slots that found no provided buffer, in the order in which they found none.
   private var starved: [UInt32] = []
   private var starvedHead = 0
@@ -101,7 +120,7 @@ package struct Driver: ~Copyable {
   private let servers: UnsafeMutablePointer<SocketAddress>
   private let serverCount: Int
   /// Every byte value once: what a drip is sent from. No held peer owns a buffer.
-  private let octets: UnsafeMutablePointer<UInt8>
+  let octets: UnsafeMutablePointer<UInt8>
   /// The values of the options that widen a socket, where the kernel reads them from.
   private let widths: UnsafeMutablePointer<Int32>
   private let origin: Int64
@@ -122,12 +141,21 @@ package struct Driver: ~Copyable {
   ///   - origin: the clock reading, in microseconds, that is the engine's instant 0.
   package init(
     engine: consuming Engine, listeners: [Int32], servers: [(Address, UInt16)], origin: Int64,
-    ringEntries: Int
+    ringEntries: Int, tls: TLSContexts = TLSContexts()
   ) throws(RingError) {
     let slots = engine.slotCount
+    let isSecure = tls.client != nil || tls.servers.contains { $0 != nil }
     let ring = try Ring(entries: ringEntries, completions: 4 * ringEntries, slots: slots)
     let buffers = try BufferRing(
       ring, group: 1, count: engine.limits.receiveBuffers, bytesEach: Driver.bufferBytes)
+    secureBuffers = try BufferRing(
+      ring, group: 2, count: isSecure ? Driver.secureBufferCount : 1,
+      bytesEach: isSecure ? Driver.secureBufferBytes : Driver.bufferBytes)
+    self.tls = tls
+    secures = SecureSlots(
+      capacity: engine.limits.tlsSessions
+        + (tls.client == nil ? 0 : engine.limits.downstreamConnections))
+    scratch = .allocate(byteCount: Driver.bufferBytes, alignment: 16)
     self.ring = ring
     self.buffers = buffers
     places = Slab(capacity: slots, repeating: Place())
@@ -155,6 +183,7 @@ package struct Driver: ~Copyable {
     servers.deallocate()
     octets.deallocate()
     widths.deallocate()
+    scratch.deallocate()
   }
 
   package static let bufferBytes = 512
@@ -165,7 +194,7 @@ package struct Driver: ~Copyable {
   private static let narrow: Int32 = 4_096
   private static let wide: Int32 = 65_536
 
-  private func now() -> Instant { Instant(microseconds: MonotonicClock.now() - origin) }
+  func now() -> Instant { Instant(microseconds: MonotonicClock.now() - origin) }
 
   /// Arms the wake-up by which other threads reach this worker.
   package mutating func arm(_ wakeUp: WakeUp) {
@@ -188,7 +217,9 @@ package struct Driver: ~Copyable {
       isBehind = engine.timeReached(time, into: &effects)
       carryOut()
     }
-    let due = isBehind ? 0 : engine.nextDeadline(now: time).microseconds - time.microseconds
+    let due =
+      isBehind || hasSecureWork
+      ? 0 : engine.nextDeadline(now: time).microseconds - time.microseconds
     try ring.submitAndWait(timeoutMicroseconds: min(max(due, 0), longest))
     time = now()
     var woken = false
@@ -209,6 +240,7 @@ package struct Driver: ~Copyable {
     }
     if !arrivals.isEmpty { install(now: time) }
     ring.advance(count)
+    hasSecureWork = !secures.isEmpty && goOnSecurely(now: time)
     if starvedHead < starved.count { feedStarved() }
     for number in listeners.indices where acceptAgainAt[number] > 0 {
       if time.microseconds >= acceptAgainAt[number] {
@@ -219,7 +251,11 @@ package struct Driver: ~Copyable {
     return woken
   }
 
-  package mutating func adopt(_ policy: Policy) { engine.adopt(policy) }
+  /// Open TLS sessions keep the context that they began with.
+  package mutating func adopt(_ policy: Policy, _ tls: TLSContexts) {
+    engine.adopt(policy)
+    self.tls = tls
+  }
 
   package mutating func drain() {
     stopAccepting()
@@ -314,21 +350,25 @@ package struct Driver: ~Copyable {
 
   // MARK: Orders
 
-  private mutating func carryOut() {
+  mutating func carryOut() {
     if effects.dripCount > 0 { sendDrips() }
     var k = 0
     while k < effects.count {
       switch effects[k] {
+      case .listen(let slot) where isSecure(Int(slot.index)): open(slot, into: nil)
       case .listen(let slot):
         places[Int(slot.index)].want = .listen
         seekInput(slot)
+      case .fill(let slot, let region) where isSecure(Int(slot.index)): open(slot, into: region)
       case .fill(let slot, let region): fill(slot, region)
+      case .watch(let slot) where isSecure(Int(slot.index)): watchSecurely(slot)
       case .watch(let slot):
         let i = Int(slot.index)
         places[i].want = .watch
         if places[i].flags.isDisjoint(with: [.pollingInput, .pollingHangup, .closing]) {
           poll(slot, input: false)
         }
+      case .send(let slot, let region) where isSecure(Int(slot.index)): seal(slot, region)
       case .send(let slot, let region):
         submitted(slot)
         places[Int(slot.index)].flags.insert(.sending)
@@ -338,6 +378,8 @@ package struct Driver: ~Copyable {
       case .connect(let slot, let server): connect(slot, server)
       case .narrow(let slot): resize(slot, widths)
       case .widen(let slot): resize(slot, widths + 1)
+      case .secure(let slot, let handshake): secure(slot, handshake)
+      case .finish(let slot) where isSecure(Int(slot.index)): finishSecurely(slot)
       case .finish(let slot):
         submitted(slot)
         ring.shutdown(slot: Int32(slot.index), how: Int32(SHUT_WR), token: token(.shutdown, slot))
@@ -350,8 +392,28 @@ package struct Driver: ~Copyable {
 
   private mutating func sendDrips() {
     let first = Token(.drip).bits
+    if !secures.isEmpty {
+      sendMixedDrips(first)
+      return
+    }
     ring.sendBytes(count: effects.dripCount) { k in
       let drip = effects.drip(at: k)
+      return (
+        Int32(bitPattern: drip.slot.index), UnsafePointer(octets + Int(drip.byte)),
+        Token(bits: first | UInt64(drip.slot.generation) << 32 | UInt64(drip.slot.index))
+      )
+    }
+  }
+
+  /// The same where some of them may be TLS.
+  private mutating func sendMixedDrips(_ first: UInt64) {
+    plainDrips.removeAll(keepingCapacity: true)
+    for k in 0..<effects.dripCount {
+      let drip = effects.drip(at: k)
+      if isSecure(Int(drip.slot.index)) { sealDrip(drip) } else { plainDrips.append(k) }
+    }
+    ring.sendBytes(count: plainDrips.count) { k in
+      let drip = effects.drip(at: plainDrips[k])
       return (
         Int32(bitPattern: drip.slot.index), UnsafePointer(octets + Int(drip.byte)),
         Token(bits: first | UInt64(drip.slot.generation) << 32 | UInt64(drip.slot.index))
@@ -385,13 +447,13 @@ package struct Driver: ~Copyable {
       token: token(.receive, slot))
   }
 
-  private func token(_ operation: Operation, _ slot: Slot) -> Token {
+  func token(_ operation: Operation, _ slot: Slot) -> Token {
     Token(operation, generation: slot.generation, index: slot.index)
   }
 
-  private mutating func submitted(_ slot: Slot) { places[Int(slot.index)].inFlight += 1 }
+  mutating func submitted(_ slot: Slot) { places[Int(slot.index)].inFlight += 1 }
 
-  private mutating func poll(_ slot: Slot, input: Bool) {
+  mutating func poll(_ slot: Slot, input: Bool) {
     let i = Int(slot.index)
     places[i].flags.insert(input ? .pollingInput : .pollingHangup)
     submitted(slot)
@@ -448,9 +510,12 @@ package struct Driver: ~Copyable {
     let flags = places[i].flags
     if flags.contains(.pollingInput) { cancel(.poll, slot) }
     if flags.contains(.pollingHangup) { cancel(.hangup, slot) }
-    if flags.contains(.filling) { cancel(.receive, slot) }
+    if flags.contains(.filling) {
+      cancel(flags.contains(.secure) ? .receiveSecure : .receive, slot)
+    }
     if flags.contains(.sending) { cancel(.send, slot) }
     if flags.contains(.connecting) { cancel(.connect, slot) }
+    if flags.contains(.secure) { closeSecurely(slot) }
     if places[i].inFlight == 0 { submitClose(slot) }
   }
 
@@ -507,10 +572,16 @@ package struct Driver: ~Copyable {
       let buffer = buffers.claim(completion)
       received(slot, completion, provided: buffer, now: now)
       if let buffer { buffers.recycle(buffer) }
+    case .receiveSecure:
+      places[i].flags.remove(.receiving)
+      places[i].flags.remove(.filling)
+      receivedRecords(slot, completion, now: now)
     case .send:
       places[i].flags.remove(.sending)
       if places[i].flags.contains(.closing) { break }
-      if completion.result >= 0 {
+      if isSecure(i) {
+        sealedSent(slot, completion.result)
+      } else if completion.result >= 0 {
         engine.sent(slot, Int(completion.result), now: now, into: &effects)
       } else {
         engine.failed(slot, now: now, into: &effects)
@@ -524,6 +595,7 @@ package struct Driver: ~Copyable {
         engine.failed(slot, now: now, into: &effects)
       }
     case .close:
+      if isSecure(i) { secures.remove(i) }
       places[i] = Place()
       engine.closed(slot, now: now, into: &effects)
       return
@@ -541,7 +613,7 @@ package struct Driver: ~Copyable {
     }
     switch places[i].want {
     case .listen:
-      if places[i].flags.isDisjoint(with: [.receiving, .starved]) { receive(slot) }
+      if places[i].flags.isDisjoint(with: [.receiving, .starved, .secure]) { receive(slot) }
     case .fill: break  // the receive that is armed tells
     case .watch: tellGone(slot, UInt32(bitPattern: result), now: now)
     case .nothing: break
@@ -620,7 +692,7 @@ package struct Driver: ~Copyable {
       // The tenant may be gone; the flag went with it.
       guard places[i].flags.contains(.starved) else { continue }
       places[i].flags.remove(.starved)
-      if places[i].flags.isDisjoint(with: [.closing, .receiving, .pollingInput])
+      if places[i].flags.isDisjoint(with: [.closing, .receiving, .pollingInput, .secure])
         && places[i].want == .listen
       {
         receive(Slot(index: index, generation: engine.generation(of: i)))

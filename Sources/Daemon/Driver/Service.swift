@@ -28,6 +28,10 @@ package struct ServiceSettings: Sendable {
   package var listeners: [Listener]
   package var downstream: (Address, UInt16)
   package var identity = Identity.none
+  package var downstreamTLS = DownstreamTLS.off
+  /// TLS begins with the connection to the downstream, not by STARTTLS.
+  package var isImplicitTLS = false
+  package var tls = TLSContexts()
   /// In microseconds.
   package var probeEvery: Int64 = 60_000_000
   package var workers: Int
@@ -137,15 +141,15 @@ package final class Service: Sendable {
     var workers: [Worker] = []
     do throws(RingError) {
       for number in 0..<settings.workers {
-        let worker = try Worker(
-          number: number,
-          settings: Worker.Settings(
-            policy: settings.policy, limits: share, identity: settings.identity,
-            probeEvery: settings.probeEvery, seed: settings.seed &+ UInt64(number),
-            listeners: listeners.descriptors.map { $0[number] }, server: settings.downstream,
-            origin: origin, ringEntries: Limits.ringEntries(workers: settings.workers)),
-          journal: journal)
-        workers.append(worker)
+        var mine = Worker.Settings(
+          policy: settings.policy, limits: share, identity: settings.identity,
+          probeEvery: settings.probeEvery, seed: settings.seed &+ UInt64(number),
+          listeners: listeners.descriptors.map { $0[number] }, server: settings.downstream,
+          origin: origin, ringEntries: Limits.ringEntries(workers: settings.workers))
+        mine.tls = settings.tls
+        mine.downstreamTLS = settings.downstreamTLS
+        mine.isImplicitTLS = settings.isImplicitTLS
+        workers.append(try Worker(number: number, settings: mine, journal: journal))
       }
     } catch { throw .ring(error) }
     self.workers = workers
@@ -161,10 +165,10 @@ package final class Service: Sendable {
     startThread { logThread.run() }
   }
 
-  /// Puts a new policy in force in every worker.
-  package func adopt(_ policy: Policy) {
+  /// Puts a new policy in force in every worker, and new certificates for handshakes to come.
+  package func adopt(_ policy: Policy, _ tls: TLSContexts) {
     logThread.adopt(policy)
-    for worker in workers { worker.order(.adopt(policy)) }
+    for worker in workers { worker.order(.adopt(policy, tls)) }
   }
 
   /// No new clients; sessions may end their transaction.

@@ -9,6 +9,7 @@ package import Shield
 package import Structures
 package import Suspicion
 import Synchronization
+package import TLS
 package import Uring
 
 /// What a worker tells about itself, as of about a second ago.
@@ -111,6 +112,9 @@ package final class Worker: Sendable {
     package var server: (Address, UInt16)
     package var origin: Int64
     package var ringEntries: Int
+    package var tls = TLSContexts()
+    package var downstreamTLS = DownstreamTLS.off
+    package var isImplicitTLS = false
 
     package init(
       policy: Policy, limits: Limits, identity: Identity, probeEvery: Int64, seed: UInt64,
@@ -154,9 +158,10 @@ package final class Worker: Sendable {
         policy: settings.policy, limits: settings.limits, seed: settings.seed,
         identity: settings.identity)
       engine.setProbeInterval(settings.probeEvery)
+      engine.setDownstreamTLS(settings.downstreamTLS, implicit: settings.isImplicitTLS)
       var driver = try Driver(
         engine: engine, listeners: settings.listeners, servers: [settings.server],
-        origin: settings.origin, ringEntries: settings.ringEntries)
+        origin: settings.origin, ringEntries: settings.ringEntries, tls: settings.tls)
       driver.arm(wakeUp)
       state.withLock { $0.start = .running }
       try serve(&driver)
@@ -176,7 +181,7 @@ package final class Worker: Sendable {
         driver.arm(wakeUp)
         for order in takeOrders() {
           switch order {
-          case .adopt(let policy): driver.adopt(policy)
+          case .adopt(let policy, let tls): driver.adopt(policy, tls)
           case .drain:
             driver.drain()
             isDraining = true

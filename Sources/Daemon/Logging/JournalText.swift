@@ -8,6 +8,7 @@ import Flow
 package import Shield
 import Structures
 package import Suspicion
+import TLS
 
 package struct JournalText {
   /// The policy in force when the line is written, for rule positions and signal weights.
@@ -83,7 +84,23 @@ package struct JournalText {
         "POSSIBLE DUPLICATE \(id): the client left before the reply to a message that was accepted"
     case .accepted:
       return "ACCEPTED from \(from) \(id) \(envelope(entry))"
+    case .secured: return "TLS from \(from) \(id) \(tls(entry.tls))"
+    case .notSecured: return "TLS FAILED \(from) \(id): \(entry.subject.words)"
+    case .downstreamClear:
+      return
+        "DOWNSTREAM IN CLEAR for five minutes: its TLS does not work: \(entry.subject.words)"
     }
+  }
+
+  /// In Postfix's words.
+  private func tls(_ facts: TLSFacts) -> String {
+    let name = (0..<Int(facts.nameCount)).map { facts.name[$0] }
+    let version = facts.version == 0x0304 ? "TLSv1.3" : facts.version == 0x0303 ? "TLSv1.2" : "TLS"
+    return "\(version) with cipher \(TLSCipher.name(facts.cipher)) (\(facts.bits) bits)"
+      + (facts.isResumed ? ", resumed" : "")
+      + (facts.hasCertificate
+        ? ", client certificate \(facts.isVerified ? "verified" : "not verified")" : "")
+      + (name.isEmpty ? "" : " sni=<\(escape(name))>")
   }
 
   private func command(_ entry: JournalEntry) -> String {

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The driver's way through TLS. A secured slot has the same orders and facts as every other; here its octets are
+// sealed on the way out and opened on the way in. Receives take one of a few large buffers, never one of the slot's;
+// what a record holds beyond what was asked for waits in the slot's stash, and nothing more is received until it is
+// gone.
+
+import Glibc
+import Shield
+import Structures
+import TLS
+import Uring
+
+extension Driver {
+  /// A record is 16 KB and a bit; several receives of half as much would cost more than their memory saves.
+  static let secureBufferBytes = 16_384
+  static let secureBufferCount = 32
+  /// Handshakes of one turn: those at once, and of those in turn. One costs about a millisecond.
+  private static let handshakesAtOnce = 4
+  private static let handshakesInTurn = 1
+  /// A drip that finds so much waiting has a peer that takes nothing.
+  private static let dripsWaitingMost = 8_192
+
+  func isSecure(_ i: Int) -> Bool { places[i].flags.contains(.secure) }
+
+  // MARK: Orders
+
+  /// Begins a handshake.
+  mutating func secure(_ slot: Slot, _ handshake: Handshake) {
+    let i = Int(slot.index)
+    guard let tls = channel(slot, handshake), secures.insert(tls, at: i) else {
+      engine.notSecured(slot, .handshake, now: now(), into: &effects)
+      return
+    }
+    places[i].flags.insert(.secure)
+    places[i].want = .nothing
+    if handshake == .connect {
+      shakeHands(slot, UnsafeRawBufferPointer(start: nil, count: 0), now: now())
+    } else {
+      seekRecords(slot)
+    }
+  }
+
+  private func channel(_ slot: Slot, _ handshake: Handshake) -> SecureSlot? {
+    if handshake == .connect {
+      guard let context = tls.client else { return nil }
+      return SecureSlot(TLSChannel(context), inTurn: false)
+    }
+    let listener = engine.listener(of: slot)
+    guard listener < tls.servers.count, let context = tls.servers[listener] else { return nil }
+    return SecureSlot(TLSChannel(context), inTurn: handshake == .acceptInTurn)
+  }
+
+  /// Wants plain text of a secured slot: into a region, or as it comes.
+  mutating func open(_ slot: Slot, into region: Region?) {
+    let i = Int(slot.index)
+    places[i].want = region == nil ? .listen : .fill
+    secures[i].region = region.map { ($0.offset, $0.count) }
+    if places[i].flags.contains(.closing) { return }
+    // Not at once: the fact would come in the middle of the orders of another one.
+    if secures[i].stashed.count > 0 || secures[i].channel.holdsInput || secures[i].inputEnded {
+      openable.append(slot.index)
+    } else {
+      seekRecords(slot)
+    }
+  }
+
+  /// Wants to know of a secured slot's end alone. A receive that is armed tells, too.
+  mutating func watchSecurely(_ slot: Slot) {
+    let i = Int(slot.index)
+    places[i].want = .watch
+    if secures[i].inputEnded {
+      openable.append(slot.index)
+    } else if places[i].flags.isDisjoint(with: [
+      .receiving, .pollingInput, .pollingHangup, .closing,
+    ]) {
+      poll(slot, input: false)
+    }
+  }
+
+  mutating func seal(_ slot: Slot, _ region: Region) {
+    let i = Int(slot.index)
+    secures[i].textOffset = region.offset
+    secures[i].textLeft = region.count
+    secures[i].textCount = region.count
+    pushOut(slot)
+  }
+
+  /// A byte is a record.
+  mutating func sealDrip(_ drip: Drip) {
+    let i = Int(drip.slot.index)
+    if places[i].flags.contains(.closing) { return }
+    if secures[i].channel.pendingOutput > Driver.dripsWaitingMost {
+      engine.failed(drip.slot, now: now(), into: &effects)
+      return
+    }
+    _ = secures[i].channel.write(drip.byte)
+    pushOut(drip.slot)
+  }
+
+  mutating func finishSecurely(_ slot: Slot) {
+    secures[Int(slot.index)].isFinishing = true
+    secures[Int(slot.index)].channel.closeNotify()
+    pushOut(slot)
+  }
+
+  /// Says goodbye, if that can be done without waiting.
+  mutating func closeSecurely(_ slot: Slot) {
+    let i = Int(slot.index)
+    guard secures.contains(i), !places[i].flags.contains(.sending) else { return }
+    if secures[i].textLeft == 0 { secures[i].channel.closeNotify() }
+    guard secures[i].takeOutput(), let out = secures[i].out else { return }
+    submitted(slot)
+    places[i].flags.insert(.sending)
+    ring.send(
+      slot: Int32(slot.index), out, count: secures[i].outCount, flags: Int32(MSG_DONTWAIT),
+      token: token(.send, slot))
+  }
+
+  // MARK: Out
+
+  /// Seals what is to be sent and sends what is sealed, one send at a time.
+  mutating func pushOut(_ slot: Slot) {
+    let i = Int(slot.index)
+    guard places[i].flags.isDisjoint(with: [.sending, .closing]) else { return }
+    while secures[i].textLeft > 0 {
+      let text = UnsafeRawBufferPointer(
+        start: engine.arena.base + secures[i].textOffset, count: secures[i].textLeft)
+      guard case .accepted(let count) = secures[i].channel.write(text) else {
+        engine.failed(slot, now: now(), into: &effects)
+        return
+      }
+      secures[i].textOffset += count
+      secures[i].textLeft -= count
+      if count == 0 || secures[i].channel.pendingOutput >= TLSChannel.outputBytesMax { break }
+    }
+    if secures[i].takeOutput() {
+      submitted(slot)
+      places[i].flags.insert(.sending)
+      sendRest(slot)
+      return
+    }
+    if secures[i].textCount > 0 {
+      let count = secures[i].textCount
+      secures[i].textCount = 0
+      engine.sent(slot, count, now: now(), into: &effects)
+    }
+    if secures[i].isFinishing {
+      secures[i].isFinishing = false
+      submitted(slot)
+      ring.shutdown(slot: Int32(slot.index), how: Int32(SHUT_WR), token: token(.shutdown, slot))
+    }
+  }
+
+  private mutating func sendRest(_ slot: Slot) {
+    let i = Int(slot.index)
+    guard let out = secures[i].out else { return }
+    ring.send(
+      slot: Int32(slot.index), out + secures[i].outSent,
+      count: secures[i].outCount - secures[i].outSent, token: token(.send, slot))
+  }
+
+  /// A send of a secured slot has completed; it is not in flight any more.
+  mutating func sealedSent(_ slot: Slot, _ result: Int32) {
+    let i = Int(slot.index)
+    guard result >= 0 else {
+      engine.failed(slot, now: now(), into: &effects)
+      return
+    }
+    if secures[i].sent(Int(result)) {
+      pushOut(slot)
+    } else {
+      submitted(slot)
+      places[i].flags.insert(.sending)
+      sendRest(slot)
+    }
+    // Whatever was not read because too much waited to go out.
+    if secures.contains(i) && secures[i].stashed.count > 0 && places[i].want != .nothing
+      && !secures[i].isShakingHands
+    {
+      openable.append(slot.index)
+    }
+  }
+
+  // MARK: In
+
+  /// Receives what comes next of the wire, unless that is under way.
+  mutating func seekRecords(_ slot: Slot) {
+    let i = Int(slot.index)
+    if !places[i].flags.isDisjoint(with: [.receiving, .starved, .closing]) { return }
+    // An idle session has no buffers but the ring's.
+    secures[i].channel.giveBack()
+    places[i].flags.insert(.receiving)
+    places[i].flags.insert(.filling)
+    submitted(slot)
+    ring.receive(
+      slot: Int32(slot.index), group: secureBuffers.group, bytesMax: secureBuffers.bytesEach,
+      token: token(.receiveSecure, slot))
+  }
+
+  /// Octets of a secured slot have come, or the end of them.
+  mutating func receivedRecords(_ slot: Slot, _ completion: Completion, now: Instant) {
+    let i = Int(slot.index)
+    let buffer = secureBuffers.claim(completion)
+    defer { if let buffer { secureBuffers.recycle(buffer) } }
+    if places[i].flags.contains(.closing) { return }
+    switch completion.result {
+    case 1...:
+      guard let buffer else { return }
+      let bytes = UnsafeRawBufferPointer(
+        start: secureBuffers.pointer(for: buffer), count: Int(completion.result))
+      if secures[i].isShakingHands {
+        takeTurn(slot, bytes, now: now)
+      } else {
+        openRecords(slot, bytes, now: now)
+        if places[i].want == .watch { watchSecurely(slot) }
+      }
+    case 0:
+      secures[i].inputEnded = true
+      if secures[i].isShakingHands {
+        engine.notSecured(slot, .alert, now: now, into: &effects)
+      } else if places[i].want != .nothing {
+        tellEnded(slot, now: now)
+      }
+    case -ENOBUFS:
+      ring.counters.noBuffers += 1
+      places[i].flags.insert(.starved)
+      starvedSecurely.append(slot.index)
+    case -EAGAIN, -EINTR: seekRecords(slot)
+    case -ECANCELED: break
+    default: engine.failed(slot, now: now, into: &effects)
+    }
+  }
+
+  private mutating func tellEnded(_ slot: Slot, now: Instant) {
+    places[Int(slot.index)].want = .nothing
+    engine.ended(slot, now: now, into: &effects)
+  }
+
+  /// Hands over plain text, one fact of it, from what waited and what has just come.
+  mutating func openRecords(_ slot: Slot, _ fresh: UnsafeRawBufferPointer, now: Instant) {
+    let i = Int(slot.index)
+    let isStashed = secures[i].stashed.count > 0
+    if isStashed { secures[i].keep(fresh) }
+    var input = isStashed ? secures[i].stashed : fresh
+    defer {
+      if secures.contains(i) {
+        if isStashed {
+          secures[i].drop(keeping: input.count)
+        } else {
+          secures[i].keep(input)
+        }
+      }
+    }
+    let found: TLSRead
+    switch places[i].want {
+    case .fill:
+      guard let region = secures[i].region else { return }
+      found = secures[i].channel.read(
+        &input,
+        into: UnsafeMutableRawBufferPointer(
+          start: engine.arena.base + region.offset, count: region.count))
+    case .listen:
+      found = secures[i].channel.read(
+        &input,
+        into: UnsafeMutableRawBufferPointer(start: scratch, count: Driver.bufferBytes))
+    case .watch:
+      if secures[i].inputEnded { tellEnded(slot, now: now) }
+      return
+    case .nothing: return
+    }
+    switch found {
+    case .bytes(let count):
+      let want = places[i].want
+      places[i].want = .nothing
+      if want == .fill {
+        engine.filled(slot, count, now: now, into: &effects)
+      } else {
+        let bytes = Span(
+          _unsafeStart: UnsafePointer(scratch.assumingMemoryBound(to: UInt8.self)), count: count)
+        engine.received(slot, bytes, now: now, into: &effects)
+      }
+    case .needsMore:
+      if secures[i].inputEnded { tellEnded(slot, now: now) } else { seekRecords(slot) }
+    case .closed: tellEnded(slot, now: now)
+    case .mustSend: break  // what is on its way out goes on from here when it is out
+    case .failed: engine.failed(slot, now: now, into: &effects)
+    }
+    // Alerts, and answers to key updates.
+    if secures[i].channel.pendingOutput > 0 { pushOut(slot) }
+  }
+
+  // MARK: Handshakes
+
+  /// A step of a handshake, now or in its turn.
+  private mutating func takeTurn(_ slot: Slot, _ bytes: UnsafeRawBufferPointer, now: Instant) {
+    let i = Int(slot.index)
+    if !secures[i].isInTurn && handshakesDone < Driver.handshakesAtOnce {
+      handshakesDone += 1
+      shakeHands(slot, bytes, now: now)
+    } else {
+      secures[i].keep(bytes)
+      handshakesWaiting.append((slot.index, slot.generation))
+    }
+  }
+
+  /// Those whose turn it is, once in each turn of the loop.
+  mutating func handshakesInTurn(now: Instant) {
+    var budget = Driver.handshakesInTurn
+    while budget > 0, waitingHead < handshakesWaiting.count {
+      let (index, generation) = handshakesWaiting[waitingHead]
+      waitingHead += 1
+      let i = Int(index)
+      guard engine.generation(of: i) == generation, isSecure(i), secures[i].isShakingHands,
+        !places[i].flags.contains(.closing)
+      else { continue }
+      budget -= 1
+      let slot = Slot(index: index, generation: generation)
+      shakeHands(slot, UnsafeRawBufferPointer(start: nil, count: 0), now: now)
+      carryOut()
+    }
+    if waitingHead == handshakesWaiting.count || waitingHead >= 1_024 {
+      handshakesWaiting.removeFirst(waitingHead)
+      waitingHead = 0
+    }
+  }
+
+  /// Goes on with a handshake, with what waited and what has just come.
+  private mutating func shakeHands(
+    _ slot: Slot, _ fresh: UnsafeRawBufferPointer, now: Instant
+  ) {
+    let i = Int(slot.index)
+    let isStashed = secures[i].stashed.count > 0
+    if isStashed { secures[i].keep(fresh) }
+    var input = isStashed ? secures[i].stashed : fresh
+    let found = secures[i].channel.advance(&input)
+    if isStashed { secures[i].drop(keeping: input.count) } else { secures[i].keep(input) }
+    if case .established = found { secures[i].isShakingHands = false }
+    pushOut(slot)
+    switch found {
+    case .needsMore: seekRecords(slot)
+    case .established(let info):
+      engine.secured(slot, facts(i, info), now: now, into: &effects)
+    case .failed(let failure):
+      engine.notSecured(slot, Driver.subject(failure), now: now, into: &effects)
+    }
+  }
+
+  private func facts(_ i: Int, _ info: TLSInfo) -> TLSFacts {
+    var facts = TLSFacts()
+    facts.version = info.protocolVersion
+    facts.cipher = info.cipher
+    facts.bits = info.bits
+    facts.isResumed = info.isResumed
+    facts.hasCertificate = info.peerCertificate != .none
+    facts.isVerified = info.peerCertificate == .verified
+    if engine.isClient(i), let name = secures[i].channel.serverName?.utf8,
+      name.count <= facts.name.count
+    {
+      for (k, octet) in name.enumerated() { facts.name[k] = octet }
+      facts.nameCount = UInt8(name.count)
+    }
+    return facts
+  }
+
+  private static func subject(_ failure: TLSFailure) -> Subject {
+    switch failure.kind {
+    case .noSharedCipher: .noCipher
+    case .badProtocolVersion: .tlsVersion
+    case .plainText: .notTLS
+    case .alert, .closed: .alert
+    case .certificateRefused: .certificate
+    case .badHello, .malformed: .handshake
+    }
+  }
+
+  // MARK: Each turn
+
+  /// What waits for no completion: text that is opened already, slots that found no buffer, handshakes in turn.
+  ///
+  /// - Returns: whether there is more, so that the loop must not wait.
+  mutating func goOnSecurely(now: Instant) -> Bool {
+    var k = 0
+    // What the facts of these add comes in this same turn, but for no longer than a turn may take.
+    while k < openable.count && k < 1_024 {
+      let index = openable[k]
+      k += 1
+      let i = Int(index)
+      guard isSecure(i), places[i].flags.isDisjoint(with: [.closing]) else { continue }
+      openRecords(
+        Slot(index: index, generation: engine.generation(of: i)),
+        UnsafeRawBufferPointer(start: nil, count: 0), now: now)
+      carryOut()
+    }
+    openable.removeFirst(k)
+    if !starvedSecurely.isEmpty {
+      let waiting = starvedSecurely
+      starvedSecurely.removeAll()
+      for index in waiting where places[Int(index)].flags.contains(.starved) {
+        places[Int(index)].flags.remove(.starved)
+        if isSecure(Int(index)) {
+          seekRecords(Slot(index: index, generation: engine.generation(of: Int(index))))
+        }
+      }
+    }
+    handshakesDone = 0
+    if waitingHead < handshakesWaiting.count { handshakesInTurn(now: now) }
+    return !openable.isEmpty || waitingHead < handshakesWaiting.count
+  }
+}

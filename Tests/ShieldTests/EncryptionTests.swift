@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+import Shield
+import Simulator
+import Structures
+import Suspicion
+import Testing
+
+@Suite("TLS as the engine sees it")
+struct EncryptionTests {
+  /// A shield whose first listener offers STARTTLS.
+  private func offering(
+    access: String = "", _ change: (inout Policy) -> Void = { _ in },
+    limits change2: (inout Limits) -> Void = { _ in }
+  ) -> VirtualShield {
+    shield(
+      policy(access: access) {
+        $0.tls = [.starttls]
+        change(&$0)
+      }, limits(change2))
+  }
+
+  private func greeted(_ shield: inout VirtualShield, from address: String = "127.0.5.1") throws
+    -> Int
+  {
+    let arrived = shield.arrive(address)
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    return client
+  }
+
+  @Test("STARTTLS is offered, answered with 220, and not offered again")
+  func upgrade() throws {
+    var shield = offering()
+    let client = try greeted(&shield)
+    #expect(shield.ask(client, "EHLO a.example.org\r\n").contains("STARTTLS\r\n"))
+    #expect(shield.ask(client, "STARTTLS\r\n") == "220 2.0.0 Ready to start TLS\r\n")
+    #expect(shield.driver.sockets[client].isSecured)
+    #expect(!shield.ask(client, "EHLO a.example.org\r\n").contains("STARTTLS"))
+    #expect(shield.ask(client, "STARTTLS\r\n").hasPrefix("503"))
+    #expect(shield.deliver(client).hasPrefix("250"))
+    #expect(shield.events().contains { $0.event == .secured })
+  }
+
+  @Test("what was said in clear is forgotten: the name must be said again")
+  func forgotten() throws {
+    var shield = offering()
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    _ = shield.ask(client, "MAIL FROM:<a@b.c>\r\n")
+    _ = shield.ask(client, "STARTTLS\r\n")
+    #expect(shield.ask(client, "RCPT TO:<a@b.c>\r\n").hasPrefix("503"))
+    #expect(shield.ask(client, "MAIL FROM:<a@b.c>\r\n").hasPrefix("503"))
+    #expect(shield.deliver(client, helo: "b.example.org").hasPrefix("250"))
+    #expect(shield.downstream.lines.contains("EHLO b.example.org"))
+    #expect(shield.driver.engine.linkCount == 1, "the first connection is gone")
+  }
+
+  @Test(
+    "octets in clear behind STARTTLS end the session and reach nobody",
+    arguments: ["MAIL FROM:<a@b.c>\r\n", "RSET\r\n", "\u{16}\u{3}\u{1}", "x"])
+  func injection(behind: String) throws {
+    var shield = offering()
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    let answer = shield.ask(client, "STARTTLS\r\n" + behind)
+    #expect(answer.hasPrefix("554 5.5.0"), "\(answer)")
+    #expect(!shield.driver.sockets[client].isSecured)
+    shield.advance(by: .seconds(5))
+    #expect(!shield.driver.sockets[client].isOpen)
+    #expect(!shield.downstream.lines.contains { $0.hasPrefix("MAIL") })
+    #expect(shield.driver.engine.counters.protocolFaults == 1)
+  }
+
+  @Test("octets in clear that cross with 220 are no handshake")
+  func crossing() throws {
+    var shield = offering()
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    shield.driver.setWindow(client, 0)
+    shield.driver.say(client, "STARTTLS\r\n")
+    shield.driver.say(client, "MAIL FROM:<a@b.c>\r\n")
+    shield.driver.setWindow(client, .max)
+    shield.advance(by: .seconds(1))
+    #expect(shield.heard(client).hasPrefix("220"))
+    #expect(!shield.driver.sockets[client].isOpen)
+    #expect(shield.events().contains { $0.event == .notSecured && $0.subject == .notTLS })
+    #expect(shield.driver.engine.heldCount == 0)
+  }
+
+  @Test("a handshake that fails or stands still ends the connection, and its place is free again")
+  func failures() throws {
+    var shield = offering(limits: { $0.tlsSessions = 4 })
+    for n in 0..<12 {
+      let client = try greeted(&shield, from: "127.0.5.\(n + 1)")
+      _ = shield.ask(client, "EHLO a.example.org\r\n")
+      shield.driver.handshakeFault = n % 2 == 0 ? .noCipher : nil
+      shield.driver.handshakeStands = n % 2 == 1
+      _ = shield.ask(client, "STARTTLS\r\n")
+      shield.advance(by: .seconds(61))
+      #expect(!shield.driver.sockets[client].isOpen)
+    }
+    shield.driver.engine.measure()
+    #expect(shield.driver.engine.counters.tlsSessions == 0)
+    #expect(shield.driver.engine.counters.handshakes == 12)
+    #expect(shield.driver.engine.counters.handshakesFailed == 6)
+  }
+
+  @Test(
+    "where places for TLS run out the client hears 454 and may go on in clear; known senders have some left"
+  )
+  func full() throws {
+    var shield = offering(
+      access: "127.0.6.0/24 trusted\n", { $0.reservedForKnown = 0.25 },
+      limits: { $0.tlsSessions = 4 })
+    for n in 0..<3 {
+      let client = try greeted(&shield, from: "127.0.5.\(n + 1)")
+      #expect(shield.ask(client, "STARTTLS\r\n").hasPrefix("220"))
+    }
+    let late = try greeted(&shield, from: "127.0.5.9")
+    #expect(shield.ask(late, "EHLO a.example.org\r\n").contains("STARTTLS"), "always offered")
+    #expect(shield.ask(late, "STARTTLS\r\n").hasPrefix("454 4.7.0"))
+    #expect(shield.deliver(late).hasPrefix("250"))
+    let known = try greeted(&shield, from: "127.0.6.1")
+    #expect(shield.ask(known, "STARTTLS\r\n").hasPrefix("220"))
+  }
+
+  @Test("a source with many handshakes waits its turn, a known one does not")
+  func turns() throws {
+    var shield = offering(access: "127.0.6.0/24 trusted\n", limits: { $0.tlsSessions = 60 })
+    for _ in 0..<24 {
+      let client = try greeted(&shield)
+      _ = shield.ask(client, "STARTTLS\r\n")
+      shield.driver.reset(client)
+      let known = try greeted(&shield, from: "127.0.6.1")
+      _ = shield.ask(known, "STARTTLS\r\n")
+      shield.driver.reset(known)
+    }
+    // One a second comes back: every client here waits 4 s for its banner at most.
+    #expect(shield.driver.handshakes.filter { $0 == .accept }.count >= 24 + 20)
+    let inTurn = shield.driver.engine.counters.handshakesInTurn
+    #expect(shield.driver.handshakes.filter { $0 == .acceptInTurn }.count == Int(inTurn))
+  }
+
+  @Test("on a listener of TLS alone the handshake comes first, then the wait for the banner")
+  func implicit() throws {
+    var shield = offering(access: "127.0.3.0/24 bad\n127.0.9.0/24 reject\n") {
+      $0.tls = [.implicit]
+    }
+    let arrived = shield.arrive("127.0.5.1")
+    let client = try #require(arrived)
+    #expect(shield.driver.sockets[client].isSecured)
+    let waited = shield.banner(client)
+    #expect(abs((waited ?? 0) - 4) < 0.05)
+    #expect(!shield.ask(client, "EHLO a.example.org\r\n").contains("STARTTLS"))
+    #expect(shield.deliver(client).hasPrefix("250"))
+    // Who is refused hears nothing in clear.
+    let denied = shield.arrive("127.0.9.1")
+    if let denied { #expect(shield.heard(denied).isEmpty && !shield.driver.sockets[denied].isOpen) }
+    // T3 is held inside.
+    let other = shield.arrive("127.0.3.1")
+    let bad = try #require(other)
+    shield.advance(by: .seconds(130))
+    #expect(shield.heard(bad).hasPrefix("220"))
+  }
+
+  @Test("a held peer may have TLS, and its replies drip on inside")
+  func pit() throws {
+    var shield = offering(access: "127.0.3.0/24 bad\n") { $0.badSession = 3_600_000_000 }
+    let arrived = shield.arrive("127.0.3.1")
+    let client = try #require(arrived)
+    shield.advance(by: .seconds(130))
+    #expect(shield.heard(client).hasPrefix("220"))
+    func ask(_ text: String) -> String {
+      shield.driver.say(client, text)
+      shield.advance(by: .seconds(130))
+      return shield.heard(client)
+    }
+    #expect(ask("EHLO x.example.org\r\n").contains("250 STARTTLS\r\n"))
+    #expect(ask("STARTTLS\r\n") == "220 2.0.0 Ready to start TLS\r\n")
+    #expect(shield.driver.sockets[client].isSecured)
+    #expect(shield.driver.handshakes == [.acceptInTurn], "no credit for the worst")
+    #expect(!ask("EHLO x.example.org\r\n").contains("STARTTLS"))
+    #expect(ask("STARTTLS\r\n").hasPrefix("500"))
+    #expect(ask("MAIL FROM:<a@b.c>\r\n").hasPrefix("250"))
+    #expect(ask("RCPT TO:<a@b.c>\r\n").hasPrefix("450"))
+    #expect(ask("QUIT\r\n").hasPrefix("221"))
+  }
+
+  @Test("in the tarpit, too, octets in clear behind STARTTLS end it")
+  func pitInjection() throws {
+    var shield = offering(access: "127.0.3.0/24 bad\n")
+    let arrived = shield.arrive("127.0.3.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    shield.driver.say(client, "STARTTLS\r\nMAIL FROM:<a@b.c>\r\n")
+    shield.advance(by: .seconds(130))
+    #expect(!shield.driver.sockets[client].isSecured)
+    #expect(!shield.driver.sockets[client].isOpen)
+  }
+
+  @Test("AUTH is not offered where others can read it, unless the operator asks for it")
+  func auth() throws {
+    for onClear in [false, true] {
+      var shield = offering { policy in
+        policy.roles = [.outbound]
+        policy.authOnClear = onClear
+      }
+      shield.downstream.offers.append("AUTH PLAIN LOGIN")
+      shield.advance(by: .seconds(61))
+      let client = try greeted(&shield)
+      let clear = shield.ask(client, "EHLO a.example.org\r\n")
+      #expect(clear.contains("AUTH PLAIN") == onClear)
+      if !onClear { #expect(shield.ask(client, "AUTH PLAIN AGEAYg==\r\n").hasPrefix("5")) }
+      _ = shield.ask(client, "STARTTLS\r\n")
+      #expect(shield.ask(client, "EHLO a.example.org\r\n").contains("AUTH PLAIN"))
+    }
+  }
+
+  // MARK: The downstream
+
+  private func before(
+    _ mode: DownstreamTLS, implicit: Bool = false, offers: Bool = true,
+    starttls: ScriptedDownstream.Answer = .reply("220 2.0.0 Go")
+  ) -> VirtualShield {
+    var driver = VirtualDriver(engine: Engine(policy: policy(), limits: limits(), seed: 1))
+    driver.engine.setDownstreamTLS(mode, implicit: implicit)
+    var shield = VirtualShield(driver: driver)
+    if offers { shield.downstream.offers.append("STARTTLS") }
+    shield.downstream.rules = [.init(prefix: "STARTTLS", answer: starttls)]
+    return shield
+  }
+
+  @Test("the downstream hears EHLO again behind the handshake, and mail only then")
+  func downstream() throws {
+    for mode in [DownstreamTLS.opportunistic, .required, .verify] {
+      var shield = before(mode)
+      let client = try greeted(&shield)
+      #expect(shield.deliver(client).hasPrefix("250"))
+      let link = try #require(shield.driver.dialled.last)
+      #expect(shield.driver.sockets[link].isSecured)
+      let said = shield.downstream.lines.suffix(6).map { String($0.prefix(8)) }
+      #expect(said == ["EHLO cli", "STARTTLS", "EHLO cli", "MAIL FRO", "RCPT TO:", "DATA"])
+    }
+  }
+
+  @Test(
+    "a downstream without TLS, or whose TLS does not work, gets mail in clear only where that is allowed",
+    arguments: [DownstreamTLS.opportunistic, .required, .verify], [0, 1, 2])
+  func withoutTLS(mode: DownstreamTLS, how: Int) throws {
+    var shield = before(
+      mode, offers: how != 0, starttls: .reply(how == 1 ? "454 4.7.0 Not now" : "220 Go"))
+    shield.driver.handshakeFault = how == 2 ? .certificate : nil
+    let client = try greeted(&shield)
+    let answer = shield.deliver(client)
+    let isAllowed = mode == .opportunistic
+    #expect(answer.hasPrefix(isAllowed ? "250" : "451"), "\(mode) \(how): \(answer)")
+    #expect(shield.downstream.accepted.count == (isAllowed ? 1 : 0))
+    if how == 2 && isAllowed {
+      #expect(shield.events().contains { $0.event == .downstreamClear })
+      // Not tried again for each message.
+      let before = shield.driver.handshakes.count
+      let next = try greeted(&shield, from: "127.0.5.2")
+      #expect(shield.deliver(next).hasPrefix("250"))
+      #expect(shield.driver.handshakes.count == before)
+    }
+  }
+
+  @Test("octets of the downstream behind its 220 are an attack: the link ends")
+  func responseInjection() throws {
+    var shield = before(.required, starttls: .reply("220 Go\r\n250 2.0.0 injected"))
+    let client = try greeted(&shield)
+    #expect(shield.deliver(client).hasPrefix("451"))
+    #expect(shield.driver.handshakes.isEmpty)
+    #expect(shield.downstream.accepted.isEmpty)
+  }
+
+  @Test("a downstream of TLS alone is greeted behind the handshake; if that fails, never in clear")
+  func implicitDownstream() throws {
+    var shield = before(.opportunistic, implicit: true)
+    let client = try greeted(&shield)
+    #expect(shield.deliver(client).hasPrefix("250"))
+    #expect(!shield.downstream.lines.contains("STARTTLS"))
+    var failing = before(.opportunistic, implicit: true)
+    failing.driver.handshakeFault = .certificate
+    let other = try greeted(&failing)
+    #expect(failing.deliver(other).hasPrefix("451"))
+    #expect(failing.downstream.accepted.isEmpty)
+  }
+
+  @Test("REQUIRETLS is offered only where the promise holds on every hop")
+  func requireTLS() throws {
+    for (mode, isEncrypted, isOffered) in [
+      (DownstreamTLS.verify, true, true), (.verify, false, false), (.required, true, false),
+      (.off, true, false),
+    ] {
+      var driver = VirtualDriver(
+        engine: Engine(policy: policy { $0.tls = [.starttls] }, limits: limits(), seed: 1))
+      driver.engine.setDownstreamTLS(mode, implicit: false)
+      var shield = VirtualShield(driver: driver)
+      shield.downstream.offers += ["STARTTLS", "REQUIRETLS"]
+      shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply("220 Go"))]
+      shield.advance(by: .seconds(1))
+      let client = try greeted(&shield)
+      _ = shield.ask(client, "EHLO a.example.org\r\n")
+      if isEncrypted { _ = shield.ask(client, "STARTTLS\r\n") }
+      let offer = shield.ask(client, "EHLO a.example.org\r\n")
+      #expect(offer.contains("REQUIRETLS") == isOffered, "\(mode) \(isEncrypted): \(offer)")
+      guard isOffered else { continue }
+      #expect(shield.ask(client, "MAIL FROM:<a@b.c> REQUIRETLS\r\n").hasPrefix("250"))
+      #expect(shield.downstream.lines.last == "MAIL FROM:<a@b.c> REQUIRETLS")
+    }
+  }
+}
