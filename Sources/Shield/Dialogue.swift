@@ -32,6 +32,7 @@ extension Engine {
       // Read only to find out whether a client that closed its side had said more before.
       take(s, count)
       fill(i, now: now, into: &effects)
+    case .spliced: spliceHeard(i, count, now: now, into: &effects)
     case .leaving: break
     }
   }
@@ -469,7 +470,7 @@ extension Engine {
   func offered(_ i: Int) -> Capabilities {
     var own = Capabilities()
     own.keywords = .carried
-    if offersTLS(i) { own.keywords.insert(.starttls) }
+    if namesTLS(i) { own.keywords.insert(.starttls) }
     if !offersAuth(i) { own.keywords.remove(.auth) }
     if connections[i].flags.contains(.encrypted) && downstream.tls == .verify {
       own.keywords.insert(.requiretls)
@@ -610,6 +611,8 @@ extension Engine {
       sessions[s].outEnd = 0
       if sessions[s].phase == .securing {
         beginHandshake(i, now: now, into: &effects)
+      } else if sessions[s].phase == .spliced {
+        deliverSplice(i, Int(sessions[s].link), now: now, into: &effects)
       } else if sessions[s].phase == .leaving {
         if sessions[s].flags.contains(.toPit) {
           sessions[s].flags.remove(.toPit)
@@ -669,6 +672,8 @@ extension Engine {
     case .opening, .forwarded, .final:
       if !wasReading { fill(i, now: now, into: &effects) }
     case .securing: hungUp(i, now: now, into: &effects)
+    case .spliced where sessions[s].flags.contains(.relaying): break  // what it said goes out first
+    case .spliced: close(i, now: now, into: &effects)
     case .leaving: break
     }
   }
@@ -733,7 +738,9 @@ extension Engine {
         leave(i, .timeout, now: now, into: &effects)
       }
     case .leaving: close(i, now: now, into: &effects)
-    case .securing:
+    case .spliced where sessions[s].flags.contains(.paused):
+      readSplice(i, now: now, into: &effects)
+    case .securing, .spliced:
       timedOut(i, now: now)
       close(i, now: now, into: &effects)
     case .opening, .forwarded, .final: break  // the downstream's clock is running

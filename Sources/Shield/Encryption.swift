@@ -18,6 +18,12 @@ extension Engine {
     tlsMode(i) == .starttls && !connections[i].flags.contains(.encrypted)
   }
 
+  /// Whether STARTTLS is in the reply to EHLO: ours, or the downstream's.
+  func namesTLS(_ i: Int) -> Bool {
+    offersTLS(i)
+      || tlsMode(i) == .passThrough && downstream.capabilities.keywords.contains(.starttls)
+  }
+
   /// Whether a log-in may be offered: not where others can read it, unless the operator asks for it.
   func offersAuth(_ i: Int) -> Bool {
     policy.authOnClear || connections[i].flags.contains(.encrypted)
@@ -28,7 +34,8 @@ extension Engine {
   /// STARTTLS.
   mutating func startTLS(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
-    guard tlsMode(i) == .starttls else {
+    let mode = tlsMode(i)
+    guard mode == .starttls || mode == .passThrough else {
       answer(i, .notImplemented, now: now, into: &effects)
       return
     }
@@ -51,6 +58,10 @@ extension Engine {
     if !sessions[s].flags.isDisjoint(with: .cannotSecure) {
       // It has closed its side already.
       hungUp(i, now: now, into: &effects)
+      return
+    }
+    if mode == .passThrough {
+      passOnSTARTTLS(i, now: now, into: &effects)
       return
     }
     guard takeTLSPlace(i, now: now) else {
@@ -171,6 +182,9 @@ extension Engine {
   /// Whether a link is to be secured before mail goes over it.
   func wantsTLS(_ l: Int, now: Instant) -> Bool {
     if links[l].isSecured || downstream.tls == .off { return false }
+    let s = Int(links[l].session)
+    // There the handshake is the client's.
+    if s >= 0 && sessions[s].verb == .starttls { return false }
     return downstream.tls != .opportunistic || now >= downstream.clearUntil
   }
 

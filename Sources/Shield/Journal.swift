@@ -9,7 +9,7 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case connect, passNew, passOld, allowlisted, denylisted, signal, tarpit, delay, wouldDelay,
     rateLimit,
     reject, hangup, timeout, limit, shed, disconnect, downstreamDown, downstreamUp,
-    downstreamFailed, possibleDuplicate, accepted, secured, notSecured, downstreamClear
+    downstreamFailed, possibleDuplicate, accepted, secured, notSecured, downstreamClear, spliced
 
   /// The word the line begins with.
   package var word: String {
@@ -38,6 +38,7 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .secured: "TLS"
     case .notSecured: "TLS FAILED"
     case .downstreamClear: "DOWNSTREAM IN CLEAR"
+    case .spliced: "TLS PASSED ON"
     }
   }
 }
@@ -240,6 +241,7 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
   package var handshakesInTurn: UInt64 = 0
   package var handshakesFailed: UInt64 = 0
   package var linksSecured: UInt64 = 0
+  package var spliced: UInt64 = 0
   // Gauges: as things are now.
   package var held: UInt64 = 0
   package var waiting: UInt64 = 0
@@ -270,7 +272,8 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
       ("tls_handshakes", false, \.handshakes),
       ("tls_handshakes_in_turn", false, \.handshakesInTurn),
       ("tls_handshakes_failed", false, \.handshakesFailed),
-      ("tls_links", false, \.linksSecured), ("held", true, \.held),
+      ("tls_links", false, \.linksSecured), ("tls_passed_on", false, \.spliced),
+      ("held", true, \.held),
       ("waiting", true, \.waiting), ("dripping", true, \.dripping), ("talking", true, \.talking),
       ("links", true, \.links), ("tls_sessions", true, \.tlsSessions),
     ]

@@ -264,6 +264,8 @@ enum Phase: UInt8, BitwiseCopyable, Sendable {
   case leaving
   /// 220 to STARTTLS is going out, or the handshake is under way.
   case securing
+  /// Octets pass both ways.
+  case spliced
 }
 
 /// What of the conversation lies behind us.
@@ -408,6 +410,8 @@ enum LinkState: UInt8, BitwiseCopyable, Sendable {
   case body
   /// The end of data is sent; its reply is outstanding.
   case final
+  /// Octets pass both ways.
+  case spliced
   case quitting
   case closing
 }

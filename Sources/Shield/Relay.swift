@@ -60,7 +60,9 @@ extension Engine {
     }
     let verb = sessions[s].verb
     let mayOpen =
-      l < 0 && (verb == .mail || verb == .auth || sessions[s].flags.contains(.parked))
+      l < 0
+      && (verb == .mail || verb == .auth || verb == .starttls
+        || sessions[s].flags.contains(.parked))
     guard mayOpen, let opened = openLink(for: s, now: now, into: &effects) else {
       if mayOpen {
         limitReached(i, .links, now: now)
@@ -222,6 +224,7 @@ extension Engine {
       case .data: _ = writeCommand("DATA", Span(), into: &out)
       case .rset: _ = writeCommand("RSET", Span(), into: &out)
       case .auth: _ = writeCommand("AUTH", bytes, into: &out)
+      case .starttls: _ = writeCommand("STARTTLS", Span(), into: &out)
       default: break
       }
     }
@@ -400,11 +403,14 @@ extension Engine {
   ) {
     links[l].sending = false
     let s = Int(links[l].session)
-    if links[l].state == .body, s >= 0, sessions[s].flags.contains(.relaying) {
+    let isPassing = links[l].state == .body || links[l].state == .spliced
+    if isPassing, s >= 0, sessions[s].flags.contains(.relaying) {
       let i = Int(sessions[s].owner)
       sessions[s].relayStart += Int32(count)
       if sessions[s].relayStart < sessions[s].relayEnd {
         sendBody(l, s, now: now, into: &effects)
+      } else if links[l].state == .spliced {
+        spliceForwarded(i, now: now, into: &effects)
       } else {
         bodyForwarded(i, now: now, into: &effects)
       }
@@ -441,6 +447,11 @@ extension Engine {
       return
     case .quitting:
       closeLink(l, into: &effects)
+      return
+    case .spliced:
+      links[l].inEnd = Int32(count)
+      let s = Int(links[l].session)
+      if s >= 0 { deliverSplice(Int(sessions[s].owner), l, now: now, into: &effects) }
       return
     case .greeting, .ehlo, .helo, .starttls, .busy, .body, .final: break
     }
@@ -558,7 +569,7 @@ extension Engine {
     case .busy: commandReplied(l, code, now: now, into: &effects)
     case .body: spokeEarly(l, code, now: now, into: &effects)
     case .final: finalReplied(l, code, now: now, into: &effects)
-    case .free, .connecting, .securing, .ready, .quitting, .closing: break
+    case .free, .connecting, .securing, .ready, .spliced, .quitting, .closing: break
     }
   }
 
@@ -672,6 +683,7 @@ extension Engine {
       switch verb {
       case .data: code == 354 || code >= 400
       case .auth: code == 334 || code == 235 || code >= 400
+      case .starttls: code == 220 || code >= 400
       default: isSuccess(code) || code >= 400
       }
     guard rightClass else {
@@ -715,6 +727,9 @@ extension Engine {
         beginBody(i, now: now, into: &effects)
         return
       }
+    case .starttls where code == 220:
+      beginSplice(i, l, now: now, into: &effects)
+      return
     // Refused at DATA: the recipients stay with the downstream until RSET or MAIL, as here.
     case .rset: resetTransaction(i)
     case .auth:
@@ -897,7 +912,8 @@ extension Engine {
     switch links[l].state {
     case .free, .closing: break
     case .quitting, .ready: closeLink(l, into: &effects)
-    case .connecting, .greeting, .ehlo, .helo, .starttls, .securing, .busy, .body, .final:
+    case .connecting, .greeting, .ehlo, .helo, .starttls, .securing, .busy, .body, .final,
+      .spliced:
       linkFailed(
         l, links[l].state == .connecting ? .connect : .silence, now: now, into: &effects)
     }
@@ -914,13 +930,15 @@ extension Engine {
       closeLink(l, into: &effects)
       return
     }
-    counters.linkFailures += 1
+    // What passes unread may end when it likes.
+    let isOrderly = state == .spliced && why == .closed
+    if !isOrderly { counters.linkFailures += 1 }
     switch state {
     case .connecting, .greeting, .ehlo, .helo, .starttls, .securing:
       noteDownstream(up: false, now: now)
     default: break
     }
-    if state != .ready || s >= 0 && sessions[s].flags.contains(.mail) {
+    if !isOrderly && (state != .ready || s >= 0 && sessions[s].flags.contains(.mail)) {
       var failure =
         s >= 0
         ? entry(.downstreamFailed, Int(sessions[s].owner), now: now)
@@ -973,6 +991,7 @@ extension Engine {
       sessions[s].phase = .command
       work(i, now: now, into: &effects)
     case .command, .delaying: loseTransaction(s)
+    case .spliced: spliceLost(i, now: now, into: &effects)
     case .swallow, .leaving, .securing: break
     }
     loginLost(i, now: now, into: &effects)
@@ -1013,7 +1032,8 @@ extension Engine {
     guard sessions[s].flags.contains(.authenticated), sessions[s].link < 0 else { return }
     switch sessions[s].phase {
     case .command, .delaying: leave(i, .authenticationLost, now: now, into: &effects)
-    case .opening, .forwarded, .holding, .challenge, .body, .swallow, .final, .leaving, .securing:
+    case .opening, .forwarded, .holding, .challenge, .body, .swallow, .final, .leaving, .securing,
+      .spliced:
       break
     }
   }
@@ -1069,7 +1089,7 @@ extension Engine {
     case .final: links[l].orphanOf = sessionID(i)
     case .ready: quitLink(l, now: now, into: &effects)
     case .free, .closing, .quitting: break
-    case .connecting, .greeting, .ehlo, .helo, .starttls, .securing, .busy, .body:
+    case .connecting, .greeting, .ehlo, .helo, .starttls, .securing, .busy, .body, .spliced:
       closeLink(l, into: &effects)
     }
     links[l].session = -1

@@ -249,7 +249,7 @@ extension Engine {
   }
 
   /// How many bytes the source may send now; nil where no rule says.
-  private func credit(_ i: Int, now: Instant) -> Int? {
+  func credit(_ i: Int, now: Instant) -> Int? {
     guard policy.mode == .enforce, let rule = rateRule(i), let rate = rule.bytes,
       !connections[i].flags.contains(.trusted)
     else { return nil }
@@ -259,7 +259,7 @@ extension Engine {
     return Int(clamping: min(buckets.peek(key, rate, now: now), turn))
   }
 
-  private mutating func pauseBody(_ i: Int, now: Instant) {
+  mutating func pauseBody(_ i: Int, now: Instant) {
     let s = Int(connections[i].session)
     guard let rule = rateRule(i), let rate = rule.bytes else { return }
     // Wait for a piece worth reading, but never longer than a stall may last (half its ceiling).

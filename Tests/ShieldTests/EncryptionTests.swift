@@ -216,6 +216,89 @@ struct EncryptionTests {
     }
   }
 
+  // MARK: Pass-through
+
+  private func passing(_ starttls: String = "220 2.0.0 Go") -> VirtualShield {
+    var driver = VirtualDriver(
+      engine: Engine(
+        policy: policy(access: "127.0.3.0/24 bad\n") { $0.tls = [.passThrough] }, limits: limits(),
+        seed: 1))
+    // Sluice's own TLS to the downstream is not for these.
+    driver.engine.setDownstreamTLS(.opportunistic, implicit: false)
+    var shield = VirtualShield(driver: driver)
+    shield.downstream.offers.append("STARTTLS")
+    shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply(starttls))]
+    shield.advance(by: .seconds(1))
+    return shield
+  }
+
+  @Test("TLS that is the downstream's passes both ways, unread, and ends with either side")
+  func passThrough() throws {
+    var shield = passing()
+    let client = try greeted(&shield)
+    #expect(shield.ask(client, "EHLO a.example.org\r\n").contains("STARTTLS"))
+    #expect(shield.ask(client, "STARTTLS\r\n") == "220 2.0.0 Go\r\n")
+    #expect(!shield.driver.sockets[client].isSecured, "the handshake is not ours")
+    let link = try #require(shield.driver.dialled.last)
+    #expect(!shield.driver.sockets[link].isSecured)
+    #expect(shield.downstream.lines.suffix(2) == ["EHLO a.example.org", "STARTTLS"])
+    // What a session in the middle would never let pass.
+    let odd = String(repeating: "XYZZY ", count: 3_000) + "\r\n"
+    #expect(shield.ask(client, odd).hasPrefix("250"))
+    #expect(shield.downstream.lines.last?.count == odd.utf8.count - 2)
+    #expect(shield.ask(client, "QUIT\r\n").hasPrefix("221"))
+    shield.driver.end(link)
+    shield.advance(by: .seconds(5))
+    #expect(!shield.driver.sockets[client].isOpen)
+    #expect(shield.driver.engine.linkCount == 0)
+    #expect(shield.driver.engine.counters.linkFailures == 0)
+    #expect(shield.events().contains { $0.event == .spliced })
+  }
+
+  @Test("the downstream's refusal of STARTTLS is the client's, and mail goes on in clear")
+  func passThroughRefused() throws {
+    var shield = passing("454 4.7.0 Not now")
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    #expect(shield.ask(client, "STARTTLS\r\n") == "454 4.7.0 Not now\r\n")
+    #expect(shield.deliver(client).hasPrefix("250"))
+  }
+
+  @Test("octets behind STARTTLS do not pass, nor does anything of a held peer")
+  func passThroughInjection() throws {
+    var shield = passing()
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    #expect(shield.ask(client, "STARTTLS\r\nRSET\r\n").hasPrefix("554"))
+    #expect(!shield.downstream.lines.contains("RSET"))
+    let arrived = shield.arrive("127.0.3.1")
+    let bad = try #require(arrived)
+    shield.advance(by: .seconds(130))
+    shield.driver.say(bad, "EHLO x.example.org\r\n")
+    shield.advance(by: .seconds(130))
+    #expect(!shield.heard(bad).contains("STARTTLS"))
+  }
+
+  @Test("either side's death ends what passes")
+  func passThroughDeaths() throws {
+    for side in 0..<3 {
+      var shield = passing()
+      let client = try greeted(&shield)
+      _ = shield.ask(client, "EHLO a.example.org\r\n")
+      _ = shield.ask(client, "STARTTLS\r\n")
+      let link = try #require(shield.driver.dialled.last)
+      switch side {
+      case 0: shield.driver.end(link)
+      case 1: shield.driver.end(client)
+      default: shield.advance(by: .seconds(301))
+      }
+      shield.advance(by: .seconds(5))
+      #expect(!shield.driver.sockets[client].isOpen, "\(side)")
+      #expect(!shield.driver.sockets[link].isOpen, "\(side)")
+      #expect(shield.driver.engine.heldCount == 0 && shield.driver.engine.linkCount == 0)
+    }
+  }
+
   // MARK: The downstream
 
   private func before(

@@ -86,6 +86,8 @@ package struct JournalText {
       return "ACCEPTED from \(from) \(id) \(envelope(entry))"
     case .secured: return "TLS from \(from) \(id) \(tls(entry.tls))"
     case .notSecured: return "TLS FAILED \(from) \(id): \(entry.subject.words)"
+    case .spliced:
+      return "TLS PASSED ON from \(from) \(id): what follows is between client and downstream"
     case .downstreamClear:
       return
         "DOWNSTREAM IN CLEAR for five minutes: its TLS does not work: \(entry.subject.words)"
