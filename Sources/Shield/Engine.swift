@@ -248,7 +248,8 @@ package struct Engine: ~Copyable {
   /// What a connection counts under comes from its rule, so the concurrency counts are made anew: some
   /// 0.2 µs a connection.
   package mutating func adopt(_ policy: Policy) {
-    let renamed = policy.hostname != self.policy.hostname
+    let renamed =
+      policy.hostname != self.policy.hostname || policy.offersTLS != self.policy.offersTLS
     open.removeAll()
     self.policy = policy
     for i in 0..<connections.capacity where connections[i].state != .free {
@@ -404,10 +405,11 @@ extension Engine {
   /// policy.
   mutating func prepareTexts() {
     let host = policy.hostname
+    let offersTLS = policy.offersTLS
     for text in PitText.allCases {
       let place = textSet * PitText.allCases.count + Int(text.rawValue)
       let region = Region(offset: place * Layout.textBytes, count: Layout.textBytes)
-      let bytes = Array(text.words(host: host).utf8.prefix(Layout.textBytes))
+      let bytes = Array(text.words(host: host, offersTLS: offersTLS).utf8.prefix(Layout.textBytes))
       arena.write(bytes.span, at: region.offset)
       lines[Int(text.rawValue)] = PitLine(
         region.prefix(bytes.count), span: policy.delays[stage(of: text)].bad)
@@ -425,11 +427,12 @@ extension Engine {
 
 extension PitText {
   /// What it says, line ends included.
-  func words(host: String) -> String {
+  func words(host: String, offersTLS: Bool) -> String {
     switch self {
     case .banner: "220 \(host) ESMTP\r\n"
     case .helo: "250 \(host)\r\n"
-    case .ehlo: "250-\(host)\r\n250-ENHANCEDSTATUSCODES\r\n250 STARTTLS\r\n"
+    case .ehlo:
+      "250-\(host)\r\n" + (offersTLS ? "250-STARTTLS\r\n" : "") + "250 ENHANCEDSTATUSCODES\r\n"
     case .mail: "250 2.1.0 Sender noted\r\n"
     case .recipient: "450 4.7.1 Client host rejected: too many signs of abuse, try again later\r\n"
     case .data: "554 5.5.1 No valid recipients\r\n"

@@ -173,8 +173,8 @@ extension Engine {
   private mutating func answer(_ i: Int, to heard: Heard, now: Instant) -> PitText {
     switch heard {
     case .helo: .helo
-    // The short form offers nothing, as it must once TLS is spoken (RFC 3207, 4.2).
-    case .ehlo: offersTLS(i) ? .ehlo : .helo
+    // One text for all: to whom STARTTLS may not be offered (RFC 3207, 4.2) it is the short form.
+    case .ehlo: offersTLS(i) == policy.offersTLS ? .ehlo : .helo
     case .mail: .mail
     case .recipient: .recipient
     case .data: .data

@@ -174,6 +174,9 @@ package struct Policy: Sendable {
     listener < tls.count ? tls[listener] : .off
   }
 
+  /// Whether any listener offers STARTTLS of ours.
+  package var offersTLS: Bool { tls.contains(.starttls) }
+
   package subscript(_ signal: Signal) -> SignalRule {
     get { signals[Int(signal.rawValue)] }
     set { signals[Int(signal.rawValue)] = newValue }

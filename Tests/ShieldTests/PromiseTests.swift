@@ -372,7 +372,11 @@ struct PromiseTests {
 
   @Test("a log-in is gone with its downstream connection, and the client is told so")
   func loginLost() throws {
-    var shield = shield(policy(access: "10.0.0.0/8 trusted\n") { $0.roles = [.outbound] })
+    var shield = shield(
+      policy(access: "10.0.0.0/8 trusted\n") {
+        $0.roles = [.outbound]
+        $0.authOnClear = true
+      })
     shield.downstream.offers += ["AUTH PLAIN LOGIN"]
     shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("235 2.7.0 Welcome"))]
     shield.advance(by: .seconds(61))
@@ -385,7 +389,11 @@ struct PromiseTests {
 
   @Test("a line that is too long in an AUTH exchange ends it: nothing may pair with the challenge")
   func longChallenge() throws {
-    var shield = shield(policy(access: "10.0.0.0/8 trusted\n") { $0.roles = [.outbound] })
+    var shield = shield(
+      policy(access: "10.0.0.0/8 trusted\n") {
+        $0.roles = [.outbound]
+        $0.authOnClear = true
+      })
     shield.downstream.offers += ["AUTH PLAIN LOGIN"]
     shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("334 "))]
     shield.advance(by: .seconds(61))
@@ -400,7 +408,11 @@ struct PromiseTests {
 
   @Test("a listener's role may change under its sessions: what they may do next is the new one's")
   func changedRole() throws {
-    var shield = shield(policy(access: "10.0.0.0/8 trusted\n") { $0.roles = [.outbound] })
+    var shield = shield(
+      policy(access: "10.0.0.0/8 trusted\n") {
+        $0.roles = [.outbound]
+        $0.authOnClear = true
+      })
     shield.downstream.offers += ["AUTH PLAIN LOGIN"]
     shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("334 "))]
     shield.advance(by: .seconds(61))
