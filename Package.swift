@@ -45,10 +45,16 @@ let package = Package(
     .target(name: "CUring", dependencies: ["CLiburing"]),
     .target(
       name: "Uring", dependencies: ["Structures", "CLiburing", "CUring"], swiftSettings: dialect),
+    .systemLibrary(
+      name: "COpenSSL", path: "Sources/COpenSSL", pkgConfig: "openssl",
+      providers: [.apt(["libssl-dev"])]),
+    .target(name: "CTLS", dependencies: ["COpenSSL"]),
+    .target(name: "TLS", dependencies: ["Structures", "COpenSSL", "CTLS"], swiftSettings: dialect),
     .target(
       name: "Daemon",
       dependencies: [
-        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Uring", "Personas",
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Uring", "TLS",
+        "Personas",
         .product(name: "Logging", package: "swift-log"),
         .product(name: "Yams", package: "Yams"),
       ], swiftSettings: dialect),
@@ -98,8 +104,11 @@ let package = Package(
       name: "UringTests", dependencies: ["Uring", "CUring", "Structures"],
       swiftSettings: dialect),
     .testTarget(
+      name: "TLSTests", dependencies: ["TLS", "COpenSSL", "CAllocations", "Structures"],
+      swiftSettings: dialect),
+    .testTarget(
       name: "DaemonTests",
-      dependencies: ["Daemon", "Flow", "Personas", "Suspicion", "Shield", "Structures"],
+      dependencies: ["Daemon", "Flow", "Personas", "Suspicion", "Shield", "Structures", "TLS"],
       swiftSettings: dialect),
     .testTarget(
       name: "ReportsTests", dependencies: ["Reports", "Personas", "Structures"],
