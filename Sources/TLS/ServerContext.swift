@@ -120,8 +120,8 @@ public final class TLSServerContext: @unchecked Sendable {
       SSL_CTX_set_default_verify_paths(context)
       // Whatever comes is let through: the result of the check is kept in the session all the same.
       SSL_CTX_set_verify(context, SSL_VERIFY_PEER) { _, _ in 1 }
-      ctls_set_certificates_max(context, clientChainBytesMax)
     }
+    ctls_set_certificates_max(context, clientChainBytesMax)
     for number in certificates {
       let identity = settings.certificates[number].identity
       guard let chain = ctls_new_stack() else { fatalError("no memory for a chain") }

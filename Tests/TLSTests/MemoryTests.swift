@@ -132,6 +132,29 @@ struct MemoryTests {
     #expect(middle - start <= end - middle)
   }
 
+  @Test("no hello makes us take memory for what it only claims, not the second one either")
+  func claims() throws {
+    let server = try serverContext { $0.groups = "P-384" }
+    let client = try clientContext(.v13) { $0.groups = "X25519:P-384" }
+    let claim: [UInt8] = [22, 3, 3, 1, 0, 1, 1, 0xFF, 0xFF]
+    for hasRetry in [false, true] {
+      for piece in [1, Int.max] {
+        let end = End(server)
+        let hello = End(client).speak()
+        let before = bytes_held_by_this_thread()
+        if hasRetry { end.hear(hello) }
+        forget_most_bytes_held()
+        Pair.carry(claim, piece) { end.hear($0) }
+        #expect(end.handshake.failure == "bad ClientHello")
+        #expect(most_bytes_held_by_this_thread() - before < 80_000)
+        // And when both come at once.
+        let both = End(server)
+        Pair.carry(hello + claim, piece) { both.hear($0) }
+        #expect(both.handshake.failure == "bad ClientHello")
+      }
+    }
+  }
+
   @Test("10,000 short inputs of all kinds end no process and pin no memory")
   func fuzz() throws {
     let server = try serverContext(asksForCertificates: true)
