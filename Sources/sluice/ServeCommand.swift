@@ -55,6 +55,11 @@ struct CheckCommand: ParsableCommand {
     guard let configuration else { throw ExitCode(exitCode) }
     if dump { print(configuration.dump(), terminator: "") }
     for caution in configuration.cautions { StandardError.write("warning: \(caution)") }
+    // A certificate that peers refuse fails the check; a service with one still starts.
+    for problem in configuration.tls.findings { StandardError.write(problem.description) }
+    if configuration.tls.findings.hasErrors {
+      throw ExitCode(configuration.tls.findings.exitCode)
+    }
     StandardError.write("\(options.config ?? "the shipped configuration"): good")
   }
 }
@@ -150,6 +155,7 @@ struct ServeCommand: ParsableCommand {
     let statement = MemoryStatement(configuration, units: units).description
     for line in statement.split(separator: "\n") { logger.info("\(line)") }
     for caution in configuration.cautions { logger.warning("\(caution)") }
+    tell(configuration.tls.findings, logger)
     let service: Service
     do {
       service = try Service(settings, logger: logger)
@@ -210,6 +216,13 @@ struct ServeCommand: ParsableCommand {
     }
   }
 
+  /// What speaks against certificates: nothing to stop for, whatever `check` makes of it.
+  private func tell(_ findings: [Problem], _ logger: Logger) {
+    for problem in findings {
+      for line in problem.description.split(separator: "\n") { logger.warning("\(line)") }
+    }
+  }
+
   private func reload(
     _ service: Service, started: Daemon.Configuration, logger: Logger
   ) {
@@ -225,6 +238,7 @@ struct ServeCommand: ParsableCommand {
       logger.error("RELOAD failed: the configuration in force stays")
       return
     }
+    tell(configuration.tls.findings, logger)
     // The sockets are those of the start, and so are their roles: by their number in the new file an
     // inbound port could become an outbound one.
     var policy = configuration.policy
