@@ -61,7 +61,7 @@ let package = Package(
     .executableTarget(
       name: "sluice",
       dependencies: [
-        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring", "Personas",
+        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring", "TLS", "Personas",
         "Simulator",
         "Reports",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),

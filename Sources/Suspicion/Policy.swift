@@ -30,7 +30,7 @@ package enum Role: UInt8, Sendable {
 }
 
 /// How a listener's clients come to TLS.
-package enum ListenerTLS: UInt8, Sendable {
+package enum ListenerTLS: String, Sendable, CaseIterable {
   /// Not at all.
   case off
   /// By STARTTLS (RFC 3207).
@@ -38,11 +38,11 @@ package enum ListenerTLS: UInt8, Sendable {
   /// From the first octet on (RFC 8314, 3.3).
   case implicit
   /// STARTTLS is the downstream's: Sluice passes octets on and reads none.
-  case passThrough
+  case passThrough = "pass_through"
 }
 
 /// Whether there is TLS on the way to a downstream. Postfix's words are `may`, `encrypt` and `secure`.
-package enum DownstreamTLS: UInt8, Sendable {
+package enum DownstreamTLS: String, Sendable, CaseIterable {
   case off
   /// Where the downstream offers it and it works; whoever it is.
   case opportunistic

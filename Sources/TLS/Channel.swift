@@ -99,21 +99,26 @@ public struct TLSChannel: ~Copyable {
     if let failure = state.pointee.failure { return .failed(failure) }
     let session = state.pointee.session
     if state.pointee.isEstablished { return .established(TLSInfo(session)) }
-    if let failure = state.pointee.lookAtStart(input) {
-      state.pointee.failure = failure
-      return .failed(failure)
-    }
-    lend(input)
-    ERR_clear_error()
-    let status = SSL_do_handshake(session)
-    let why = status == 1 ? SSL_ERROR_NONE : SSL_get_error(session, status)
-    input = takeBack()
-    switch why {
-    case SSL_ERROR_NONE:
-      state.pointee.isEstablished = true
-      return .established(TLSInfo(session))
-    case SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE: return .needsMore
-    default: return .failed(fail())
+    while true {
+      // One record at a time: what is said in clear is looked at before OpenSSL believes it.
+      let (count, failure) = state.pointee.admit(input)
+      if let failure {
+        state.pointee.failure = failure
+        return .failed(failure)
+      }
+      lend(UnsafeRawBufferPointer(rebasing: input[..<count]))
+      ERR_clear_error()
+      let status = SSL_do_handshake(session)
+      let why = status == 1 ? SSL_ERROR_NONE : SSL_get_error(session, status)
+      input = UnsafeRawBufferPointer(rebasing: input[(count - takeBack().count)...])
+      switch why {
+      case SSL_ERROR_NONE:
+        state.pointee.isEstablished = true
+        return .established(TLSInfo(session))
+      case SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE:
+        if input.isEmpty { return .needsMore }
+      default: return .failed(fail())
+      }
     }
   }
 
@@ -134,7 +139,13 @@ public struct TLSChannel: ~Copyable {
     lend(input)
     defer { input = takeBack() }
     while filled < room.count {
-      if pendingOutput >= TLSChannel.outputBytesMax { return filled > 0 ? .bytes(filled) : .mustSend }
+      if pendingOutput >= TLSChannel.outputBytesMax {
+        return filled > 0 ? .bytes(filled) : .mustSend
+      }
+      // To look in vain costs a buffer, which OpenSSL makes anew each time.
+      if state.pointee.inputCount == 0 && !holdsInput {
+        return filled > 0 ? .bytes(filled) : .needsMore
+      }
       var count = 0
       ERR_clear_error()
       let status = SSL_read_ex(
@@ -269,7 +280,10 @@ public struct TLSChannel: ~Copyable {
   }
 
   private func fail() -> TLSFailure {
-    let failure = TLSFailure.take(state.pointee.session)
+    var failure = TLSFailure.take(state.pointee.session)
+    if state.pointee.lateSteps > ChannelState.lateStepsMax {
+      failure = TLSFailure(.tooManyHandshakes)
+    }
     state.pointee.failure = failure
     return failure
   }
@@ -327,10 +341,13 @@ struct ChannelState {
   var isServer = false
   var isEstablished = false
   var isClosed = false
-  /// How many of the first nine bytes were seen: the header of a record and that of a ClientHello.
-  var startSeen: UInt8 = 0
-  var firstRecordBytes: UInt16 = 0
-  var helloBytes: UInt32 = 0
+  /// Steps of OpenSSL's state machine after the handshake: nine or so for a key update, one for a refused
+  /// renegotiation. Each costs a key or an alert, and OpenSSL 3.0 sets no limit to them.
+  var lateSteps: UInt16 = 0
+  /// A session of mail needs next to none: keys are good for 2^24 records and more (RFC 8446, 5.5).
+  static let lateStepsMax: UInt16 = 300
+  /// Where in its records and messages the peer is, as long as the handshake lasts.
+  var walk = HandshakeWalk()
 
   static func make(_ context: OpaquePointer) -> UnsafeMutablePointer<ChannelState> {
     guard let session = SSL_new(context), let bio = BIO_new(channelMethod.pointer) else {
@@ -347,37 +364,12 @@ struct ChannelState {
 
   private init(session: OpaquePointer) { self.session = session }
 
-  /// Looks at the first bytes before OpenSSL sees them: text in clear, and hellos that are too long.
-  mutating func lookAtStart(_ bytes: UnsafeRawBufferPointer) -> TLSFailure? {
-    for byte in bytes {
-      if startSeen == 9 { return nil }
-      switch startSeen {
-      case 0:
-        // Records are of type 20 to 23; a hello in the form of SSL 2 has the first bit set, and OpenSSL
-        // has words for it.
-        if !(20...23).contains(byte) && byte < 0x80 {
-          let isText = (32...126).contains(byte) || (9...13).contains(byte)
-          return TLSFailure(isText ? .plainText : .malformed)
-        }
-        if byte != 22 || !isServer {
-          startSeen = 9
-          return nil
-        }
-      case 3: firstRecordBytes = UInt16(byte) << 8
-      case 4:
-        firstRecordBytes |= UInt16(byte)
-        if firstRecordBytes < 4 { return TLSFailure(.badHello) }
-      case 6...8:
-        helloBytes = helloBytes << 8 | UInt32(byte)
-        if helloBytes > UInt32(TLSChannel.helloBytesMax) { return TLSFailure(.badHello) }
-      default: break
-      }
-      startSeen += 1
-    }
-    return nil
+  /// How many of these bytes OpenSSL may see now: not beyond the end of a record.
+  mutating func admit(_ bytes: UnsafeRawBufferPointer) -> (count: Int, failure: TLSFailure?) {
+    // Before the first hello was understood this is the newest version.
+    walk.admit(bytes, isServer: isServer, isTLS13: SSL_version(session) == TLS1_3_VERSION)
   }
 
-  /// - Returns: whether there was memory.
   mutating func append(_ bytes: UnsafeRawBufferPointer) {
     if outputEnd + bytes.count > outputCapacity {
       let waiting = outputEnd - outputStart
@@ -407,6 +399,110 @@ struct ChannelState {
   }
 }
 
+/// Follows the headers of a handshake's records, to stop two things before OpenSSL acts on them: text in
+/// clear, and hellos that claim to be long.
+///
+/// After a HelloRetryRequest a second hello comes, also in clear. Other messages have limits of OpenSSL's.
+struct HandshakeWalk {
+  /// 0 ..< 5 in the header of a record, 5 in what follows.
+  private var headerSeen: UInt8 = 0
+  /// 0 ..< 4 in the header of a hello, 4 elsewhere.
+  private var messageSeen: UInt8 = 4
+  private var type: UInt8 = 0
+  private var messageType: UInt8 = 0
+  private var hasStarted = false
+  /// The first message of a server's peer was seen.
+  private var hasHello = false
+  /// A hello in the form of SSL 2 has other headers; OpenSSL reads it, with a limit of its own.
+  private var isOld = false
+  private var recordLeft = 0
+  private var messageLeft = 0
+
+  /// - Returns: how many bytes there are up to the end of the record, or of `bytes`.
+  mutating func admit(
+    _ bytes: UnsafeRawBufferPointer, isServer: Bool, isTLS13: Bool
+  ) -> (count: Int, failure: TLSFailure?) {
+    var count = 0
+    while count < bytes.count && !isOld {
+      let byte = bytes[count]
+      if headerSeen < 5 {
+        if let failure = sawHeader(byte, isServer, isTLS13) { return (count, failure) }
+        count += 1
+      } else if messageSeen < 4 {
+        if let failure = sawMessageHeader(byte) { return (count, failure) }
+        count += 1
+        recordLeft -= 1
+      } else {
+        let part = min(bytes.count - count, recordLeft)
+        count += part
+        recordLeft -= part
+        messageLeft -= min(messageLeft, part)
+      }
+      if headerSeen == 5 && recordLeft == 0 {
+        headerSeen = 0
+        return (count, nil)
+      }
+    }
+    return (isOld ? bytes.count : count, nil)
+  }
+
+  private mutating func sawHeader(
+    _ byte: UInt8, _ isServer: Bool, _ isTLS13: Bool
+  ) -> TLSFailure? {
+    switch headerSeen {
+    case 0:
+      type = byte
+      // Records are of type 20 to 23.
+      if !hasStarted && !(20...23).contains(byte) {
+        if byte < 0x80 {
+          let isText = (32...126).contains(byte) || (9...13).contains(byte)
+          return TLSFailure(isText ? .plainText : .malformed)
+        }
+        isOld = true
+      }
+      hasStarted = true
+    case 3: recordLeft = Int(byte) << 8
+    case 4:
+      recordLeft |= Int(byte)
+      // In TLS 1.2 only the first message is a hello, and later ones may be sealed.
+      let mayBeHello = isServer && type == 22 && (!hasHello || isTLS13)
+      if mayBeHello && messageLeft == 0 {
+        if recordLeft < 4 { return TLSFailure(.badHello) }
+        messageSeen = 0
+      }
+    default: break
+    }
+    headerSeen += 1
+    return nil
+  }
+
+  private mutating func sawMessageHeader(_ byte: UInt8) -> TLSFailure? {
+    if messageSeen == 0 {
+      messageType = byte
+    } else {
+      messageLeft = messageLeft << 8 | Int(byte)
+    }
+    messageSeen += 1
+    if messageType == 1 && messageLeft > TLSChannel.helloBytesMax { return TLSFailure(.badHello) }
+    if messageSeen == 4 { hasHello = true }
+    return nil
+  }
+}
+
+/// Counts what a peer makes us do after the handshake.
+func handshakeCallback(_ session: OpaquePointer?, _ event: Int32, _ value: Int32) {
+  // For key updates of TLS 1.3 no start is told, only each message.
+  let isUpdate = event & SSL_CB_LOOP != 0
+  // SSL_CB_ALERT in the direction of SSL_CB_WRITE; the level is above the number.
+  let isRefusal =
+    event == SSL_CB_ALERT | SSL_CB_WRITE && value & 0xFF == SSL_AD_NO_RENEGOTIATION
+  guard isUpdate || isRefusal, let data = BIO_get_data(SSL_get_rbio(session)) else { return }
+  let state = data.assumingMemoryBound(to: ChannelState.self)
+  if state.pointee.isEstablished && state.pointee.lateSteps < .max {
+    state.pointee.lateSteps += 1
+  }
+}
+
 /// Reads from what is lent, writes to what waits. Smaller than two memory BIOs, and no byte of the input
 /// is copied before OpenSSL itself does.
 private let channelMethod: Handle = {
@@ -417,6 +513,8 @@ private let channelMethod: Handle = {
     guard let bio, let room, let count, let data = BIO_get_data(bio) else { return 0 }
     let state = data.assumingMemoryBound(to: ChannelState.self)
     ctls_clear_retry(bio)
+    // No more input: OpenSSL gives up in the middle of what it was given.
+    if state.pointee.lateSteps > ChannelState.lateStepsMax { return 0 }
     let given = min(size, state.pointee.inputCount)
     count.pointee = given
     guard given > 0, let input = state.pointee.input else {

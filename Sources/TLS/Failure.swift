@@ -22,7 +22,9 @@ public struct TLSFailure: Error, Sendable, Equatable, BitwiseCopyable {
     case certificateRefused
     /// A ClientHello that claims more than 16 KB, or whose first record is too short to hold its length.
     case badHello
-    /// The peer closed before the handshake was done.
+    /// It asked again and again for new keys or for renegotiation.
+    case tooManyHandshakes
+    /// The library gave up without a word.
     case closed
     /// What came breaks the protocol, or its seal is wrong; `code` is OpenSSL's reason.
     case malformed
@@ -49,10 +51,11 @@ public struct TLSFailure: Error, Sendable, Equatable, BitwiseCopyable {
       let text = X509_verify_cert_error_string(Int(code)).map { String(cString: $0) }
       return "certificate verify failed: \(text ?? "error \(code)")"
     case .badHello: return "bad ClientHello"
-    case .closed: return "closed in the handshake"
+    case .tooManyHandshakes: return "too many key updates or renegotiations"
+    case .closed: return "ended without a reason"
     case .malformed:
       guard code != 0 else { return "malformed" }
-      // Library 20 is ERR_LIB_SSL; a packed code is what the look-up needs.
+      // The look-up needs the library and the reason in one number.
       let packed = UInt(ERR_LIB_SSL) << 23 | UInt(UInt32(bitPattern: code))
       return ERR_reason_error_string(packed).map { String(cString: $0) } ?? "malformed"
     }
@@ -66,11 +69,17 @@ public struct TLSFailure: Error, Sendable, Equatable, BitwiseCopyable {
 
   /// The failure that the error queue of this thread speaks of; the queue is emptied.
   static func take(_ session: OpaquePointer) -> TLSFailure {
-    let error = ERR_peek_error()
-    ERR_clear_error()
-    guard error != 0 else { return TLSFailure(.closed) }
+    // The oldest word of libssl; what is older comes from a cipher that only knows that it failed.
+    var error: UInt = 0
+    var isEmpty = true
+    while true {
+      let next = ERR_get_error()
+      if next == 0 { break }
+      isEmpty = false
+      if error == 0 && ctls_library(next) == ERR_LIB_SSL { error = next }
+    }
+    guard error != 0 else { return TLSFailure(isEmpty ? .closed : .malformed) }
     let reason = ctls_reason(error)
-    guard ctls_library(error) == ERR_LIB_SSL else { return TLSFailure(.malformed) }
     // SSL_AD_REASON_OFFSET: alerts of the peer stand above it.
     if reason >= 1_000 { return TLSFailure(.alert, code: reason - 1_000) }
     switch reason {

@@ -152,7 +152,8 @@ public final class TLSIdentity: @unchecked Sendable {
         kind: .wrongKey, file: place == nil ? .key : .certificate,
         reason: place.map {
           "the key belongs to certificate \($0 + 1) of the file, and the server's own must be the first"
-        } ?? "the key does not belong to the certificate (of \(names(of: all[0]).first ?? "no name"))",
+        }
+          ?? "the key does not belong to the certificate (of \(names(of: all[0]).first ?? "no name"))",
         hint: place == nil
           ? "name the key that the certificate was requested with, or request a new certificate for this key"
           : "put the server's certificate first, then its intermediates"))
@@ -183,7 +184,8 @@ public final class TLSIdentity: @unchecked Sendable {
       reason = "the file is empty"
     } else if bytes.first == 0x30 {
       reason = "the file is not PEM but looks like DER or PKCS #12"
-      hint = "convert it: openssl x509 -inform DER -in FILE -out FILE.pem, or openssl pkcs12 for a .p12"
+      hint =
+        "convert it: openssl x509 -inform DER -in FILE -out FILE.pem, or openssl pkcs12 for a .p12"
     } else if text.contains("-----BEGIN CERTIFICATE-----") {
       reason = "the certificate in the file is damaged"
       hint = "copy it anew: from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----"
@@ -210,7 +212,8 @@ public final class TLSIdentity: @unchecked Sendable {
         nil,
         CertificateFinding(
           kind: .encryptedKey, file: .key, reason: "the key is encrypted with a password",
-          hint: "a service has nobody to ask: openssl pkey -in FILE -out FILE.key, and chmod 600 it")
+          hint: "a service has nobody to ask: openssl pkey -in FILE -out FILE.key, and chmod 600 it"
+        )
       )
     }
     let text = String(decoding: bytes.prefix(65_536), as: UTF8.self)
@@ -223,7 +226,8 @@ public final class TLSIdentity: @unchecked Sendable {
       hint = "convert it: openssl pkey -inform DER -in FILE -out FILE.key"
     } else if text.contains("PRIVATE KEY-----") {
       reason = "the key in the file is damaged, or of a kind this OpenSSL does not know"
-      hint = "copy it anew, or make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"
+      hint =
+        "copy it anew, or make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"
     } else if text.contains("-----BEGIN CERTIFICATE-----") {
       reason = "the file holds a certificate and no key"
       hint = "the paths of certificate and key may be swapped"
@@ -278,7 +282,8 @@ public final class TLSIdentity: @unchecked Sendable {
     if isChainless(authorities) {
       let issuer = TLSIdentity.oneLine(X509_get_issuer_name(leaf))
       add(
-        .chainless, "the certificate's issuer (\(issuer)) is neither in the file nor in the system's store",
+        .chainless,
+        "the certificate's issuer (\(issuer)) is neither in the file nor in the system's store",
         "add the intermediate certificate behind it: the file that authorities call fullchain.pem")
     }
     let missing = expected.filter { !covers($0) }

@@ -120,8 +120,8 @@ public final class TLSServerContext: @unchecked Sendable {
       SSL_CTX_set_default_verify_paths(context)
       // Whatever comes is let through: the result of the check is kept in the session all the same.
       SSL_CTX_set_verify(context, SSL_VERIFY_PEER) { _, _ in 1 }
-      ctls_set_certificates_max(context, clientChainBytesMax)
     }
+    ctls_set_certificates_max(context, clientChainBytesMax)
     for number in certificates {
       let identity = settings.certificates[number].identity
       guard let chain = ctls_new_stack() else { fatalError("no memory for a chain") }
@@ -130,7 +130,8 @@ public final class TLSServerContext: @unchecked Sendable {
       ERR_clear_error()
       if SSL_CTX_use_cert_and_key(context, identity.leaf, identity.key, chain, 1) != 1 {
         throw TLSContextError(
-          place: .certificate(number), reason: "OpenSSL refuses the certificate: \(takeErrorText())")
+          place: .certificate(number), reason: "OpenSSL refuses the certificate: \(takeErrorText())"
+        )
       }
     }
     isDone = true
@@ -140,6 +141,7 @@ public final class TLSServerContext: @unchecked Sendable {
   /// What servers and clients have in common.
   static func setCommon(_ context: OpaquePointer, sendFragmentMax: Int) {
     ctls_set_modes(context)
+    SSL_CTX_set_info_callback(context, handshakeCallback)
     ctls_set_read_ahead(context, 0)
     SSL_CTX_set_block_padding(context, 0)
     let isSet = ctls_set_max_send_fragment(context, sendFragmentMax)
@@ -174,7 +176,9 @@ struct NameTable: Sendable {
         if byName[name] == nil { order.append(name) }
         // Of one kind of key the first stays: SSL_CTX has one place for each.
         let kinds = (byName[name] ?? []).map { certificates[$0].identity.keyType }
-        if !kinds.contains(certificate.identity.keyType) { byName[name, default: []].append(number) }
+        if !kinds.contains(certificate.identity.keyType) {
+          byName[name, default: []].append(number)
+        }
       }
     }
     // Without any name of its own the first certificate still is the one for everybody.

@@ -5,6 +5,7 @@
 // one more, then it is overwritten; a group of listeners that share nothing shares no keys either.
 
 import COpenSSL
+import CTLS
 import Glibc
 import Synchronization
 
@@ -107,16 +108,7 @@ final class TicketKey: @unchecked Sendable {
   func prepare(
     _ cipher: OpaquePointer, _ code: OpaquePointer, _ vector: UnsafePointer<UInt8>, sealing: Bool
   ) -> Bool {
-    var digest: [CChar] = [83, 72, 65, 50, 53, 54, 0]  // SHA256
-    let done = digest.withUnsafeMutableBufferPointer { name -> Int32 in
-      var parameters = [
-        OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, bytes + 48, 32),
-        OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, name.baseAddress, 0),
-        OSSL_PARAM_construct_end(),
-      ]
-      return EVP_MAC_CTX_set_params(code, &parameters)
-    }
-    return done == 1
+    ctls_set_hmac_key(code, bytes + 48, 32) == 1
       && EVP_CipherInit_ex(
         cipher, EVP_aes_256_cbc(), nil, bytes + 16, vector, sealing ? 1 : 0) == 1
   }

@@ -12,6 +12,7 @@ import Logging
 import Shield
 import Structures
 import Suspicion
+import TLS
 import Uring
 
 extension ConfigurationOptions {
@@ -31,15 +32,6 @@ extension ConfigurationOptions {
   }
 }
 
-extension Daemon.Configuration {
-  /// The policy with what the engine must know of the listeners.
-  var enginePolicy: Policy {
-    var policy = policy
-    policy.roles = listeners.map(\.role)
-    return policy
-  }
-}
-
 struct CheckCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "check",
@@ -55,6 +47,11 @@ struct CheckCommand: ParsableCommand {
     guard let configuration else { throw ExitCode(exitCode) }
     if dump { print(configuration.dump(), terminator: "") }
     for caution in configuration.cautions { StandardError.write("warning: \(caution)") }
+    // A certificate that peers refuse fails the check; a service with one still starts.
+    for problem in configuration.tls.findings { StandardError.write(problem.description) }
+    if configuration.tls.findings.hasErrors {
+      throw ExitCode(configuration.tls.findings.exitCode)
+    }
     StandardError.write("\(options.config ?? "the shipped configuration"): good")
   }
 }
@@ -143,6 +140,16 @@ struct ServeCommand: ParsableCommand {
       case .proxyV2: .proxyV2
       }
     settings.probeEvery = configuration.downstream.probeEvery
+    settings.downstreamTLS = configuration.downstream.tls
+    settings.isImplicitTLS = configuration.downstream.tlsImplicit
+    do {
+      settings.tls = try TLSContexts(
+        configuration, listeners: configuration.listeners,
+        modes: configuration.listeners.map(\.tls))
+    } catch {
+      logger.error("TLS: \(error.reason)")
+      throw ExitCode(78)
+    }
     settings.floodLines = configuration.log.floodLinesPerSecond
 
     var units = MemoryStatement.Units()
@@ -150,6 +157,7 @@ struct ServeCommand: ParsableCommand {
     let statement = MemoryStatement(configuration, units: units).description
     for line in statement.split(separator: "\n") { logger.info("\(line)") }
     for caution in configuration.cautions { logger.warning("\(caution)") }
+    tell(configuration.tls.findings, logger)
     let service: Service
     do {
       service = try Service(settings, logger: logger)
@@ -167,19 +175,20 @@ struct ServeCommand: ParsableCommand {
     }
     StandardError.write("sluice ready")
     try attend(
-      service, configuration, signals: signals, sink: sink, logger: logger)
+      service, configuration, tls: settings.tls, signals: signals, sink: sink, logger: logger)
   }
 
   /// Waits for signals and for the workers' end.
   private func attend(
-    _ service: Service, _ configuration: Daemon.Configuration, signals: SignalQueue, sink: LogSink,
-    logger: Logger
+    _ service: Service, _ configuration: Daemon.Configuration, tls: TLSContexts,
+    signals: SignalQueue, sink: LogSink, logger: Logger
   ) throws {
+    var tls = tls
     var drainUntil: Date?
     while true {
       let number = signals.next(milliseconds: 200)
       switch number {
-      case SIGHUP: reload(service, started: configuration, logger: logger)
+      case SIGHUP: reload(service, started: configuration, &tls, logger: logger)
       case SIGTERM where drainUntil == nil:
         logger.notice("draining: no new clients, \(drainSeconds) s for what is under way")
         drainUntil = Date(timeIntervalSinceNow: Double(drainSeconds))
@@ -210,8 +219,15 @@ struct ServeCommand: ParsableCommand {
     }
   }
 
+  /// What speaks against certificates: nothing to stop for, whatever `check` makes of it.
+  private func tell(_ findings: [Problem], _ logger: Logger) {
+    for problem in findings {
+      for line in problem.description.split(separator: "\n") { logger.warning("\(line)") }
+    }
+  }
+
   private func reload(
-    _ service: Service, started: Daemon.Configuration, logger: Logger
+    _ service: Service, started: Daemon.Configuration, _ tls: inout TLSContexts, logger: Logger
   ) {
     let overrides = Overrides(
       listen: options.listen, downstream: options.downstream, mode: options.mode,
@@ -225,11 +241,23 @@ struct ServeCommand: ParsableCommand {
       logger.error("RELOAD failed: the configuration in force stays")
       return
     }
+    tell(configuration.tls.findings, logger)
     // The sockets are those of the start, and so are their roles: by their number in the new file an
     // inbound port could become an outbound one.
-    var policy = configuration.policy
+    var policy = configuration.enginePolicy
     policy.roles = started.listeners.map(\.role)
-    service.adopt(policy, TLSContexts())
+    policy.tls = started.listeners.map { listener in
+      configuration.listeners.first { $0.text == listener.text }?.tls ?? listener.tls
+    }
+    do {
+      tls = try TLSContexts(
+        configuration, listeners: started.listeners, modes: policy.tls, before: tls)
+    } catch {
+      logger.error("TLS: \(error.reason)")
+      logger.error("RELOAD failed: the configuration in force stays")
+      return
+    }
+    service.adopt(policy, tls)
     logger.notice(
       """
       RELOAD done: \(policy.access.rules.count) access rules, \

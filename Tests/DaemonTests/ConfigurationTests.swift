@@ -69,6 +69,16 @@ struct ConfigurationTests {
     }
   }
 
+  /// They need files, or change what other keys are.
+  private static let unchangeable: Set = [
+    "listeners", "tables.access", "tables.rates", "tls.certificates",
+  ]
+  private static let others = [
+    "tls.min_protocol": "TLSv1.3", "tls.max_protocol": "TLSv1.2", "tls.ciphers": "DEFAULT",
+    "tls.cipher_suites": "TLS_AES_128_GCM_SHA256", "tls.groups": "P-384",
+    "tls.session_tickets": "off", "downstream.tls_name": "a.example", "downstream.tls_ca": "/etc",
+  ]
+
   private static func changed(_ setting: Setting, from old: String) -> String? {
     let bad = setting.key.hasSuffix(".bad")
     let new: String
@@ -77,7 +87,8 @@ struct ConfigurationTests {
     case "no": return nil
     case _ where setting.key == "limits.receive_buffers": new = "2048"
     case _ where setting.key == "limits.connections": new = "9001"
-    case _ where ["listeners", "tables.access", "tables.rates"].contains(setting.key): return nil
+    case _ where unchangeable.contains(setting.key): return nil
+    case _ where others[setting.key] != nil: new = others[setting.key] ?? ""
     case _ where setting.key == "downstream.address": new = "\"127.0.0.1:10026\""
     case _ where setting.key == "hostname": new = "a.example"
     case _ where setting.key == "log.destination": new = "/var/log/sluice"
@@ -184,6 +195,39 @@ struct ConfigurationTests {
     ("downstream: {address: mail}", "1:23", "has no port", "127.0.0.1:10025"),
     ("tables: {access: \"hash:/etc/a\"}", "1:18", "'hash' tables are not supported", "cidr:/etc/a"),
     ("tables: {access: nowhere/a.cidr}", "1:18", "cannot open nowhere/a.cidr", "check the path"),
+    ("tls: {min_protocol: TLSv1.4}", "1:21", "OpenSSL does not take it", "TLSv1.2 or"),
+    ("tls: {ciphers: \"ECDHE+AESGCM:AEZ\"}", "1:16", "'AEZ' names no cipher", "openssl ciphers"),
+    ("tls: {cipher_suites: TLS_X}", "1:22", "'TLS_X' is no cipher suite", "openssl ciphers"),
+    ("tls: {groups: \"P-256:P\"}", "1:15", "'P' is no group", "list_curves"),
+    (
+      "tls: {min_protocol: TLSv1.3, max_protocol: TLSv1.2}", "1:44",
+      "is older than tls.min_protocol",
+      "None"
+    ),
+    ("tls: {session_tickets: 10s}", "1:24", "cannot be used for 10s", "1m to 7d"),
+    ("tls: {handshake_timeout: 10m}", "1:26", "more than the most, 5m", "1s to 5m"),
+    ("tls: {client_certificates: require}", "1:28", "is not one of", "no or request"),
+    (
+      "tls: {certificates: mx.pem}", "1:21", "where a list of certificates belongs", "[{certificate"
+    ),
+    ("tls: {certificates: [mx.pem]}", "1:22", "where a certificate belongs", "{certificate"),
+    ("tls: {certificates: [{key: a}]}", "1:22", "an entry without 'certificate'", "both"),
+    ("tls: {certificate: a}", "1:7", "unknown key 'certificate' in 'tls'", "'certificates'"),
+    (
+      "listeners: [{address: \"[::]:25\", tls: starttls}]", "1:39", "there is no certificate",
+      "tls: off"
+    ),
+    (
+      "listeners: [{address: \"[::]:25\", tls: yes}]", "1:39", "is not one of off, starttls",
+      "write off"
+    ),
+    ("downstream: {tls: verify}", "1:19", "the name in its certificate is not known", "tls_name"),
+    (
+      "downstream: {tls: opportunistic, tls_implicit: yes}", "1:48", "no way back",
+      "required or verify"
+    ),
+    ("downstream: {tls: must}", "1:19", "is not one of off, opportunistic", "required"),
+    ("downstream: {tls_name: \"a b\"}", "1:24", "is not a host name", "such as"),
     ("log: {destination: syslog}", "1:20", "neither stderr nor", "/var/log"),
     ("workers: 0", "1:10", "0 workers", "auto"),
     (
@@ -239,6 +283,8 @@ struct ConfigurationTests {
       ("mode: enforce", "open relay", "the downstream takes everybody for us"),
       ("limits: {downstream_connections: 4000}", "can never be used", "more than sessions"),
       ("smtp: {recipients: 50}", "RFC 5321", "less than promised"),
+      ("downstream: {tls_implicit: yes}", "this does nothing", "no TLS at all"),
+      ("downstream: {tls: required, tls_ca: /etc}", "at tls: verify alone", "nobody asks them"),
       ("delays: {mail: {clean: 9s}}", "longer than a suspicious", "a curve upside down"),
       ("delays: {sum: {clean: 61s}}", "longer than a suspicious", "the sums too"),
     ])

@@ -41,8 +41,7 @@ func virtualShield(
     file: folder.appendingPathComponent("sluice.yaml").path)
   let configuration = try #require(
     loaded, "the configuration is wrong: \(problems.map(\.description).joined())")
-  var policy = configuration.policy
-  policy.roles = configuration.listeners.map(\.role)
+  let policy = configuration.enginePolicy
   var limits = configuration.limits
   limits.connections = min(limits.connections, 64)
   limits.sessions = min(limits.sessions, 32)

@@ -5,6 +5,7 @@
 #pragma once
 #include <features.h>
 #include <openssl/bio.h>
+#include <openssl/core_names.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
@@ -52,6 +53,16 @@ static inline int ctls_send_name(SSL *session, const char *name) {
 /// An index for data of ours in every SSL_CTX, with what is called when a context goes.
 static inline int ctls_context_index(CRYPTO_EX_free *gone) {
   return SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, gone);
+}
+
+/// HMAC-SHA-256 with a key. Here because a parameter keeps the address of its name, and names are macros.
+static inline int ctls_set_hmac_key(EVP_MAC_CTX *code, uint8_t *key, size_t bytes) {
+  OSSL_PARAM parameters[] = {
+      OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, key, bytes),
+      OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, (char *)"SHA256", 0),
+      OSSL_PARAM_construct_end(),
+  };
+  return EVP_MAC_CTX_set_params(code, parameters);
 }
 
 static inline void ctls_read_again(BIO *bio) { BIO_set_retry_read(bio); }

@@ -4,6 +4,7 @@ import Foundation
 package import Shield
 package import Structures
 package import Suspicion
+package import TLS
 
 /// Everything the operator decides, as one immutable value that is swapped as a whole on reload.
 ///
@@ -15,6 +16,7 @@ package struct Configuration: Sendable {
   package internal(set) var listeners = [Listener.shipped]
   package internal(set) var downstream = Downstream()
   package internal(set) var tables = Tables()
+  package internal(set) var tls = TLSSection()
   package internal(set) var log = LogSettings()
   /// Every file that was read, in the order in which it was: `sluice.yaml`, `conf.d`, tables.
   package internal(set) var files: [String] = []
@@ -31,6 +33,9 @@ package struct Configuration: Sendable {
   /// Threads with a ring each.
   package var workers: Int { workersAsked ?? environment.processors }
 
+  /// When it was read, in seconds since the start of 1970: certificates are looked at as of then.
+  var now: Int64 { environment.now }
+
   /// What ships, on this machine: the same as an empty file.
   package init(environment: Environment = .current) {
     self.environment = environment
@@ -40,14 +45,29 @@ package struct Configuration: Sendable {
     policy.hostname = environment.machineName
   }
 
+  /// The policy with what the engine must know of the listeners.
+  package var enginePolicy: Policy {
+    var policy = policy
+    policy.roles = listeners.map(\.role)
+    policy.tls = listeners.map(\.tls)
+    policy.authOnClear = tls.authOnClear
+    policy.timeouts.handshake = tls.handshakeTimeout
+    return policy
+  }
+
   /// Plain sentences that an operator should have read once, whatever the file says; printed at start.
   package var cautions: [String] {
-    guard downstream.identity == .none else { return [] }
-    return [
+    var found = listeners.filter { $0.tls == .passThrough }.map {
+      "listener \($0.text) has tls: pass_through: after STARTTLS Sluice sees bytes and time and nothing "
+        + "else there. Commands are not limited, mail is not counted, nobody becomes known."
+    }
+    guard downstream.identity == .none else { return found }
+    found += [
       "downstream.identity is none: \(downstream.text) sees every client with Sluice's own address. "
         + "If that server trusts this address (Postfix: mynetworks), it is an OPEN RELAY to the world. "
         + "Take the address out there, or set proxy_v1 or proxy_v2 on both sides."
     ]
+    return found
   }
 }
 
@@ -57,10 +77,13 @@ package struct Environment: Sendable {
   package var machineName: String
   /// Processors this process may run on.
   package var processors: Int
+  /// Seconds since the start of 1970.
+  package var now: Int64
 
-  package init(machineName: String, processors: Int) {
+  package init(machineName: String, processors: Int, now: Int64 = Int64(time(nil))) {
     self.machineName = machineName
     self.processors = max(processors, 1)
+    self.now = now
   }
 
   package static var current: Environment {
@@ -90,12 +113,19 @@ package struct Listener: Sendable, Equatable {
   package let role: Role
   /// As given.
   package let text: String
+  /// As written; nil where nothing is: then it depends on whether there are certificates.
+  let tlsAsked: ListenerTLS?
+  package internal(set) var tls = ListenerTLS.off
 
-  package init(address: Address, port: UInt16, role: Role, text: String) {
+  package init(
+    address: Address, port: UInt16, role: Role, text: String, tls: ListenerTLS? = nil
+  ) {
     self.address = address
     self.port = port
     self.role = role
     self.text = text
+    tlsAsked = tls
+    self.tls = tls ?? .off
   }
 
   package static let shipped = Listener(
@@ -135,6 +165,12 @@ package struct Downstream: Sendable, Equatable {
   package internal(set) var identity = Identity.none
   /// How often we look whether it is there and what it offers, in microseconds.
   package internal(set) var probeEvery: Int64 = 60_000_000
+  package internal(set) var tls = DownstreamTLS.off
+  /// Sent as SNI and looked for in its certificate; nil for `host`, if that is a name.
+  package internal(set) var tlsName: String?
+  package internal(set) var tlsAuthorities = TLSAuthorities.system
+  /// From the first byte on, without STARTTLS.
+  package internal(set) var tlsImplicit = false
 
   package init() {}
 }

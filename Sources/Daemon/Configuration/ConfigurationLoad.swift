@@ -95,6 +95,7 @@ extension ConfigurationReader {
     }
     checkOrder(whole)
     checkDownstream(whole)
+    finishTLS(whole)
     let detail = tableDetail
     draft.policy.access = loadTable("tables.access", draft.tables.access) { content, file in
       AccessTable.load(content: content, file: file, keeping: detail)

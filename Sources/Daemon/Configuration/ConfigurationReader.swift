@@ -13,6 +13,8 @@ struct ConfigurationReader {
   var problems: ProblemList
   /// Where each key was set.
   private(set) var places: [String: SourcePosition] = [:]
+  /// Where the `tls` of each listener stands, in the order of the draft's.
+  private(set) var tlsPlaces: [SourcePosition?] = []
 
   /// The key being read: a prefix of its dotted name, for messages.
   private static let byKey = Dictionary(uniqueKeysWithValues: Setting.all.map { ($0.key, $0) })
@@ -79,7 +81,7 @@ struct ConfigurationReader {
   }
 
   /// The key that was meant: a near one here, or the same one in another section.
-  private func hint(for name: String, among known: [String]) -> String {
+  func hint(for name: String, among known: [String]) -> String {
     if let near = nearest(to: name, among: known) { return "did you mean '\(near)'?" }
     let elsewhere = ConfigurationReader.sections.filter { $0.value.contains(name) }.keys.sorted()
     if let section = elsewhere.first {
@@ -127,9 +129,9 @@ struct ConfigurationReader {
         reason: "without a listener nobody can connect",
         hint: "write \(ConfigurationReader.listenerExample)")
     }
-    var listeners: [(listener: Listener, place: SourcePosition)] = []
+    var listeners: [(listener: Listener, place: SourcePosition, tlsPlace: SourcePosition?)] = []
     for item in nodes {
-      guard let listener = readListener(item) else { continue }
+      guard let (listener, tlsPlace) = readListener(item) else { continue }
       if let other = listeners.first(where: { $0.listener.overlaps(listener) }) {
         let line = other.place.line > 0 ? " in line \(other.place.line)" : ""
         let isSame = other.listener.address == listener.address
@@ -139,12 +141,15 @@ struct ConfigurationReader {
             + "\(other.listener.text)\(line): which of them takes a client would be chance",
           isSame ? "delete one of them" : "name single addresses, or the wildcard alone")
       }
-      listeners.append((listener, item.place))
+      listeners.append((listener, item.place, tlsPlace))
     }
     draft.listeners = listeners.map(\.listener)
+    tlsPlaces = listeners.map(\.tlsPlace)
   }
 
-  private mutating func readListener(_ node: ConfigNode) -> Listener? {
+  private mutating func readListener(
+    _ node: ConfigNode
+  ) -> (listener: Listener, tlsPlace: SourcePosition?)? {
     guard case .map(let members) = node.content else {
       let hint =
         if case .scalar(let text) = node.content {
@@ -157,6 +162,7 @@ struct ConfigurationReader {
     }
     var endpoint: (text: String, address: Address, port: UInt16)?
     var role = Role.inbound
+    var tls: (mode: ListenerTLS, place: SourcePosition)?
     for member in members {
       do throws(BadValue) {
         switch member.name {
@@ -167,11 +173,15 @@ struct ConfigurationReader {
         case "role":
           let text = try Setting.text(member.value, "inbound or outbound")
           role = try Form.choice(text, Role.words) == 0 ? .inbound : .outbound
+        case "tls":
+          let words = ListenerTLS.allCases.map(\.rawValue)
+          let text = try Setting.text(member.value, words.joined(separator: " or "))
+          tls = (ListenerTLS.allCases[try Form.choice(text, words)], member.value.place)
         default:
           problems.add(
             .error, at: member.place,
             "unknown key '\(ConfigNode.cut(member.name))' in a listener",
-            hint(for: member.name, among: ["address", "role"]))
+            hint(for: member.name, among: ["address", "role", "tls"]))
         }
       } catch {
         problems.add(.error, at: member.value.place, error.reason, error.hint)
@@ -183,8 +193,10 @@ struct ConfigurationReader {
         "write {address: \"0.0.0.0:25\", role: inbound}")
     }
     guard let endpoint else { return nil }
-    return Listener(
-      address: endpoint.address, port: endpoint.port, role: role, text: endpoint.text)
+    let listener = Listener(
+      address: endpoint.address, port: endpoint.port, role: role, text: endpoint.text,
+      tls: tls?.mode)
+    return (listener, tls?.place)
   }
 
   /// The path of a table as the process can open it: relative ones count from the folder of the file

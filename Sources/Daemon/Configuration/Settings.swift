@@ -9,7 +9,8 @@ import Suspicion
 /// known to the reader, the manual's test and `dump` by being in this list, and by nothing else.
 extension Setting {
   package static let all: [Setting] =
-    main + places + own + signals + delays + reputation + tarpit + smtp + timeouts + limits + log
+    main + places + tables + tls + own + signals + delays + reputation + tarpit + smtp + timeouts
+    + limits + log
 
   private static let second: Int64 = 1_000_000
   private static let minute: Int64 = 60_000_000
@@ -43,28 +44,35 @@ extension Setting {
       show: { $0.workersAsked.map(String.init) ?? "auto" }),
   ]
 
-  private static let places: [Setting] = [
-    Setting(
-      key: "listeners", range: "a list of {address, role}",
-      read: { (node, reader) throws(BadValue) in try reader.readListeners(node) },
-      show: { configuration in
-        let all = configuration.listeners.map { "{address: \"\($0.text)\", role: \($0.role.name)}" }
-        return "[\(all.joined(separator: ", "))]"
-      }),
-    Setting(
-      key: "downstream.address", range: "HOST:PORT",
-      read: { (node, reader) throws(BadValue) in
-        let word = try text(node, "an address and port such as 127.0.0.1:10025")
-        let (host, _, port) = try Form.endpoint(word, allowsName: true)
-        reader.draft.downstream.host = host
-        reader.draft.downstream.port = port
-        reader.draft.downstream.text = word
-      },
-      show: { "\"\($0.downstream.text)\"" }),
-    choice(
-      "downstream.identity", \.downstream.identity,
-      Downstream.Identity.allCases.map { ($0.rawValue, $0) }),
-    duration("downstream.probe_every", \.downstream.probeEvery, second...day),
+  private static let places: [Setting] =
+    [
+      Setting(
+        key: "listeners", range: "a list of {address, role, tls}",
+        read: { (node, reader) throws(BadValue) in try reader.readListeners(node) },
+        show: { configuration in
+          let all = configuration.listeners.map { listener in
+            let tls = listener.tlsAsked.map { ", tls: \($0.rawValue)" } ?? ""
+            return "{address: \"\(listener.text)\", role: \(listener.role.name)\(tls)}"
+          }
+          return "[\(all.joined(separator: ", "))]"
+        }),
+      Setting(
+        key: "downstream.address", range: "HOST:PORT",
+        read: { (node, reader) throws(BadValue) in
+          let word = try text(node, "an address and port such as 127.0.0.1:10025")
+          let (host, _, port) = try Form.endpoint(word, allowsName: true)
+          reader.draft.downstream.host = host
+          reader.draft.downstream.port = port
+          reader.draft.downstream.text = word
+        },
+        show: { "\"\($0.downstream.text)\"" }),
+      choice(
+        "downstream.identity", \.downstream.identity,
+        Downstream.Identity.allCases.map { ($0.rawValue, $0) }),
+      duration("downstream.probe_every", \.downstream.probeEvery, second...day),
+    ] + downstreamTLS
+
+  private static let tables: [Setting] = [
     table("access", \.tables.access),
     table("rates", \.tables.rates),
   ]

@@ -370,7 +370,7 @@ extension Driver {
     case .plainText: .notTLS
     case .alert, .closed: .alert
     case .certificateRefused: .certificate
-    case .badHello, .malformed: .handshake
+    default: .handshake
     }
   }
 

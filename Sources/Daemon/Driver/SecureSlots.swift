@@ -6,20 +6,7 @@
 
 import Glibc
 import Structures
-package import TLS
-
-/// The contexts a worker's handshakes are made from. Sessions keep the one they began with.
-package struct TLSContexts: Sendable {
-  /// By listener; nil where there is no TLS.
-  package var servers: [TLSServerContext?]
-  /// For the downstream; nil where there is no TLS.
-  package var client: TLSClientContext?
-
-  package init(servers: [TLSServerContext?] = [], client: TLSClientContext? = nil) {
-    self.servers = servers
-    self.client = client
-  }
-}
+import TLS
 
 /// TLS of one slot.
 struct SecureSlot: ~Copyable {

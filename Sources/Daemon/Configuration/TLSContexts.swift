@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+package import Suspicion
+package import TLS
+
+/// The contexts a worker's handshakes are made from. Sessions keep the one they began with.
+package struct TLSContexts: Sendable {
+  /// By listener; nil where Sluice ends no TLS.
+  package var servers: [TLSServerContext?]
+  /// For the downstream; nil where there is no TLS.
+  package var client: TLSClientContext?
+
+  package init(servers: [TLSServerContext?] = [], client: TLSClientContext? = nil) {
+    self.servers = servers
+    self.client = client
+  }
+
+  /// What a configuration asks for, with the ticket keys of what was in force before, so that a reload breaks no
+  /// session's resumption.
+  ///
+  /// - Parameters:
+  ///   - listeners: those that are open, in their order.
+  ///   - modes: how each comes to TLS.
+  package init(
+    _ configuration: Configuration, listeners: [Listener], modes: [ListenerTLS],
+    before: TLSContexts? = nil
+  ) throws(TLSContextError) {
+    servers = []
+    for (number, listener) in listeners.enumerated() {
+      guard modes[number] == .starttls || modes[number] == .implicit,
+        !configuration.tls.certificates.isEmpty
+      else {
+        servers.append(nil)
+        continue
+      }
+      var keys: TLSTicketKeys?
+      if configuration.tls.ticketRotation != nil {
+        let old = before.flatMap { number < $0.servers.count ? $0.servers[number] : nil }
+        keys = old?.ticketKeys ?? configuration.tls.ticketKeys()
+      }
+      servers.append(
+        try TLSServerContext(configuration.tls.serverSettings(for: listener), ticketKeys: keys))
+    }
+    if let settings = configuration.downstream.clientSettings {
+      client = try TLSClientContext(settings)
+    }
+  }
+}
