@@ -209,21 +209,25 @@ struct MemoryTests {
     #expect(outcomes.count > 5)
   }
 
-  @Test("10,000 changed records end each session they are in, never the process")
-  func fuzzRecords() throws {
+  @Test("in 500 sessions a bit is changed on its way: nothing of it comes out, and each ends")
+  func changedRecords() throws {
     let server = try serverContext()
     var generator = SeededGenerator(seed: 7)
     let text = Array("MAIL FROM:<>\r\n".utf8)
+    var ended = 0
     for number in 0..<500 {
       let pair = Pair(server, try clientContext(number % 2 == 0 ? .v12 : .v13))
       pair.run()
-      for _ in 0..<20 where pair.server.failure == nil {
+      // A changed length makes it wait for more; then what follows does not fit.
+      for _ in 0..<2_000 where pair.server.failure == nil {
         var wire = pair.client.say(text)
         let place = Int.random(in: 0..<wire.count, using: &generator)
         wire[place] ^= 1 << UInt8.random(in: 0..<8, using: &generator)
         pair.server.hear(wire)
-        #expect(pair.server.plain.isEmpty)
       }
+      #expect(pair.server.plain.isEmpty)
+      if pair.server.failure != nil { ended += 1 }
     }
+    #expect(ended == 500)
   }
 }
