@@ -64,4 +64,13 @@ package enum Swarm {
       .filter { $0.broken > 0 && $0.name != Checks().honest.name }
       .map { "\($0.name): \($0.broken) of \($0.looked), first: \($0.first ?? "")" }
   }
+  /// What is printed of a world that broke a promise: each promise, and the command that plays it again. A world
+  /// follows from its seed, the personas and the configuration, so the command names all three.
+  ///
+  /// - Parameter options: those of the run that the world depends on, as they were given.
+  package static func words(seed: UInt64, failures: [String], options: [String]) -> String {
+    let command = (["sluice simulate --swarm-seed \(seed)"] + options).joined(separator: " ")
+    return (failures.map { "seed \(seed): \($0)" } + ["    again: \(command)"])
+      .joined(separator: "\n")
+  }
 }
