@@ -305,8 +305,10 @@ struct SimulateCommand: ParsableCommand {
     _ seed: UInt64, _ kinds: [Persona], _ configuration: Daemon.Configuration
   ) throws {
     let run = Swarm.experiment(seed: seed, personas: kinds, policy: configuration.enginePolicy)
-    let report = run.run()
+    var report = run.run()
+    report.command = (["sluice simulate --swarm-seed \(seed)"] + world).joined(separator: " ")
     print(TerminalReport.text(report, color: isatty(STDOUT_FILENO) == 1))
+    try write([report], page: HTMLReport.page([report]))
     let names = Set(report.checks.filter { $0.broken > 0 }.map(\.name))
     if !names.subtracting([Checks().honest.name]).isEmpty { throw ExitCode(1) }
   }
