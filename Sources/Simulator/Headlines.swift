@@ -543,12 +543,13 @@ package struct Headlines: Sendable {
     sender.retries.first.map { $0 * 0.9 <= sender.life } ?? false
   }
 
-  private func steps() -> Headline {
+  /// - Parameter delays: seconds at the banner, each tried with the second chance and without it.
+  func steps(at delays: [Double] = stepsAt) -> Headline {
     let callout = personas.filter { $0.kind == .probe && $0.aim == .callout }
     let all = senders + callout
     var surprises: [String] = []
     var lines: [String] = []
-    for seconds in Self.stepsAt {
+    for seconds in delays {
       for secondChance in [false, true] {
         var run = experiment(
           "H12", all.map { ($0.id, 0.2) }, duration: 60, change: { $0.ipv6 = 0 })

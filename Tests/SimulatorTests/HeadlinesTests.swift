@@ -2,7 +2,6 @@
 import Personas
 import Shield
 import Suspicion
-import Synchronization
 import Testing
 
 @testable import Simulator
@@ -56,13 +55,13 @@ struct HeadlinesTests {
 
   @Test("H12 fails for a sender that loses mail where none may be lost")
   func steps() {
-    let good = Headlines(personas: twice, policy: policy(), seed: 1).run("H12")
+    let good = Headlines(personas: twice, policy: policy(), seed: 1).steps(at: [25, 31])
     #expect(good.outcome == .inBand, "\(good.text)")
     #expect(good.figure.contains("31 L5") && good.figure.contains("31 P-callout"))
-    // It would wait 26 s for the banner, but has no more for the whole session: lost at 25 s, too early.
-    var hasty = honest("L0", patience: 26)
+    // It has 25.3 s, which is more than the banner's delay, but for the whole session: lost at 25 s, too early.
+    var hasty = honest("L0", patience: 25.3)
     hasty.clock = .session
-    let bad = Headlines(personas: [hasty], policy: policy(), seed: 1).run("H12")
+    let bad = Headlines(personas: [hasty], policy: policy(), seed: 1).steps(at: [25, 31])
     #expect(bad.outcome == .missed && bad.note.contains("L0"), "\(bad.text)")
   }
 
@@ -71,7 +70,7 @@ struct HeadlinesTests {
     var once = honest("L9", patience: 60)
     once.retries = [1_200]
     once.life = 300
-    let found = Headlines(personas: [once], policy: policy(), seed: 1).run("H12")
+    let found = Headlines(personas: [once], policy: policy(), seed: 1).steps(at: [25, 61])
     #expect(found.outcome == .inBand, "\(found.text)")
     #expect(found.band.contains("(L9)") && found.note.contains("L9 tries once"))
   }
