@@ -6,6 +6,9 @@ package import Suspicion
 
 /// Random worlds: everything that can go wrong, by seed, to see whether a promise breaks.
 package enum Swarm {
+  /// Connections that a client which never gives up opens one after the other here.
+  private static let attemptsMost = 20
+
   /// The world of a seed: some personas, small tables or large ones, a network and a mail server that fail.
   package static func experiment(
     seed: UInt64, personas: [Persona], policy: Policy
@@ -16,9 +19,18 @@ package enum Swarm {
 
     var scenario = Scenario(name: "swarm \(seed)")
     scenario.duration = Double(pick(20, 120))
-    for persona in personas.shuffled(using: &random).prefix(pick(1, 6)) {
-      scenario.entries.append(
-        Scenario.Entry(persona: persona.id, rate: Double(pick(1, 30)) / 10))
+    // Rates are of connections, and nobody comes back for ever: a world must end, and one slowloris has hundreds of
+    // connections that it opens again at once.
+    let clients = personas.map { persona in
+      var persona = persona
+      if persona.attempts.mean > Double(attemptsMost) {
+        persona.attempts = .const(Double(attemptsMost))
+      }
+      return persona
+    }
+    for persona in clients.shuffled(using: &random).prefix(pick(1, 6)) {
+      let rate = Double(pick(1, 30)) / 10 / max(1, persona.concurrency.mean)
+      scenario.entries.append(Scenario.Entry(persona: persona.id, rate: rate))
     }
     if chance(0.5) {
       scenario.bursts = [
@@ -42,7 +54,7 @@ package enum Swarm {
     policy.secondChance = chance(0.8)
     policy.badSessionsPerSource = pick(1, 10)
     var run = Experiment(
-      personas: personas, scenario: scenario, policy: policy, seed: seed)
+      personas: clients, scenario: scenario, policy: policy, seed: seed)
     if chance(0.5) {
       run.limits.connections = pick(8, 400)
       run.limits.sessions = pick(4, 100)
@@ -60,8 +72,21 @@ package enum Swarm {
   package static func failures(
     seed: UInt64, personas: [Persona], policy: Policy
   ) -> [String] {
-    experiment(seed: seed, personas: personas, policy: policy).run().checks
-      .filter { $0.broken > 0 && $0.name != Checks().honest.name }
+    failures(of: experiment(seed: seed, personas: personas, policy: policy).run().checks)
+  }
+
+  /// The same of checks that were looked at already.
+  package static func failures(of checks: [Check]) -> [String] {
+    checks.filter { $0.broken > 0 && $0.name != Checks().honest.name }
       .map { "\($0.name): \($0.broken) of \($0.looked), first: \($0.first ?? "")" }
+  }
+  /// What is printed of a world that broke a promise: each promise, and the command that plays it again. A world
+  /// follows from its seed, the personas and the configuration, so the command names all three.
+  ///
+  /// - Parameter options: those of the run that the world depends on, as they were given.
+  package static func words(seed: UInt64, failures: [String], options: [String]) -> String {
+    let command = (["sluice simulate --swarm-seed \(seed)"] + options).joined(separator: " ")
+    return (failures.map { "seed \(seed): \($0)" } + ["    again: \(command)"])
+      .joined(separator: "\n")
   }
 }

@@ -18,6 +18,19 @@ package struct Checks: Sendable {
   package var all: [Check] {
     [release, ceiling, acknowledgements, slots, memory, honest, reasons]
   }
+
+  /// Whether no table has more in it than its limit, at a moment in milliseconds.
+  mutating func lookAtTables(
+    held: Int, sessions: Int, links: Int, _ limits: Limits, now: Int64
+  ) {
+    memory.looked += 1
+    if held > limits.connections || sessions > limits.sessions
+      || links > limits.downstreamConnections
+    {
+      memory.fail(
+        "at \(now) ms: \(held) held, \(sessions) sessions, \(links) downstream connections")
+    }
+  }
 }
 
 extension Check {
@@ -104,13 +117,9 @@ extension World {
     sample.talking = Int(engine.counters.talking)
     sample.downstream = server.open
     samples.append(sample)
-    checks.memory.looked += 1
-    let limits = engine.limits
-    if engine.heldCount > limits.connections || engine.leasedSessions > limits.sessions
-      || engine.linkCount > limits.downstreamConnections
-    {
-      checks.memory.fail("at \(now) ms")
-    }
+    checks.lookAtTables(
+      held: engine.heldCount, sessions: engine.leasedSessions, links: engine.linkCount,
+      engine.limits, now: now)
     if Double(now) < population.scenario.duration * 1_000 {
       add(.sample, at: now + sampleEvery, 0)
     }

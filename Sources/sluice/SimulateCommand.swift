@@ -20,7 +20,8 @@ struct SimulateCommand: ParsableCommand {
     abstract: "Find out in virtual time what the shield would do.",
     discussion: """
       The real engine with a real configuration, among the clients of a scenario. The same seed gives the same \
-      run, to the last byte, on any machine. Exits with 1 if a promise broke or a headline missed its band.
+      run, to the last byte, on any machine. Exits with 1 if a promise broke or a headline missed its band; of a \
+      sweep honest mail may be lost, for that is what it finds out.
       """)
 
   @Option(help: "The scenario: a file, or the name of one that ships, like mix-2025.")
@@ -58,6 +59,9 @@ struct SimulateCommand: ParsableCommand {
       rcpt, rcpt_rejected, data.
       """)
   var sweep: String?
+
+  @Option(help: "With --sweep: write what each persona did at each value as CSV.")
+  var csv: String?
 
   @Option(help: "Compare with a second configuration.")
   var compare: String?
@@ -143,14 +147,45 @@ struct SimulateCommand: ParsableCommand {
   }
 
   /// What does the same run again.
-  private func command(_ configuration: String) -> String {
-    var words = ["sluice simulate --scenario \(scenario) --seed \(seed)"]
-    if let personas { words.append("--personas \(personas)") }
-    if configuration != "shipped defaults" { words.append("--config \(configuration)") }
+  private func command(_ configuration: String, _ more: [String] = []) -> String {
+    var words = ["sluice simulate --scenario \(Self.quoted(scenario))"] + more
+    words.append("--seed \(seed)")
+    words += world
+    // The configuration's name stands in the report, and may be the second of a comparison.
+    if let place = words.firstIndex(where: { $0.hasPrefix("--config ") }) {
+      words.remove(at: place)
+    }
+    if configuration != "shipped defaults" {
+      words.append("--config \(Self.quoted(configuration))")
+    }
     if let duration { words.append("--duration \(duration)") }
     if scale != 1 { words.append("--scale \(scale)") }
     if after != 6 * 86_400 { words.append("--after \(after)") }
     return words.joined(separator: " ")
+  }
+
+  /// The options that every run depends on.
+  private var world: [String] {
+    var words: [String] = []
+    if let personas { words.append("--personas \(Self.quoted(personas))") }
+    if let file = options.config { words.append("--config \(Self.quoted(file))") }
+    // It stands in the banner, so it decides how many bytes a drip has.
+    if let name = options.hostname { words.append("--hostname \(Self.quoted(name))") }
+    return words
+  }
+
+  /// As a shell takes it for one word.
+  static func quoted(_ word: String) -> String {
+    let plain = word.utf8.allSatisfy {
+      switch $0 {
+      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+        UInt8(ascii: "0")...UInt8(ascii: "9"):
+        true
+      default: "-_./=,:+@%".utf8.contains($0)
+      }
+    }
+    if plain && !word.isEmpty { return word }
+    return "'" + word.replacingOccurrences(of: "'", with: "'\\''") + "'"
   }
 
   private func write(_ reports: [RunReport], page: @autoclosure () -> String) throws {
@@ -192,8 +227,9 @@ struct SimulateCommand: ParsableCommand {
     let found = Sweep(
       parameter: "delay of \(stage.name)", unit: "s",
       points: zip(values, reports).map { Sweep.Point(value: $0, report: $1) },
-      command: "sluice simulate --scenario \(scenario) --sweep \(text) --seed \(seed)")
+      command: command(base.configuration, ["--sweep \(Self.quoted(text))"]))
     print(SweepReport.text(found))
+    if let csv { try SweepReport.csv(found).write(toFile: csv, atomically: true, encoding: .utf8) }
     try write(reports, page: SweepReport.page(found))
   }
 
@@ -222,7 +258,10 @@ struct SimulateCommand: ParsableCommand {
   // MARK: Headlines
 
   private func printHeadlines(_ kinds: [Persona], _ configuration: Daemon.Configuration) throws {
-    let all = Headlines(personas: kinds, policy: configuration.enginePolicy, seed: seed)
+    let all = Headlines(
+      personas: kinds, policy: configuration.enginePolicy, seed: seed,
+      measured: MeasuredVolume.newest(
+        besides: personas ?? PersonaFiles.defaultDirectory() ?? "tuning/personas"))
     let results = Mutex([Headline?](repeating: nil, count: Headlines.all.count))
     // The longest first, or the last would run alone.
     let order = Headlines.all.indices.reversed().map { $0 }
@@ -231,15 +270,9 @@ struct SimulateCommand: ParsableCommand {
       results.withLock { $0[order[k]] = found }
     }
     let found = results.withLock { $0.compactMap { $0 } }
-    for headline in found {
-      print("\(headline.id)  \(headline.passed ? "in the band" : "NOT IN THE BAND")")
-      print("    \(headline.claim)")
-      print("    band: \(headline.band)")
-      print("    seen: \(headline.figure)")
-      if !headline.note.isEmpty { print("    note: \(headline.note)") }
-    }
-    print("\(found.filter(\.passed).count) of \(found.count) in their bands, seed \(seed)")
-    if found.contains(where: { !$0.passed }) { throw ExitCode(1) }
+    for headline in found { print(headline.text) }
+    print(Headline.summary(found, seed: seed))
+    if found.contains(where: { $0.outcome == .missed }) { throw ExitCode(1) }
   }
 
   // MARK: Random worlds
@@ -260,13 +293,11 @@ struct SimulateCommand: ParsableCommand {
         let failures = Swarm.failures(seed: seed, personas: kinds, policy: policy)
         if failures.isEmpty { continue }
         state.withLock { $0.failed += 1 }
-        for failure in failures {
-          print("seed \(seed): \(failure)\n    again: sluice simulate --swarm-seed \(seed)")
-        }
+        print(Swarm.words(seed: seed, failures: failures, options: world))
       }
     }
     let (next, failed) = state.withLock { $0 }
-    print("\(next - first) random worlds, \(failed) broke a promise")
+    print("\(next - first) random worlds from seed \(first) on, \(failed) broke a promise")
     if failed > 0 { throw ExitCode(1) }
   }
 
@@ -274,8 +305,10 @@ struct SimulateCommand: ParsableCommand {
     _ seed: UInt64, _ kinds: [Persona], _ configuration: Daemon.Configuration
   ) throws {
     let run = Swarm.experiment(seed: seed, personas: kinds, policy: configuration.enginePolicy)
-    let report = run.run()
+    var report = run.run()
+    report.command = (["sluice simulate --swarm-seed \(seed)"] + world).joined(separator: " ")
     print(TerminalReport.text(report, color: isatty(STDOUT_FILENO) == 1))
+    try write([report], page: HTMLReport.page([report]))
     let names = Set(report.checks.filter { $0.broken > 0 }.map(\.name))
     if !names.subtracting([Checks().honest.name]).isEmpty { throw ExitCode(1) }
   }
@@ -296,6 +329,42 @@ struct ReportFiles: ParsableArguments {
       encoder.outputFormatting = [.sortedKeys]
       try encoder.encode(reports).write(to: URL(fileURLWithPath: json))
     }
+  }
+}
+
+extension MeasuredVolume {
+  private struct Results: Decodable {
+    struct Row: Decodable {
+      var section: String
+      var what: String
+      var judged: Double?
+    }
+    var command: String
+    var machine: [String: String]
+    var rows: [Row]
+  }
+
+  /// What `scripts/bench` wrote last: the newest file in `results` beside the personas that has the million.
+  static func newest(besides personas: String) -> MeasuredVolume? {
+    let folder = URL(fileURLWithPath: personas).deletingLastPathComponent()
+      .appendingPathComponent("results")
+    let names = (try? FileManager.default.contentsOfDirectory(atPath: folder.path)) ?? []
+    // Their names are dates.
+    for name in names.filter({ $0.hasSuffix(".json") }).sorted(by: >) {
+      guard let data = try? Data(contentsOf: folder.appendingPathComponent(name)),
+        let results = try? JSONDecoder().decode(Results.self, from: data)
+      else { continue }
+      func figure(_ what: String) -> Double? {
+        results.rows.first { $0.section == "million" && $0.what == what }?.judged
+      }
+      guard let held = figure("held in one process"),
+        let opened = figure("accepted a second while opening")
+      else { continue }
+      let place = ["date", "CPU"].compactMap { results.machine[$0] }.joined(separator: ", ")
+      return MeasuredVolume(
+        held: held, opened: opened, place: "\(place), \(name)", command: results.command)
+    }
+    return nil
   }
 }
 

@@ -38,7 +38,7 @@ struct ShippedPersonaTests {
     #expect(shipped.problems == [])
     let ids = shipped.personas.map(\.id)
     let wanted =
-      (1...14).map { "B\($0)" } + (1...10).map { "L\($0)" } + ["P-rspamd", "P-check", "P-callout"]
+      (1...14).map { "B\($0)" } + (1...11).map { "L\($0)" } + ["P-rspamd", "P-check", "P-callout"]
     #expect(Set(ids) == Set(wanted))
     for persona in shipped.personas {
       let kind: Persona.Kind =
@@ -69,7 +69,7 @@ struct ShippedPersonaTests {
       ("B12", .const(1_000_000_000), .reply), ("B14", .const(2), .session),
       ("L1", .const(300), .read), ("L2", .const(600), .read), ("L5", .const(30), .reply),
       ("L6", .const(45), .reply), ("L7", .const(60), .reply), ("L8", .const(600), .session),
-      ("L10", .const(180), .read), ("P-rspamd", .const(5), .reply),
+      ("L10", .const(180), .read), ("L11", .const(120), .reply), ("P-rspamd", .const(5), .reply),
       ("P-check", .const(10), .session), ("P-callout", .const(30), .reply),
     ] as [(String, Distribution, PatienceClock)])
   func patience(id: String, expected: Distribution, clock: PatienceClock) throws {
@@ -163,6 +163,9 @@ struct ShippedPersonaTests {
     #expect(l9.life == 300 && l9.retries[0] > l9.life, "one 4xx and it is lost")
     let l10 = try persona("L10")
     #expect(l10.retries.count == 4 && l10.retries.reduce(0, +) == 31 * 60)
+    let l11 = try persona("L11")
+    #expect(Array(l11.retries.prefix(7)) == [5, 7, 8, 25, 75, 120, 240].map { $0 * 60 })
+    #expect(l11.life == 48 * 3_600)
     for sender in shipped.personas where sender.kind == .sender {
       #expect(sender.pregreet == 0 && sender.quits == 1 && sender.pipelinesEarly == 0)
       #expect(sender.listed == 0 && sender.concurrency == .const(1), "a client is one message")
@@ -386,11 +389,12 @@ struct ScenarioFileTests {
     #expect(!loaded.entries.isEmpty && loaded.entries.allSatisfy { $0.rate > 0 })
   }
 
-  @Test("the nine scenarios are there")
+  @Test("the ten scenarios are there")
   func all() {
     #expect(
       ScenarioFile.names(in: "\(package)/tuning/scenarios") == [
-        "day", "flood-10k", "hardened", "mix-2010", "mix-2025", "ordinary", "overload", "pure-b1",
+        "curve", "day", "flood-10k", "hardened", "mix-2010", "mix-2025", "ordinary", "overload",
+        "pure-b1",
         "rustock-climbot",
       ])
   }
@@ -411,7 +415,8 @@ struct ScenarioFileTests {
 
   private static let connectionRates: [(String, String, Double)] = [
     ("mix-2010", "B1", 36), ("mix-2010", "B2", 31.5), ("mix-2010", "B5", 2.7),
-    ("mix-2010", "L1", 2.5), ("mix-2010", "L5", 0.8), ("mix-2025", "B6", 24.484_536),
+    ("mix-2010", "L1", 2.4), ("mix-2010", "L11", 0.1), ("mix-2010", "L5", 0.8),
+    ("mix-2025", "B6", 24.484_536),
     ("mix-2025", "B10", 9.793_814), ("pure-b1", "B1", 90), ("hardened", "B14", 95),
     ("day", "B1", 7.835_052),
   ]

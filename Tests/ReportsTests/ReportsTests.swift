@@ -237,6 +237,25 @@ struct PageTests {
     #expect(HTMLReport.page([turned]) == HTMLReport.page([Samples.report()]))
   }
 
+  @Test("a sweep as values has a line for each persona at each value, with its counts")
+  func values() {
+    let sweep = Samples.sweep()
+    let lines = SweepReport.csv(sweep).split(separator: "\n").map(String.init)
+    let names = lines[0].split(separator: ",").map(String.init)
+    #expect(names.first == "value" && Set(names).count == names.count)
+    #expect(lines.count == 1 + sweep.points.reduce(0) { $0 + $1.report.merged.count })
+    let values = sweep.points.map(\.value).sorted()
+    #expect(lines[1].hasPrefix(Figures.trimmed(values[0], 3) + ","))
+    for line in lines.dropFirst() {
+      let fields = line.split(separator: ",", omittingEmptySubsequences: false)
+      #expect(fields.count == names.count, "\(line)")
+    }
+    let hostile = SweepReport.csv(
+      Sweep(parameter: "x", unit: "", points: [.init(value: 1, report: Hostile.report)]))
+    for scalar in hostile.unicodeScalars { #expect(scalar == "\n" || Figures.isHarmless(scalar)) }
+    #expect(hostile.contains("\"<script>alert(1)</script>\"\" onload"))
+  }
+
   @Test("a persona in two entries is one row")
   func merged() {
     var report = Samples.report()
