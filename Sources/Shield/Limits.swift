@@ -13,6 +13,9 @@ package struct Limits: Sendable, Equatable {
   package var sessions = 2_000
   /// Connections to downstreams at once; one per session that has mail. Beyond them: 451 4.3.2.
   package var downstreamConnections = 1_000
+  /// Connections from load balancers whose PROXY header has not come yet, 303 bytes each; one balancer may
+  /// have a quarter of them. Beyond: 421 4.3.2. Taken only where a listener stands behind a balancer.
+  package var proxyHeaders = 1_024
   /// Bytes of a session's input buffer, through which message bytes also pass. 4 KiB…1 MiB.
   package var inputBytes = 32_768
   /// Token buckets, 15 bytes each.
@@ -47,6 +50,7 @@ package struct Limits: Sendable, Equatable {
     mine.connections = part(connections, atLeast: 8)
     mine.sessions = part(sessions, atLeast: 4)
     mine.downstreamConnections = part(downstreamConnections, atLeast: 4)
+    mine.proxyHeaders = part(proxyHeaders, atLeast: 16)
     mine.buckets = part(buckets, atLeast: 64)
     mine.sources = part(sources, atLeast: 64)
     mine.journal = part(journal, atLeast: 32)

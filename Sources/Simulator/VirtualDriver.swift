@@ -177,6 +177,7 @@ package struct VirtualDriver: ~Copyable {
         sockets[i].isDownstream = true
         dialled.append(i)
       case .narrow, .widen: break
+      case .hand: invariantFailed("there is no other worker here")
       case .finish(let slot): sockets[Int(slot.index)].isFinished = true
       case .close(let slot):
         sockets[Int(slot.index)].isClosing = true

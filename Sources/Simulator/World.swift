@@ -458,6 +458,7 @@ package struct World: ~Copyable {
         let isAway = server.isAway(now * 1_000)
         add(isAway ? .linkDown : .linkUp, at: now + 1, k, Int(slot.generation & 0xFFFF))
       case .narrow, .widen: break
+      case .hand: invariantFailed("there is no other worker here")
       case .finish(let slot):
         let i = Int(sockets[Int(slot.index)].bot)
         if i >= 0 && engine.isClient(Int(slot.index)) {
