@@ -22,8 +22,6 @@ extension ConfigurationOptions {
   func load(
     printing: Bool = true, keeping detail: TableDetail = .lines
   ) -> (configuration: Daemon.Configuration?, exitCode: Int32) {
-    let overrides = Overrides(
-      listen: listen, downstream: downstream, mode: mode, hostname: hostname)
     let (configuration, problems) = Daemon.Configuration.load(
       file: config, overrides: overrides, keeping: detail)
     if printing { for problem in problems { StandardError.write(problem.description) } }
@@ -50,12 +48,35 @@ struct CheckCommand: ParsableCommand {
   @Flag(help: "Print every setting in force.")
   var dump = false
 
+  @Flag(
+    help: """
+      Ask the mail server behind, as a stranger, whether it relays; no message is sent. Exits with 78 if it \
+      does or cannot be told who the client is, with 69 if it does not answer.
+      """)
+  var probeDownstream = false
+
   func run() throws {
     let (configuration, exitCode) = options.load()
     guard let configuration else { throw ExitCode(exitCode) }
     if dump { print(configuration.dump(), terminator: "") }
     for caution in configuration.cautions { StandardError.write("warning: \(caution)") }
+    if probeDownstream { try probe(configuration) }
     StandardError.write("\(options.config ?? "the shipped configuration"): good")
+  }
+
+  private func probe(_ configuration: Daemon.Configuration) throws {
+    guard let address = resolve(configuration.downstream.host) else {
+      StandardError.write(
+        "error: '\(configuration.downstream.host)' has no address: name a host that resolves")
+      throw ExitCode(68)
+    }
+    let preflight = Preflight(configuration, at: address)
+    let word =
+      preflight.isOpenRelay || preflight.isMismatch
+      ? "error: " : preflight.isGood ? "" : "warning: "
+    for sentence in preflight.sentences { StandardError.write(word + sentence) }
+    if preflight.isOpenRelay || preflight.isMismatch { throw ExitCode(78) }
+    if !preflight.isReached { throw ExitCode(69) }
   }
 }
 
@@ -132,7 +153,8 @@ struct ServeCommand: ParsableCommand {
     var settings = ServiceSettings(
       policy: configuration.enginePolicy, limits: configuration.limits,
       listeners: configuration.listeners.map {
-        ServiceSettings.Listener(address: $0.address, port: $0.port)
+        ServiceSettings.Listener(
+          address: $0.address, port: $0.port, balancers: $0.balancerTable)
       },
       downstream: (downstream, configuration.downstream.port), workers: configuration.workers,
       seed: UInt64.random(in: .min ... .max))
@@ -141,6 +163,9 @@ struct ServeCommand: ParsableCommand {
       case .none: .none
       case .proxyV1: .proxyV1
       case .proxyV2: .proxyV2
+      case .xclient: .xclient
+      case .xforward: .xforward
+      case .received: .received
       }
     settings.probeEvery = configuration.downstream.probeEvery
     settings.floodLines = configuration.log.floodLinesPerSecond
@@ -150,6 +175,18 @@ struct ServeCommand: ParsableCommand {
     let statement = MemoryStatement(configuration, units: units).description
     for line in statement.split(separator: "\n") { logger.info("\(line)") }
     for caution in configuration.cautions { logger.warning("\(caution)") }
+    if configuration.downstream.allowsOpenRelay {
+      logger.warning(
+        "downstream.allow_open_relay is yes: whether the downstream relays is not asked")
+    } else if configuration.policy.mode == .enforce {
+      guard mayEnforce(configuration, downstream, logger: logger) else { throw ExitCode(78) }
+    } else {
+      // Beside the service: it delays nobody, and a slow answer must not delay its start.
+      startThread {
+        let preflight = Preflight(configuration, at: downstream)
+        if !preflight.isGood { for line in preflight.sentences { logger.warning("\(line)") } }
+      }
+    }
     let service: Service
     do {
       service = try Service(settings, logger: logger)
@@ -170,16 +207,35 @@ struct ServeCommand: ParsableCommand {
       service, configuration, signals: signals, sink: sink, logger: logger)
   }
 
+  /// Asks the downstream whether it relays for strangers, before anything is enforced.
+  private func mayEnforce(
+    _ configuration: Daemon.Configuration, _ address: Address, logger: Logger
+  ) -> Bool {
+    let preflight = Preflight(configuration, at: address)
+    for line in preflight.sentences {
+      if preflight.isOpenRelay {
+        logger.error("\(line)")
+        if configuration.log.destination != .stderr { StandardError.write("error: \(line)") }
+      } else if preflight.isGood {
+        logger.info("\(line)")
+      } else {
+        logger.warning("\(line)")
+      }
+    }
+    return !preflight.isOpenRelay
+  }
+
   /// Waits for signals and for the workers' end.
   private func attend(
     _ service: Service, _ configuration: Daemon.Configuration, signals: SignalQueue, sink: LogSink,
     logger: Logger
   ) throws {
     var drainUntil: Date?
+    var mode = configuration.policy.mode
     while true {
       let number = signals.next(milliseconds: 200)
       switch number {
-      case SIGHUP: reload(service, started: configuration, logger: logger)
+      case SIGHUP: reload(service, started: configuration, mode: &mode, logger: logger)
       case SIGTERM where drainUntil == nil:
         logger.notice("draining: no new clients, \(drainSeconds) s for what is under way")
         drainUntil = Date(timeIntervalSinceNow: Double(drainSeconds))
@@ -211,13 +267,10 @@ struct ServeCommand: ParsableCommand {
   }
 
   private func reload(
-    _ service: Service, started: Daemon.Configuration, logger: Logger
+    _ service: Service, started: Daemon.Configuration, mode: inout Mode, logger: Logger
   ) {
-    let overrides = Overrides(
-      listen: options.listen, downstream: options.downstream, mode: options.mode,
-      hostname: options.hostname)
     let (configuration, problems) = Daemon.Configuration.load(
-      file: options.config, overrides: overrides, keeping: .lines)
+      file: options.config, overrides: options.overrides, keeping: .lines)
     for problem in problems {
       for line in problem.description.split(separator: "\n") { logger.error("\(line)") }
     }
@@ -225,6 +278,15 @@ struct ServeCommand: ParsableCommand {
       logger.error("RELOAD failed: the configuration in force stays")
       return
     }
+    // From looking on to acting: what is asked before a start with that.
+    if configuration.policy.mode == .enforce && mode != .enforce,
+      !configuration.downstream.allowsOpenRelay, let address = resolve(started.downstream.host),
+      !mayEnforce(started, address, logger: logger)
+    {
+      logger.error("RELOAD failed: the configuration in force stays")
+      return
+    }
+    mode = configuration.policy.mode
     // The sockets are those of the start, and so are their roles: by their number in the new file an
     // inbound port could become an outbound one.
     var policy = configuration.policy

@@ -157,6 +157,7 @@ struct ConfigurationReader {
     }
     var endpoint: (text: String, address: Address, port: UInt16)?
     var role = Role.inbound
+    var balancers: [Prefix]?
     for member in members {
       do throws(BadValue) {
         switch member.name {
@@ -167,11 +168,12 @@ struct ConfigurationReader {
         case "role":
           let text = try Setting.text(member.value, "inbound or outbound")
           role = try Form.choice(text, Role.words) == 0 ? .inbound : .outbound
+        case "proxy_protocol": balancers = try readBalancers(member.value)
         default:
           problems.add(
             .error, at: member.place,
             "unknown key '\(ConfigNode.cut(member.name))' in a listener",
-            hint(for: member.name, among: ["address", "role"]))
+            hint(for: member.name, among: ["address", "role", "proxy_protocol"]))
         }
       } catch {
         problems.add(.error, at: member.value.place, error.reason, error.hint)
@@ -184,7 +186,8 @@ struct ConfigurationReader {
     }
     guard let endpoint else { return nil }
     return Listener(
-      address: endpoint.address, port: endpoint.port, role: role, text: endpoint.text)
+      address: endpoint.address, port: endpoint.port, role: role, text: endpoint.text,
+      balancers: balancers)
   }
 
   /// The path of a table as the process can open it: relative ones count from the folder of the file

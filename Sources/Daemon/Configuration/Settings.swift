@@ -48,7 +48,9 @@ extension Setting {
       key: "listeners", range: "a list of {address, role}",
       read: { (node, reader) throws(BadValue) in try reader.readListeners(node) },
       show: { configuration in
-        let all = configuration.listeners.map { "{address: \"\($0.text)\", role: \($0.role.name)}" }
+        let all = configuration.listeners.map {
+          "{address: \"\($0.text)\", role: \($0.role.name)\($0.balancerText)}"
+        }
         return "[\(all.joined(separator: ", "))]"
       }),
     Setting(
@@ -64,6 +66,7 @@ extension Setting {
     choice(
       "downstream.identity", \.downstream.identity,
       Downstream.Identity.allCases.map { ($0.rawValue, $0) }),
+    toggle("downstream.allow_open_relay", \.downstream.allowsOpenRelay),
     duration("downstream.probe_every", \.downstream.probeEvery, second...day),
     table("access", \.tables.access),
     table("rates", \.tables.rates),
@@ -215,6 +218,7 @@ extension Setting {
     count("limits.connections", \.limits.connections, 8...10_000_000),
     count("limits.sessions", \.limits.sessions, 4...1_000_000),
     count("limits.downstream_connections", \.limits.downstreamConnections, 4...100_000),
+    count("limits.proxy_headers", \.limits.proxyHeaders, 16...100_000),
     size("limits.input_bytes", \.limits.inputBytes, 4_096...(1 << 20)),
     count("limits.buckets", \.limits.buckets, 64...1_000_000_000),
     count("limits.sources", \.limits.sources, 64...1_000_000_000),
