@@ -90,6 +90,12 @@ extension Engine {
     downstream.identity == .xclient && !links[l].isIntroduced
   }
 
+  /// Whether HELO may be tried where EHLO was refused. What takes a header has EHLO: the refusal was meant for
+  /// the header, and the answers to come would pair with the wrong commands.
+  func mayFallBack(_ l: Int) -> Bool {
+    !downstream.identity.isHeader && downstream.identity != .xclient
+  }
+
   /// Before the client's own EHLO: tells the downstream about it by XCLIENT.
   ///
   /// - Returns: false if there is nothing to be told, or it was told.

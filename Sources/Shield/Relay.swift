@@ -407,7 +407,7 @@ extension Engine {
         if introduce(l, now: now, into: &effects) { return }
         learn(l)
         linkReady(l, now: now, into: &effects)
-      } else if code >= 500 && code != 521 && !isUnintroduced(l) {
+      } else if code >= 500 && code != 521 && mayFallBack(l) {
         greetDownstream(l, extended: false, now: now, into: &effects)
       } else {
         linkFailed(l, .heloRefused, now: now, into: &effects)
