@@ -101,7 +101,9 @@ package struct RelayProbe: Sendable {
     if isHeader { try line.send(header) }
     let greeting = try line.reply()
     guard greeting.code == 220 else {
-      return .silent("it greets with \(greeting.code) \(greeting.text)")
+      // Postfix, 5 s later.
+      let hint = isHeader || greeting.code != 421 ? "" : ": perhaps it waits for a PROXY header"
+      return .silent("it greets with '\(greeting.code) \(greeting.text)'\(hint)")
     }
     var hello = try line.ask("EHLO \(helo)")
     if isHeader && (hello.code >= 500 || line.hasMore) {

@@ -189,6 +189,9 @@ extension Engine {
     case (.greeting, .silence) where !downstream.identity.isHeader,
       (.greeting, .closed) where !downstream.identity.isHeader:
       .greetingMissing
+    // Postfix, after 5 s.
+    case (.greeting, .greeting) where !downstream.identity.isHeader && links[l].reader.code == 421:
+      .greetingMissing
     case (.greeting, .closed), (.greeting, .unexpectedReply), (.greeting, .malformedReply),
       (.ehlo, .closed), (.ehlo, .unexpectedReply), (.ehlo, .heloRefused), (.helo, .closed),
       (.helo, .unexpectedReply), (.helo, .heloRefused):

@@ -154,7 +154,7 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
     case .headerNotTaken:
       "it did not take the PROXY header: let it expect one, or set downstream.identity to what it takes"
     case .greetingMissing:
-      "no greeting: if it waits for a PROXY header, set downstream.identity to proxy_v2 or proxy_v1"
+      "no greeting, or 421: if it waits for a PROXY header, set downstream.identity to proxy_v2 or proxy_v1"
     case .identityNotOffered:
       "its EHLO does not list XCLIENT or XFORWARD for this address: see downstream.identity"
     case .identityRefused: "it refused XCLIENT or XFORWARD: let it take them from this address"

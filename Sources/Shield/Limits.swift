@@ -13,7 +13,7 @@ package struct Limits: Sendable, Equatable {
   package var sessions = 2_000
   /// Connections to downstreams at once; one per session that has mail. Beyond them: 451 4.3.2.
   package var downstreamConnections = 1_000
-  /// Connections from load balancers whose PROXY header has not come yet, 303 bytes each; one balancer may
+  /// Connections from load balancers whose PROXY header has not come yet, 287 bytes each; one balancer may
   /// have a quarter of them. Beyond: 421 4.3.2. Taken only where a listener stands behind a balancer.
   package var proxyHeaders = 1_024
   /// Bytes of a session's input buffer, through which message bytes also pass. 4 KiB…1 MiB.

@@ -65,7 +65,6 @@ package struct MemoryStatement: Sendable {
     func row(_ name: String, _ each: Int, _ user: Int, _ kernel: Int = 0) -> Row {
       Row(name: name, count: each * workers, user: user, kernel: kernel)
     }
-    let headers = isBalanced ? [row("proxy_headers", share.proxyHeaders, units.header)] : []
     rows =
       [
         row("connections", share.connections, units.connection, units.connectionKernel),
@@ -74,6 +73,7 @@ package struct MemoryStatement: Sendable {
         row(
           "downstream_connections", share.downstreamConnections, units.downstream,
           units.downstreamKernel),
+        row("proxy_headers", isBalanced ? share.proxyHeaders : 0, units.header),
         row("buckets", share.buckets, units.bucket),
         row("sources", share.sources, units.source),
         row("journal", share.journal, units.journalEntry),
@@ -81,7 +81,7 @@ package struct MemoryStatement: Sendable {
         // Twice: while a table is reloaded the old one still serves.
         Row(name: "bytes of tables", count: tables, user: 2, kernel: 0),
         row("workers", 1, units.worker, units.ringEntry * Limits.ringEntries(workers: workers)),
-      ] + headers
+      ]
   }
 
   /// For a configuration with its tables.
