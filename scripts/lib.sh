@@ -59,6 +59,33 @@ install_now() {
     apt-get install -y -qq --no-install-recommends "$@" </dev/null >&2
 }
 
+# unpack_package NAME: the package and what of its dependencies is not here, in .build/mail-servers/NAME, unpacked
+# and not installed: Debian has room for one mail server, and that is Postfix. No root is needed.
+unpack_package() {
+  local name="$1" place="$root/.build/mail-servers/$1" list
+  [ -e "$place/complete" ] && return 0
+  echo "unpacking: $name" >&2
+  rm -rf "$place"
+  mkdir -p "$place/packages" "$place/root"
+  list="$(would_install "$name")"
+  if [ -z "$list" ]; then
+    as_root apt-get update -qq >&2 || true
+    list="$(would_install "$name")"
+  fi
+  # Names of packages hold nothing that a shell would take apart.
+  # shellcheck disable=SC2086
+  (cd "$place/packages" && apt-get download -qq $list >&2) || return 1
+  for list in "$place"/packages/*.deb; do dpkg -x "$list" "$place/root" || return 1; done
+  rm -rf "$place/packages"
+  touch "$place/complete"
+}
+
+# would_install NAME: it and all that apt would install with it.
+would_install() {
+  apt-get install -s -qq --no-install-recommends "$1" 2>/dev/null |
+    sed -n 's/^Inst \([^ ]*\) .*/\1/p' || true
+}
+
 # find_swift: puts swift on the PATH if it is in one of the usual places.
 find_swift() {
   local place

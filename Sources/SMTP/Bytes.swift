@@ -143,6 +143,15 @@ private func firstLane(_ mask: SIMDMask<SIMD16<Int8>>) -> Int {
   unsafeBitCast(mask, to: UInt128.self).littleEndian.trailingZeroBitCount / 8
 }
 
+extension StaticString {
+  /// The octet at `index`. A StaticString's bytes live as long as the program.
+  @inline(__always)
+  func octet(_ index: Int) -> UInt8 {
+    precondition(index >= 0 && index < utf8CodeUnitCount, "an octet outside a literal")
+    return utf8Start[index]
+  }
+}
+
 @inline(__always)
 func lowercased(_ byte: UInt8) -> UInt8 { byte &- 0x41 < 26 ? byte | 0x20 : byte }
 

@@ -11,11 +11,14 @@ package struct Peer: BitwiseCopyable, Sendable {
   package var port: UInt16
   /// Which of the configured listeners it came to.
   package var listener: UInt8
+  /// The load balancer that said by a PROXY header who it is; nil for who came by itself.
+  package var via: Address?
 
-  package init(address: Address, port: UInt16, listener: UInt8) {
+  package init(address: Address, port: UInt16, listener: UInt8, via: Address? = nil) {
     self.address = address
     self.port = port
     self.listener = listener
+    self.via = via
   }
 }
 
@@ -31,50 +34,51 @@ package enum Admission: Sendable {
 
 // Who comes in, and how long it waits for its banner.
 extension Engine {
+  /// What is known of a peer when it comes, from the tables and from before.
+  private struct Arrival {
+    var flags = ConnectionFlags()
+    var signals = SignalSet()
+    var tier = Tier.clean
+    var isDenied = false
+  }
+
   /// A connection was accepted.
   package mutating func accepted(
     _ peer: Peer, now: Instant, into effects: inout EffectQueue
   ) -> Admission {
+    if hasBalancers, peer.via == nil, let balancers = terms[Int(peer.listener)].balancers {
+      return acceptedBehind(balancers, peer, now: now, into: &effects)
+    }
     counters.accepted += 1
-    let access = policy.access.lookup(peer.address)
-    let rates = policy.rates.lookup(peer.address)
-    var flags = ConnectionFlags()
-    var signals = SignalSet()
-    var denied = false
-    var opinion = PeerClass.unknown
-    switch access?.action {
-    case .reject: denied = true
-    case .classify(let stated): opinion = stated
-    case .dunno, nil: break
-    }
-    if opinion == .unknown, let stated = rates?.peerClass { opinion = stated }
-    switch opinion {
-    case .unknown: break
-    case .trusted: flags.insert(.trusted)
-    case .suspicious where policy[.listedSuspicious].action != .ignore:
-      signals.insert(SignalSet(.listedSuspicious))
-    case .bad where policy[.listedBad].action != .ignore: signals.insert(SignalSet(.listedBad))
-    case .suspicious, .bad: break
-    }
-    let source = peer.address.isIPv4 ? peer.address : peer.address.network(64)
-    let address = reputation.key(.address, source)
-    // Not by its network alone: one bot whose message was accepted would open the door to all its
-    // neighbours. A pool's other addresses become known by network and HELO domain together.
-    if reputation.isGood(address, now: now) { flags.insert(.known) }
-    if policy[.history].action != .ignore && reputation.isBad(address, now: now) {
-      signals.insert(SignalSet(.history))
-    }
-    let tier = policy.tier(
-      signals, known: flags.contains(.known), trusted: flags.contains(.trusted))
-
+    let arrival = arrival(of: peer, now: now)
     // Room. Slots kept for known senders are theirs alone; the rest is refused by name.
-    let reserved = Int(Double(limits.connections) * policy.reservedForKnown)
-    guard !isDraining, clientIndexes.free > (tier == .known ? 0 : reserved),
+    guard !isDraining, clientIndexes.free > (arrival.tier == .known ? 0 : reservedSlots),
       let i = clientIndexes.take()
     else {
       counters.shed += 1
       return isDraining ? .dropped : .refused(text(.busy))
     }
+    install(peer, in: i, now: now)
+    begin(i, arrival, peer, now: now, into: &effects)
+    return .held(slot(client: i))
+  }
+
+  /// A client whom a load balancer has named goes on in the slot that its connection has.
+  mutating func enter(_ peer: Peer, in i: Int, now: Instant, into effects: inout EffectQueue) {
+    counters.accepted += 1
+    let arrival = arrival(of: peer, now: now)
+    install(peer, in: i, now: now)
+    guard !isDraining, clientIndexes.free >= (arrival.tier == .known ? 0 : reservedSlots) else {
+      refuse(i, isDraining ? .shed : .busy, now: now, into: &effects)
+      return
+    }
+    begin(i, arrival, peer, now: now, into: &effects)
+  }
+
+  private var reservedSlots: Int { Int(Double(limits.connections) * policy.reservedForKnown) }
+
+  /// Makes a slot's record one of a peer that has just come.
+  mutating func install(_ peer: Peer, in i: Int, now: Instant) {
     let generation = connections[i].generation
     connections[i] = Connection()
     connections[i].generation = generation
@@ -83,20 +87,62 @@ extension Engine {
     connections[i].port = peer.port
     connections[i].listener = peer.listener
     connections[i].accepted = UInt32(truncatingIfNeeded: now.microseconds / 10_000)
-    connections[i].flags = flags
-    connections[i].signals = signals
-    connections[i].tier = tier
-    journal.append(entry(.connect, i, now: now))
+  }
 
-    if denied {
+  private func arrival(of peer: Peer, now: Instant) -> Arrival {
+    let access = policy.access.lookup(peer.address)
+    let rates = policy.rates.lookup(peer.address)
+    var arrival = Arrival()
+    var opinion = PeerClass.unknown
+    switch access?.action {
+    case .reject: arrival.isDenied = true
+    case .classify(let stated): opinion = stated
+    case .dunno, nil: break
+    }
+    if opinion == .unknown, let stated = rates?.peerClass { opinion = stated }
+    switch opinion {
+    case .unknown: break
+    case .trusted: arrival.flags.insert(.trusted)
+    case .suspicious where policy[.listedSuspicious].action != .ignore:
+      arrival.signals.insert(SignalSet(.listedSuspicious))
+    case .bad where policy[.listedBad].action != .ignore:
+      arrival.signals.insert(SignalSet(.listedBad))
+    case .suspicious, .bad: break
+    }
+    let source = peer.address.isIPv4 ? peer.address : peer.address.network(64)
+    let address = reputation.key(.address, source)
+    // Not by its network alone: one bot whose message was accepted would open the door to all its
+    // neighbours. A pool's other addresses become known by network and HELO domain together.
+    if reputation.isGood(address, now: now) { arrival.flags.insert(.known) }
+    if policy[.history].action != .ignore && reputation.isBad(address, now: now) {
+      arrival.signals.insert(SignalSet(.history))
+    }
+    arrival.tier = policy.tier(
+      arrival.signals, known: arrival.flags.contains(.known),
+      trusted: arrival.flags.contains(.trusted))
+    return arrival
+  }
+
+  /// What becomes of a peer that has a slot: refused, held in the tarpit, or greeted after its delay.
+  private mutating func begin(
+    _ i: Int, _ arrival: Arrival, _ peer: Peer, now: Instant, into effects: inout EffectQueue
+  ) {
+    connections[i].flags = arrival.flags
+    connections[i].signals = arrival.signals
+    connections[i].tier = arrival.tier
+    var connect = entry(.connect, i, now: now)
+    if let balancer = peer.via { connect.via = balancer }
+    journal.append(connect)
+
+    if arrival.isDenied {
       journal.append(entry(.denylisted, i, now: now))
       if policy.mode == .enforce {
         counters.refused += 1
         refuse(i, .rejected, now: now, into: &effects)
-        return .held(slot(client: i))
+        return
       }
     }
-    if flags.contains(.trusted) { journal.append(entry(.allowlisted, i, now: now)) }
+    if arrival.flags.contains(.trusted) { journal.append(entry(.allowlisted, i, now: now)) }
 
     var least: Int64 = 0
     switch connectionExcess(i, now: now) {
@@ -104,13 +150,13 @@ extension Engine {
     case .slow(let wait): least = wait
     case .tempfail:
       refuse(i, .crowded, now: now, into: &effects)
-      return .held(slot(client: i))
+      return
     case .refuse:
       refuse(i, .rejected, now: now, into: &effects)
-      return .held(slot(client: i))
+      return
     case .drop:
       close(i, now: now, into: &effects)
-      return .held(slot(client: i))
+      return
     }
 
     if tlsMode(i) == .implicit {
@@ -124,7 +170,6 @@ extension Engine {
     } else {
       welcome(i, least: least, now: now, into: &effects)
     }
-    return .held(slot(client: i))
   }
 
   /// Begins the dialogue with a client that may stay.
@@ -394,6 +439,7 @@ extension Engine {
     connections[i].flags.insert(.ended)
     switch connections[i].state {
     case .talking: sessionEnded(i, now: now, into: &effects)
+    case .announced: leftWithoutHeader(i, now: now, into: &effects)
     case .banner, .refusing: break  // the send decides
     case .free, .closing: break
     case .waiting, .idle, .dripping, .pit, .draining, .securing:
@@ -405,6 +451,9 @@ extension Engine {
   mutating func hungUp(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     switch connections[i].state {
     case .free, .closing: return
+    case .announced:
+      leftWithoutHeader(i, now: now, into: &effects)
+      return
     case .waiting:
       leftWhileDelayed(.banner, i, now: now)
       counters.hangups += 1
@@ -454,10 +503,15 @@ extension Engine {
       case .talking where isBetweenMessages(i):
         refuse(i, .shed, now: now, into: &effects)
         return
+      case .announced:
+        connections[i].flags.insert(.logged)
+        close(i, now: now, into: &effects)
+        return
       case .free, .banner, .talking, .refusing, .draining, .closing, .securing: break
       }
     }
     switch connections[i].state {
+    case .announced: noHeader(i, .headerMissing, now: now, into: &effects)
     case .waiting: sendBanner(i, now: now, into: &effects)
     case .idle:
       timedOut(i, now: now)

@@ -633,7 +633,7 @@ extension Engine {
         let l = Int(sessions[s].link)
         if l >= 0 && links[l].isPaused { readOn(l, now: now, into: &effects) }
       }
-    case .free, .waiting, .idle, .dripping, .pit, .draining, .closing, .securing: break
+    case .free, .announced, .waiting, .idle, .dripping, .pit, .draining, .closing, .securing: break
     }
   }
 

@@ -48,6 +48,8 @@ public enum Effect: BitwiseCopyable, Sendable {
   case secure(Slot, Handshake)
   /// Close our sending side; the peer sees the end of our replies.
   case finish(Slot)
+  /// It is another worker's: its client is `announcedPeer` of the slot, which is closed next.
+  case hand(Slot, worker: Int)
   /// End it. Once nothing of the slot is in flight any more: `closed`.
   case close(Slot)
 }

@@ -19,6 +19,17 @@ package struct Engine: ~Copyable {
   /// The block in which every region of an order lies.
   package var arena: Arena
   private let layout: Layout
+  /// Each listener's, by its number; where there are fewer, nothing is known of the others.
+  let terms: [ListenerTerms]
+  let hasBalancers: Bool
+  var headers: Slab<PendingHeader>
+  var headerIndexes: IndexAllocator
+  var headerCounts: OpenCounts
+  /// Which worker's engine this is, and how many there are.
+  let worker: Int
+  let workers: Int
+  /// What a clock on the wall said at instant 0, in microseconds since 1970: for trace headers alone.
+  package var wallClock: Int64 = 0
   var connections: Slab<Connection>
   var clientIndexes: IndexAllocator
   var sessions: Slab<Session>
@@ -46,14 +57,28 @@ package struct Engine: ~Copyable {
   /// - Parameters:
   ///   - limits: this worker's share.
   ///   - seed: of the hash keys and the session ids.
-  package init(policy: Policy, limits: Limits, seed: UInt64, identity: Identity = .none) {
+  ///   - identity: how the downstream is told who the client is.
+  ///   - listeners: what there is to know of each, by its number.
+  ///   - worker: which of the workers this is; a client that a load balancer names may be another's.
+  package init(
+    policy: Policy, limits: Limits, seed: UInt64, identity: Identity = .none,
+    listeners: [ListenerTerms] = [], worker: Int = 0, workers: Int = 1
+  ) {
     var random = SeededGenerator(seed: seed)
     hash = SipHash(k0: random.next(), k1: random.next())
     salt = random.next() << 48
     self.policy = policy
     self.limits = limits
     journal = Journal(capacity: limits.journal)
-    layout = Layout(limits)
+    terms = listeners
+    hasBalancers = listeners.contains { $0.balancers != nil }
+    self.worker = worker
+    self.workers = workers
+    let pending = hasBalancers ? limits.proxyHeaders : 0
+    headers = Slab(capacity: pending, repeating: PendingHeader())
+    headerIndexes = IndexAllocator(capacity: pending)
+    headerCounts = OpenCounts(capacity: pending)
+    layout = Layout(limits, headers: pending)
     arena = Arena(count: layout.total)
     connections = Slab(capacity: limits.connections, repeating: Connection())
     clientIndexes = IndexAllocator(capacity: limits.connections)
@@ -113,7 +138,7 @@ package struct Engine: ~Copyable {
     case .pit: heardInPit(i, bytes, now: now, into: &effects)
     case .draining: effects.append(.listen(slot))
     case .banner: spokeIntoBanner(i, bytes, now: now)
-    case .free, .talking, .dripping, .refusing, .closing, .securing: break
+    case .free, .announced, .talking, .dripping, .refusing, .closing, .securing: break
     }
   }
 
@@ -127,6 +152,7 @@ package struct Engine: ~Copyable {
       counters.bytesIn += UInt64(count)
       switch connections[index].state {
       case .talking: heard(index, count, now: now, into: &effects)
+      case .announced: heardHeader(index, count, now: now, into: &effects)
       case .draining: effects.append(.listen(slot))
       // It spoke out of turn on its way into the tarpit, and what it said cannot be paired any more.
       case .dripping, .pit: close(index, now: now, into: &effects)
@@ -189,6 +215,7 @@ package struct Engine: ~Copyable {
       // A session that could not be given back while the kernel might still touch its memory.
       unpin(Int(connections[index].session))
       if connections[index].flags.contains(.encrypted) { secured.remove(index) }
+      releaseHeader(index)
       let generation = (connections[index].generation + 1) & 0xFF_FFFF
       connections[index] = Connection()
       connections[index].generation = generation
@@ -275,7 +302,7 @@ package struct Engine: ~Copyable {
     // One by one through the wheel, so that no single fact causes more orders than the queue takes.
     for i in 0..<connections.capacity {
       switch connections[i].state {
-      case .waiting, .idle, .dripping, .pit: wheel.set(i, at: now)
+      case .announced, .waiting, .idle, .dripping, .pit: wheel.set(i, at: now)
       case .talking where isBetweenMessages(i): wheel.set(i, at: now)
       case .free, .banner, .talking, .refusing, .draining, .closing, .securing: break
       }
@@ -302,7 +329,7 @@ package struct Engine: ~Copyable {
     var (waiting, dripping, talking) = (UInt64(0), UInt64(0), UInt64(0))
     for i in 0..<connections.capacity {
       switch connections[i].state {
-      case .waiting: waiting += 1
+      case .announced, .waiting: waiting += 1
       case .dripping, .pit: dripping += 1
       case .talking, .banner, .idle, .securing: talking += 1
       case .free, .refusing, .draining, .closing: break
@@ -326,6 +353,8 @@ package enum Footprint {
     MemoryLayout<Session>.stride + Layout.sessionBytes
   }
   package static var link: Int { MemoryLayout<Link>.stride + 8 + Layout.linkStride }
+  /// A connection whose PROXY header is still to come.
+  package static var header: Int { MemoryLayout<PendingHeader>.stride + Layout.headerBytes + 7 }
   /// A journal entry, in the engine's journal and in the queue to the log.
   package static var journalEntry: Int { 2 * MemoryLayout<JournalEntry>.stride }
 }
@@ -349,20 +378,26 @@ struct Layout {
   static let linkOutBytes = 4_096
   /// The paths of recipients that are with the downstream: the length and the beginning of each.
   static let linkPathBytes = 16 * pathBytes
+  /// Of a PROXY header what must be kept, 107 octets of version 1 or 52 of version 2, and room for what is
+  /// read only to be passed over.
+  static let headerBytes = 256
+  static let headerKept = 112
   static let linkStride = linkInBytes + replyBytes + linkOutBytes + linkPathBytes
 
   let inputBytes: Int
   let sessionStride: Int
   let firstSession: Int
   let firstLink: Int
+  let firstHeader: Int
   let total: Int
 
-  init(_ limits: Limits) {
+  init(_ limits: Limits, headers: Int = 0) {
     inputBytes = limits.inputBytes
     sessionStride = Self.sessionBytes + inputBytes
     firstSession = Self.textSets * PitText.allCases.count * Self.textBytes
     firstLink = firstSession + limits.sessions * sessionStride
-    total = firstLink + limits.downstreamConnections * Self.linkStride
+    firstHeader = firstLink + limits.downstreamConnections * Self.linkStride
+    total = firstHeader + headers * Self.headerBytes
   }
 }
 
@@ -393,6 +428,10 @@ extension Engine {
   }
   func linkOut(_ l: Int) -> Region {
     Region(offset: linkReply(l).offset + Layout.replyBytes, count: Layout.linkOutBytes)
+  }
+  /// Where the PROXY header with this number is read.
+  func headerRegion(_ place: Int) -> Region {
+    Region(offset: layout.firstHeader + place * Layout.headerBytes, count: Layout.headerBytes)
   }
   /// Where the path of the recipient with this number is kept while it is with the downstream.
   func linkPath(_ l: Int, _ number: UInt8) -> Region {

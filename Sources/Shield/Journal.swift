@@ -9,7 +9,8 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case connect, passNew, passOld, allowlisted, denylisted, signal, tarpit, delay, wouldDelay,
     rateLimit,
     reject, hangup, timeout, limit, shed, disconnect, downstreamDown, downstreamUp,
-    downstreamFailed, possibleDuplicate, accepted, secured, notSecured, downstreamClear, spliced
+    downstreamFailed, possibleDuplicate, accepted, secured, notSecured, downstreamClear, spliced,
+    proxyRefused
 
   /// The word the line begins with.
   package var word: String {
@@ -39,6 +40,7 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .notSecured: "TLS FAILED"
     case .downstreamClear: "DOWNSTREAM IN CLEAR"
     case .spliced: "TLS PASSED ON"
+    case .proxyRefused: "PROXY refused"
     }
   }
 }
@@ -79,6 +81,8 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
   package var session: UInt64 = 0
   package var address = Address(high: 0, low: 0)
   package var port: UInt16 = 0
+  /// The load balancer that spoke for the client, for `.connect`; the unspecified address for none.
+  package var via = Address(high: 0, low: 0)
   package var listener: UInt8 = 0
   package var tier: Tier = .clean
   package var signals = SignalSet()
@@ -125,6 +129,8 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
   case connect, greeting, heloRefused, reply, malformedReply, unexpectedReply, wrongClass, closed,
     silence,
     early
+  case headerNotTaken, greetingMissing, identityNotOffered, identityRefused
+  case unlistedBalancer, headerMissing, headerMalformed, headersWaiting
 
   package var words: String {
     switch self {
@@ -161,6 +167,17 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
     case .closed: "connection closed"
     case .silence: "no answer in time"
     case .early: "spoke before the end of the message"
+    case .headerNotTaken:
+      "it did not take the PROXY header: let it expect one, or set downstream.identity to what it takes"
+    case .greetingMissing:
+      "no greeting, or 421: if it waits for a PROXY header, set downstream.identity to proxy_v2 or proxy_v1"
+    case .identityNotOffered:
+      "its EHLO does not list XCLIENT or XFORWARD for this address: see downstream.identity"
+    case .identityRefused: "it refused XCLIENT or XFORWARD: let it take them from this address"
+    case .unlistedBalancer: "not a listed load balancer"
+    case .headerMissing: "no PROXY header within 3 s"
+    case .headerMalformed: "what came is no PROXY header"
+    case .headersWaiting: "too many connections without their PROXY header"
     }
   }
 }
@@ -235,6 +252,8 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
   package var possibleDuplicates: UInt64 = 0
   package var secondChances: UInt64 = 0
   package var protocolFaults: UInt64 = 0
+  /// Connections to listeners behind a load balancer that did not come from one, or without its header.
+  package var proxyRefused: UInt64 = 0
   package var bytesIn: UInt64 = 0
   package var bytesOut: UInt64 = 0
   package var handshakes: UInt64 = 0
@@ -268,8 +287,8 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
       ("link_failures", false, \.linkFailures),
       ("possible_duplicates", false, \.possibleDuplicates),
       ("second_chances", false, \.secondChances), ("protocol_faults", false, \.protocolFaults),
-      ("bytes_in", false, \.bytesIn), ("bytes_out", false, \.bytesOut),
-      ("tls_handshakes", false, \.handshakes),
+      ("proxy_refused", false, \.proxyRefused), ("bytes_in", false, \.bytesIn),
+      ("bytes_out", false, \.bytesOut), ("tls_handshakes", false, \.handshakes),
       ("tls_handshakes_in_turn", false, \.handshakesInTurn),
       ("tls_handshakes_failed", false, \.handshakesFailed),
       ("tls_links", false, \.linksSecured), ("tls_passed_on", false, \.spliced),

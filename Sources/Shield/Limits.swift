@@ -16,6 +16,9 @@ package struct Limits: Sendable, Equatable {
   /// Clients that speak TLS at once. Each has some 16 KB with OpenSSL besides; one beyond them hears
   /// 454 4.7.0 to STARTTLS.
   package var tlsSessions = 2_000
+  /// Connections from load balancers whose PROXY header has not come yet, 287 bytes each; one balancer may
+  /// have a quarter of them. Beyond: 421 4.3.2. Taken only where a listener stands behind a balancer.
+  package var proxyHeaders = 1_024
   /// Bytes of a session's input buffer, through which message bytes also pass. 4 KiB…1 MiB.
   package var inputBytes = 32_768
   /// Token buckets, 15 bytes each.
@@ -51,6 +54,7 @@ package struct Limits: Sendable, Equatable {
     mine.sessions = part(sessions, atLeast: 4)
     mine.downstreamConnections = part(downstreamConnections, atLeast: 4)
     mine.tlsSessions = part(tlsSessions, atLeast: 4)
+    mine.proxyHeaders = part(proxyHeaders, atLeast: 16)
     mine.buckets = part(buckets, atLeast: 64)
     mine.sources = part(sources, atLeast: 64)
     mine.journal = part(journal, atLeast: 32)

@@ -6,8 +6,11 @@ package import Suspicion
 /// What a client connection is doing. A held connection is this record and nothing else.
 @frozen
 package enum ConnectionState: UInt8, BitwiseCopyable, Sendable {
-  /// No tenant. Goes to: waiting, banner, dripping, refusing.
+  /// No tenant. Goes to: announced, waiting, banner, dripping, refusing.
   case free
+  /// From a load balancer, whose PROXY header has not come yet; its own address stands for the client's.
+  /// Goes to: waiting, banner, dripping, refusing, closing.
+  case announced
   /// Waits for its banner; we listen, because who talks now is no mail server. Goes to: banner, dripping.
   case waiting
   /// The banner is being sent. Goes to: idle, talking.
@@ -46,6 +49,8 @@ package struct ConnectionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let countedBad = ConnectionFlags(rawValue: 8)
   /// The first word of the line that is coming in is complete (tarpit only).
   static let pastWord = ConnectionFlags(rawValue: 16)
+  /// Holds a place for a PROXY header.
+  static let announced = ConnectionFlags(rawValue: 32)
   /// The tarpit's reply being dripped is the last one.
   static let last = ConnectionFlags(rawValue: 64)
   /// The peer has closed its sending side.
@@ -113,6 +118,12 @@ package struct Connection: BitwiseCopyable, Sendable {
   package var owed: UInt32 {
     get { flags.contains(.leased) ? 0 : lease }
     set { if !flags.contains(.leased) { lease = newValue } }
+  }
+
+  /// Waiting for a PROXY header: its place. As `owed`, only for who has no session.
+  var headerPlace: Int {
+    get { Int(owed) }
+    set { owed = UInt32(newValue) }
   }
 
   /// 24 bits.
@@ -402,6 +413,8 @@ enum LinkState: UInt8, BitwiseCopyable, Sendable {
   case starttls
   /// A handshake is under way.
   case securing
+  /// A line about the client is outstanding (XCLIENT, XFORWARD).
+  case introducing
   /// Nothing outstanding.
   case ready
   /// A command of the session is outstanding.
@@ -503,6 +516,11 @@ struct Link: BitwiseCopyable, Sendable {
   /// Whether TLS is spoken on it, and whether the downstream is surely the right one.
   var isSecured = false
   var isVerified = false
+  /// What of a client it wants to be told, by XCLIENT or XFORWARD, and how many lines it was told.
+  var listed = ClientAttributes()
+  var linesSaid: UInt8 = 0
+  /// It was told.
+  var isIntroduced = false
   /// Replies wait in the input region until the client has taken earlier ones.
   var isPaused = false
   /// The session whose client left after its final dot; only the outcome is of interest now.

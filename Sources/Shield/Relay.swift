@@ -4,16 +4,6 @@ import SMTP
 import Structures
 import Suspicion
 
-/// How the downstream learns who the client is.
-package enum Identity: UInt8, Sendable {
-  /// Not at all: it sees Sluice's address, and must not trust it.
-  case none
-  /// PROXY protocol, version 1 (a line of text).
-  case proxyV1
-  /// PROXY protocol, version 2 (binary).
-  case proxyV2
-}
-
 /// What is known of the downstream.
 struct Downstream: Sendable {
   var identity = Identity.none
@@ -98,7 +88,7 @@ extension Engine {
     return l
   }
 
-  private mutating func setLinkTimer(_ l: Int, _ timeout: Int64, now: Instant) {
+  mutating func setLinkTimer(_ l: Int, _ timeout: Int64, now: Instant) {
     wheel.set(limits.connections + l, at: now.after(microseconds: timeout))
   }
 
@@ -112,14 +102,11 @@ extension Engine {
 
   mutating func linkConnected(_ l: Int, now: Instant, into effects: inout EffectQueue) {
     guard links[l].state == .connecting else { return }
-    let header = proxyHeader(l)
-    if header > 0 {
-      links[l].outEnd = Int32(header)
-      flushLink(l, into: &effects)
-    }
+    writeProxyHeader(l)
+    flushLink(l, into: &effects)
     if downstream.isImplicitTLS {
       // The header goes in clear before the handshake, as with HAProxy.
-      if header == 0 {
+      if links[l].outEnd == 0 {
         secureLink(l, now: now, into: &effects)
       } else {
         links[l].state = .securing
@@ -143,24 +130,6 @@ extension Engine {
     links[l].reader.reset()
     setLinkTimer(l, policy.timeouts.reply, now: now)
     write(l, into: &effects) { out in _ = writeCommand(command, Span(), into: &out) }
-  }
-
-  /// Writes the PROXY header for the client a link serves; a probe speaks for Sluice itself.
-  private mutating func proxyHeader(_ l: Int) -> Int {
-    let s = Int(links[l].session)
-    let room = linkOut(l)
-    let owner = s >= 0 ? Int(sessions[s].owner) : -1
-    let source: ProxyHeader.Source =
-      owner >= 0
-      ? .client(connections[owner].address, connections[owner].port) : .ourselves
-    let identity = downstream.identity
-    return arena.append(into: room) { out in
-      switch identity {
-      case .none: break
-      case .proxyV1: ProxyHeader.writeV1(source, into: &out)
-      case .proxyV2: ProxyHeader.writeV2(source, into: &out)
-      }
-    }
   }
 
   // MARK: Sending
@@ -188,6 +157,11 @@ extension Engine {
     _ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue
   ) {
     let s = Int(connections[i].session)
+    if sessions[s].verb == .mail && forwardDetails(l, now: now, into: &effects) {
+      sessions[s].phase = .opening
+      effects.append(.watch(slot(client: i)))
+      return
+    }
     let wasChallenge =
       sessions[s].verb == .auth && sessions[s].flags.contains(.authenticating)
     links[l].state = .busy
@@ -390,8 +364,9 @@ extension Engine {
       stage, tier: tier, score: policy.score(connections[i].signals), count: 1) == 0
   }
 
-  /// Forwards message bytes straight from the session's input region.
+  /// Forwards message bytes straight from the session's input region, once the trace header is out.
   mutating func sendBody(_ l: Int, _ s: Int, now: Instant, into effects: inout EffectQueue) {
+    if links[l].outEnd > 0 { return }
     links[l].sending = true
     setLinkTimer(l, policy.timeouts.block, now: now)
     let piece = input(s).prefix(Int(sessions[s].relayEnd)).from(Int(sessions[s].relayStart))
@@ -404,7 +379,7 @@ extension Engine {
     links[l].sending = false
     let s = Int(links[l].session)
     let isPassing = links[l].state == .body || links[l].state == .spliced
-    if isPassing, s >= 0, sessions[s].flags.contains(.relaying) {
+    if isPassing, links[l].outEnd == 0, s >= 0, sessions[s].flags.contains(.relaying) {
       let i = Int(sessions[s].owner)
       sessions[s].relayStart += Int32(count)
       if sessions[s].relayStart < sessions[s].relayEnd {
@@ -423,7 +398,11 @@ extension Engine {
       links[l].outStart = 0
       links[l].outEnd = 0
       // The PROXY header is out.
-      if links[l].state == .securing { secureLink(l, now: now, into: &effects) }
+      if links[l].state == .securing {
+        secureLink(l, now: now, into: &effects)
+      } else if links[l].state == .body, s >= 0, sessions[s].flags.contains(.relaying) {
+        sendBody(l, s, now: now, into: &effects)
+      }
     }
   }
 
@@ -453,7 +432,7 @@ extension Engine {
       let s = Int(links[l].session)
       if s >= 0 { deliverSplice(Int(sessions[s].owner), l, now: now, into: &effects) }
       return
-    case .greeting, .ehlo, .helo, .starttls, .busy, .body, .final: break
+    case .greeting, .ehlo, .helo, .introducing, .starttls, .busy, .body, .final: break
     }
     links[l].inStart = 0
     links[l].inEnd = Int32(count)
@@ -544,8 +523,9 @@ extension Engine {
       if code == 250 {
         learn(l)
         if securesFirst(l, now: now, into: &effects) { return }
+        if introduce(l, now: now, into: &effects) { return }
         linkReady(l, now: now, into: &effects)
-      } else if code >= 500 && code != 521 {
+      } else if code >= 500 && code != 521 && mayFallBack(l) {
         greetDownstream(l, extended: false, now: now, into: &effects)
       } else {
         linkFailed(l, .heloRefused, now: now, into: &effects)
@@ -566,6 +546,7 @@ extension Engine {
       } else {
         linkFailed(l, .noTLS, now: now, into: &effects)
       }
+    case .introducing: introduced(l, code, now: now, into: &effects)
     case .busy: commandReplied(l, code, now: now, into: &effects)
     case .body: spokeEarly(l, code, now: now, into: &effects)
     case .final: finalReplied(l, code, now: now, into: &effects)
@@ -580,7 +561,7 @@ extension Engine {
     links[l].reader.reset()
     setLinkTimer(l, policy.timeouts.reply, now: now)
     let s = Int(links[l].session)
-    if s >= 0 && sessions[s].heloCount > 0 {
+    if s >= 0 && sessions[s].heloCount > 0 && !isUnintroduced(l) {
       // The client's own name, checked to be printable: the downstream's trace shows it.
       let name = heloRegion(s).prefix(Int(sessions[s].heloCount))
       let room = linkOut(l).from(Int(links[l].outEnd))
@@ -602,13 +583,21 @@ extension Engine {
     defer { links[l].pipelines = downstream.capabilities.keywords.contains(.pipelining) }
     let text = linkReply(l).prefix(Int(links[l].replyCount))
     downstream.capabilities = Capabilities(ehloReply: arena.span(text))
+    if downstream.identity == .xforward {
+      links[l].listed = ClientAttributes("XFORWARD", inEHLO: arena.span(text)) ?? []
+    }
   }
 
-  private mutating func linkReady(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func linkReady(_ l: Int, now: Instant, into effects: inout EffectQueue) {
     noteDownstream(up: true, now: now)
     links[l].state = .ready
     let s = Int(links[l].session)
     guard s >= 0 else {
+      if downstream.identity == .xforward && links[l].listed.isEmpty {
+        var entry = JournalEntry(.downstreamFailed, at: now)
+        entry.subject = .identityNotOffered
+        journal.append(entry)
+      }
       quitLink(l, now: now, into: &effects)
       return
     }
@@ -720,6 +709,7 @@ extension Engine {
     case .data:
       if code == 354 {
         links[l].state = .body
+        writeTrace(l, now: now, into: &effects)
         passReply(i, l, now: now)
         links[l].reader.reset()
         links[l].replyCount = 0
@@ -912,8 +902,8 @@ extension Engine {
     switch links[l].state {
     case .free, .closing: break
     case .quitting, .ready: closeLink(l, into: &effects)
-    case .connecting, .greeting, .ehlo, .helo, .starttls, .securing, .busy, .body, .final,
-      .spliced:
+    case .connecting, .greeting, .ehlo, .helo, .introducing, .starttls, .securing, .busy, .body,
+      .final, .spliced:
       linkFailed(
         l, links[l].state == .connecting ? .connect : .silence, now: now, into: &effects)
     }
@@ -933,8 +923,9 @@ extension Engine {
     // What passes unread may end when it likes.
     let isOrderly = state == .spliced && why == .closed
     if !isOrderly { counters.linkFailures += 1 }
+    let why = cause(why, l)
     switch state {
-    case .connecting, .greeting, .ehlo, .helo, .starttls, .securing:
+    case .connecting, .greeting, .ehlo, .helo, .introducing, .starttls, .securing:
       noteDownstream(up: false, now: now)
     default: break
     }
@@ -1089,7 +1080,8 @@ extension Engine {
     case .final: links[l].orphanOf = sessionID(i)
     case .ready: quitLink(l, now: now, into: &effects)
     case .free, .closing, .quitting: break
-    case .connecting, .greeting, .ehlo, .helo, .starttls, .securing, .busy, .body, .spliced:
+    case .connecting, .greeting, .ehlo, .helo, .introducing, .starttls, .securing, .busy, .body,
+      .spliced:
       closeLink(l, into: &effects)
     }
     links[l].session = -1

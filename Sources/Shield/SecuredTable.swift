@@ -20,6 +20,13 @@ package struct TLSFacts: BitwiseCopyable, Sendable {
   package var nameCount: UInt8 = 0
 
   package init() {}
+
+  /// `TLSv1.3`: what OpenSSL calls it.
+  var versionName: InlineArray<7, UInt8> {
+    var name: InlineArray<7, UInt8> = [84, 76, 83, 118, 49, 46, 48]
+    name[6] += UInt8(clamping: Int(version) - 0x0301)
+    return name
+  }
 }
 
 /// Clients that speak TLS, and what is known of it: bounded, and beside the connections, because of a million held

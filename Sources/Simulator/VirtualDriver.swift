@@ -196,6 +196,7 @@ package struct VirtualDriver: ~Copyable {
         sockets[i].want = .nothing
         sockets[i].isSecuring = true
         handshakes.append(handshake)
+      case .hand: invariantFailed("there is no other worker here")
       case .finish(let slot): sockets[Int(slot.index)].isFinished = true
       case .close(let slot):
         sockets[Int(slot.index)].isClosing = true

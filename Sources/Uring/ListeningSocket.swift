@@ -166,31 +166,7 @@ package struct ListenError: Error, Equatable, CustomStringConvertible {
   }
 }
 
-/// Which worker a source belongs to: the kernel's program and the same sum in Swift.
-package enum Steering {
-  /// The worker the kernel picks for `source`; for tests, and for asking the right worker about one.
-  package static func worker(for source: Address, of workers: UInt32) -> Int {
-    var a: UInt32
-    if source.isIPv4 {
-      a = source.v4 >> 8
-    } else {
-      a = UInt32(source.high >> 32) &* spread ^ UInt32(truncatingIfNeeded: source.high)
-    }
-    a &*= first
-    a ^= a >> 15
-    a &*= second
-    a >>= 16
-    return Int(a % workers)
-  }
-
-  // Neighbouring networks must not share a worker by arithmetic (a botnet fills a /16), and the low
-  // bits of a product are weak: multiply, fold, multiply, take the top half. Constants: the finaliser
-  // of MurmurHash3 and 2^32 / golden ratio. An attacker who knows them can load one worker; the
-  // limits of that worker hold all the same.
-  private static let spread: UInt32 = 0x9E37_79B1
-  private static let first: UInt32 = 0x85EB_CA6B
-  private static let second: UInt32 = 0xC2B2_AE35
-
+extension Steering {
   /// Classic BPF. The packet's data is the TCP payload; SKF_NET_OFF reaches back to the IP header.
   /// The version nibble is looked at because a dual-stack socket sees both.
   static func program(workers: UInt32) -> [sock_filter] {

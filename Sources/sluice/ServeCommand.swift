@@ -23,8 +23,6 @@ extension ConfigurationOptions {
   func load(
     printing: Bool = true, keeping detail: TableDetail = .lines
   ) -> (configuration: Daemon.Configuration?, exitCode: Int32) {
-    let overrides = Overrides(
-      listen: listen, downstream: downstream, mode: mode, hostname: hostname)
     let (configuration, problems) = Daemon.Configuration.load(
       file: config, overrides: overrides, keeping: detail)
     if printing { for problem in problems { StandardError.write(problem.description) } }
@@ -42,6 +40,13 @@ struct CheckCommand: ParsableCommand {
   @Flag(help: "Print every setting in force.")
   var dump = false
 
+  @Flag(
+    help: """
+      Ask the mail server behind, as a stranger, whether it relays; no message is sent. Exits with 78 if it \
+      does or cannot be told who the client is, with 69 if it does not answer.
+      """)
+  var probeDownstream = false
+
   func run() throws {
     let (configuration, exitCode) = options.load()
     guard let configuration else { throw ExitCode(exitCode) }
@@ -52,7 +57,23 @@ struct CheckCommand: ParsableCommand {
     if configuration.tls.findings.hasErrors {
       throw ExitCode(configuration.tls.findings.exitCode)
     }
+    if probeDownstream { try probe(configuration) }
     StandardError.write("\(options.config ?? "the shipped configuration"): good")
+  }
+
+  private func probe(_ configuration: Daemon.Configuration) throws {
+    guard let address = resolve(configuration.downstream.host) else {
+      StandardError.write(
+        "error: '\(configuration.downstream.host)' has no address: name a host that resolves")
+      throw ExitCode(68)
+    }
+    let preflight = Preflight(configuration, at: address)
+    let word =
+      preflight.isOpenRelay || preflight.isMismatch
+      ? "error: " : preflight.isGood ? "" : "warning: "
+    for sentence in preflight.sentences { StandardError.write(word + sentence) }
+    if preflight.isOpenRelay || preflight.isMismatch { throw ExitCode(78) }
+    if !preflight.isReached { throw ExitCode(69) }
   }
 }
 
@@ -129,7 +150,8 @@ struct ServeCommand: ParsableCommand {
     var settings = ServiceSettings(
       policy: configuration.enginePolicy, limits: configuration.limits,
       listeners: configuration.listeners.map {
-        ServiceSettings.Listener(address: $0.address, port: $0.port)
+        ServiceSettings.Listener(
+          address: $0.address, port: $0.port, balancers: $0.balancerTable)
       },
       downstream: (downstream, configuration.downstream.port), workers: configuration.workers,
       seed: UInt64.random(in: .min ... .max))
@@ -138,6 +160,9 @@ struct ServeCommand: ParsableCommand {
       case .none: .none
       case .proxyV1: .proxyV1
       case .proxyV2: .proxyV2
+      case .xclient: .xclient
+      case .xforward: .xforward
+      case .received: .received
       }
     settings.probeEvery = configuration.downstream.probeEvery
     settings.downstreamTLS = configuration.downstream.tls
@@ -158,6 +183,18 @@ struct ServeCommand: ParsableCommand {
     for line in statement.split(separator: "\n") { logger.info("\(line)") }
     for caution in configuration.cautions { logger.warning("\(caution)") }
     tell(configuration.tls.findings, logger)
+    if configuration.downstream.allowsOpenRelay {
+      logger.warning(
+        "downstream.allow_open_relay is yes: whether the downstream relays is not asked")
+    } else if configuration.policy.mode == .enforce {
+      guard mayEnforce(configuration, downstream, logger: logger) else { throw ExitCode(78) }
+    } else {
+      // Beside the service: it delays nobody, and a slow answer must not delay its start.
+      startThread {
+        let preflight = Preflight(configuration, at: downstream)
+        if !preflight.isGood { for line in preflight.sentences { logger.warning("\(line)") } }
+      }
+    }
     let service: Service
     do {
       service = try Service(settings, logger: logger)
@@ -178,6 +215,24 @@ struct ServeCommand: ParsableCommand {
       service, configuration, tls: settings.tls, signals: signals, sink: sink, logger: logger)
   }
 
+  /// Asks the downstream whether it relays for strangers, before anything is enforced.
+  private func mayEnforce(
+    _ configuration: Daemon.Configuration, _ address: Address, logger: Logger
+  ) -> Bool {
+    let preflight = Preflight(configuration, at: address)
+    for line in preflight.sentences {
+      if preflight.isOpenRelay {
+        logger.error("\(line)")
+        if configuration.log.destination != .stderr { StandardError.write("error: \(line)") }
+      } else if preflight.isGood {
+        logger.info("\(line)")
+      } else {
+        logger.warning("\(line)")
+      }
+    }
+    return !preflight.isOpenRelay
+  }
+
   /// Waits for signals and for the workers' end.
   private func attend(
     _ service: Service, _ configuration: Daemon.Configuration, tls: TLSContexts,
@@ -185,10 +240,12 @@ struct ServeCommand: ParsableCommand {
   ) throws {
     var tls = tls
     var drainUntil: Date?
+    var mode = configuration.policy.mode
     while true {
       let number = signals.next(milliseconds: 200)
       switch number {
-      case SIGHUP: reload(service, started: configuration, &tls, logger: logger)
+      case SIGHUP:
+        reload(service, started: configuration, mode: &mode, tls: &tls, logger: logger)
       case SIGTERM where drainUntil == nil:
         logger.notice("draining: no new clients, \(drainSeconds) s for what is under way")
         drainUntil = Date(timeIntervalSinceNow: Double(drainSeconds))
@@ -227,13 +284,11 @@ struct ServeCommand: ParsableCommand {
   }
 
   private func reload(
-    _ service: Service, started: Daemon.Configuration, _ tls: inout TLSContexts, logger: Logger
+    _ service: Service, started: Daemon.Configuration, mode: inout Mode, tls: inout TLSContexts,
+    logger: Logger
   ) {
-    let overrides = Overrides(
-      listen: options.listen, downstream: options.downstream, mode: options.mode,
-      hostname: options.hostname)
     let (configuration, problems) = Daemon.Configuration.load(
-      file: options.config, overrides: overrides, keeping: .lines)
+      file: options.config, overrides: options.overrides, keeping: .lines)
     for problem in problems {
       for line in problem.description.split(separator: "\n") { logger.error("\(line)") }
     }
@@ -242,6 +297,14 @@ struct ServeCommand: ParsableCommand {
       return
     }
     tell(configuration.tls.findings, logger)
+    // From looking on to acting: what is asked before a start with that.
+    if configuration.policy.mode == .enforce && mode != .enforce,
+      !configuration.downstream.allowsOpenRelay, let address = resolve(started.downstream.host),
+      !mayEnforce(started, address, logger: logger)
+    {
+      logger.error("RELOAD failed: the configuration in force stays")
+      return
+    }
     // The sockets are those of the start, and so are their roles: by their number in the new file an
     // inbound port could become an outbound one.
     var policy = configuration.enginePolicy
@@ -257,6 +320,7 @@ struct ServeCommand: ParsableCommand {
       logger.error("RELOAD failed: the configuration in force stays")
       return
     }
+    mode = configuration.policy.mode
     service.adopt(policy, tls)
     logger.notice(
       """

@@ -179,6 +179,9 @@ struct SinkCommand: ParsableCommand {
   var auth = false
   @Flag(help: "Expect a PROXY protocol header from every client.")
   var proxy = false
+
+  @Flag(help: "Take recipients at example.invalid as well, as an open relay would.")
+  var openRelay = false
   @Flag(help: "Print each client's address, and what its PROXY header said.")
   var logPeer = false
   @Option(help: "Connections at once; more get 421.")
@@ -213,6 +216,7 @@ struct SinkCommand: ParsableCommand {
     options.withheld = withhold
     options.auth = auth
     options.proxyHeader = proxy
+    options.relaysAll = openRelay
     options.logPeer = logPeer
     options.connectionsMax = connections
 

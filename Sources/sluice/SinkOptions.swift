@@ -122,6 +122,8 @@ struct SinkOptions: Sendable {
   var auth = false
   /// Expect a PROXY protocol header (version 1 or 2) before anything else.
   var proxyHeader = false
+  /// Take example.invalid as well, as an open relay would.
+  var relaysAll = false
   var logPeer = false
   /// Connections at once; more get 421 4.3.2.
   var connectionsMax = 5_000

@@ -54,6 +54,8 @@ struct SinkSession {
   private var bodyBytes = 0
   private var bodyFaultDone = false
   private var userIsRight = false
+  /// Nothing has been said yet: a PROXY header may still come, behind our banner.
+  private var isFirst = true
   private var heldReply: String?
   private var orderAfterReply = Order.proceed
 
@@ -111,6 +113,9 @@ struct SinkSession {
       switch phase {
       case .body: order = head < input.count ? readBody(books) : nil
       case .proxyHeader: order = readProxyHeader(books)
+      case .command where isFirst && mayBeProxyHeader:
+        guard let read = readProxyHeader(books, greets: false) else { return .proceed }
+        order = read
       default: order = readLine(books)
       }
       guard let order else { return .proceed }
@@ -167,6 +172,7 @@ struct SinkSession {
     while cursor + 1 < input.count {
       if input[cursor] == 13 && input[cursor + 1] == 10 {
         let line = head..<cursor
+        isFirst = false
         head = cursor + 2
         searched = head
         return command(line, books)
@@ -296,6 +302,11 @@ struct SinkSession {
     for rejected in options.rejectedRecipients where contains(text, rejected) {
       books.refusedRecipient()
       return say("550 5.1.1 No such user here")
+    }
+    // What a probe for open relays asks for (RFC 2606): this server takes everything else.
+    if text.lowercased().contains("@example.invalid>") && !options.relaysAll {
+      books.refusedRecipient()
+      return say("550 5.7.1 Relaying denied")
     }
     let (order, yes, _) = answer(.rcpt, "250 2.1.5 Ok\r\n", books)
     if yes {
@@ -481,7 +492,15 @@ struct SinkSession {
 
   // PROXY protocol
 
-  private mutating func readProxyHeader(_ books: some SinkBooks) -> Order? {
+  /// Whether what has come so far can be the beginning of a PROXY header: taken without being told to expect
+  /// one, so that a shield with its usual settings can be tried in front of us.
+  private var mayBeProxyHeader: Bool {
+    let begin = input[head...].prefix(6)
+    return !begin.isEmpty
+      && ([13, 10, 13, 10, 0, 13].starts(with: begin) || "PROXY ".utf8.starts(with: begin))
+  }
+
+  private mutating func readProxyHeader(_ books: some SinkBooks, greets: Bool = true) -> Order? {
     let signature: [UInt8] = [13, 10, 13, 10, 0, 13, 10, 81, 85, 73, 84, 10]
     let have = input.count - head
     if have >= 12 && input[head..<(head + 12)].elementsEqual(signature) {
@@ -526,6 +545,7 @@ struct SinkSession {
     }
     searched = head
     phase = .command
-    return banner(books)
+    isFirst = false
+    return greets ? banner(books) : .proceed
   }
 }

@@ -4,6 +4,7 @@
 // here is only their list.
 
 import ArgumentParser
+import Daemon
 
 @main
 struct Sluice: ParsableCommand {
@@ -30,9 +31,21 @@ struct ConfigurationOptions: ParsableArguments {
   @Option(help: "The mail server behind, as HOST:PORT.")
   var downstream: String?
 
+  @Option(
+    help: """
+      How that server learns who the client is: proxy_v2, proxy_v1, xclient, xforward, received or none.
+      """)
+  var identity: String?
+
   @Option(help: "observe or enforce.")
   var mode: String?
 
   @Option(help: "Our name in banner and EHLO reply.")
   var hostname: String?
+
+  /// What of it stands over the file.
+  var overrides: Overrides {
+    Overrides(
+      listen: listen, downstream: downstream, identity: identity, mode: mode, hostname: hostname)
+  }
 }

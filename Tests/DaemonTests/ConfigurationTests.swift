@@ -39,7 +39,9 @@ struct ConfigurationTests {
       mode: enforce
       hostname: MX2.Example.org
       workers: 3
-      listeners: [{address: "192.0.2.1:25"}, {address: "[::]:587", role: outbound}]
+      listeners:
+        - {address: "192.0.2.1:25", proxy_protocol: {from: [10.0.0.9, "2001:db8::/64"]}}
+        - {address: "[::]:587", role: outbound}
       downstream: {address: "mail.example.org:25", identity: proxy_v2, probe_every: 250ms}
       """
     // 250ms is below the range on purpose.
@@ -50,6 +52,10 @@ struct ConfigurationTests {
     #expect(configuration.policy.hostname == "mx2.example.org")
     #expect(configuration.listeners.map(\.role) == [.inbound, .outbound])
     #expect(configuration.downstream.probeEvery == 5_000_000)
+    let balancers = configuration.listeners.map { $0.balancers?.map(\.description) }
+    #expect(balancers == [["10.0.0.9/32", "2001:db8::/64"], nil])
+    #expect(configuration.listeners[0].balancerTable?.lookup(Address(v4: 0x0A00_0009)) != nil)
+    #expect(configuration.listeners[0].balancerTable?.lookup(Address(v4: 0x0A00_0008)) == nil)
     for changed in [false, true] {
       let again = read(configuration.dump(changed: changed))
       #expect(again.problems == [])
@@ -280,7 +286,14 @@ struct ConfigurationTests {
   @Test(
     "what works and may not be meant is a warning",
     arguments: [
-      ("mode: enforce", "open relay", "the downstream takes everybody for us"),
+      (
+        "mode: enforce\ndownstream: {identity: none}", "open relay",
+        "the downstream takes everybody for us"
+      ),
+      (
+        "mode: enforce\ndownstream: {identity: received}", "open relay",
+        "a header on the message gives nobody other rights"
+      ),
       ("limits: {downstream_connections: 4000}", "can never be used", "more than sessions"),
       ("smtp: {recipients: 50}", "RFC 5321", "less than promised"),
       ("downstream: {tls_implicit: yes}", "this does nothing", "no TLS at all"),
@@ -297,10 +310,16 @@ struct ConfigurationTests {
 
   @Test("with identity none the caution about open relays is there in either mode")
   func caution() throws {
-    #expect(Configuration(environment: machine).cautions.first?.contains("OPEN RELAY") == true)
-    let safe = read("mode: enforce\ndownstream: {identity: proxy_v1}")
-    #expect(safe.problems == [])
-    #expect(safe.configuration?.cautions == [])
+    for word in ["none", "received", "xforward"] {
+      let open = read("downstream: {identity: \(word)}")
+      #expect(open.configuration?.cautions.first?.contains("OPEN RELAY") == true)
+    }
+    #expect(Configuration(environment: machine).cautions == [])
+    for word in ["proxy_v2", "proxy_v1", "xclient"] {
+      let safe = read("mode: enforce\ndownstream: {identity: \(word)}")
+      #expect(safe.problems == [])
+      #expect(safe.configuration?.cautions == [])
+    }
   }
 
   @Test("a machine without a full name is a warning once Sluice acts, and never an error")

@@ -112,6 +112,9 @@ struct LoadTests {
     #expect(read.configuration?.downstream.host == "b")
     #expect(read.configuration?.downstream.identity == .proxyV1)
     #expect(read.configuration?.policy.mode == .enforce)
+    let told = Configuration.load(
+      file: nil, overrides: Overrides(identity: "xclient"), environment: machine)
+    #expect(told.configuration?.downstream.identity == .xclient)
   }
 
   @Test("a mistake in an option names the option")

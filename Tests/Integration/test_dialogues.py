@@ -128,7 +128,7 @@ class Script:
         """The configuration of virtualShield() in DialogueTests.swift, but on real ports."""
         lines = [
             "hostname: mx.example.test",
-            f'downstream: {{address: "127.0.0.1:{downstream}", identity: none}}',
+            f'downstream: {{address: "127.0.0.1:{downstream}", identity: none, allow_open_relay: yes}}',
             "tables: {access: access.cidr, rates: rates.cidr}",
             "workers: 1",
             "log: {level: info, destination: stderr}",

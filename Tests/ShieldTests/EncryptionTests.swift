@@ -216,6 +216,32 @@ struct EncryptionTests {
     }
   }
 
+  @Test("the downstream learns of the client's TLS by the PROXY header")
+  func header() throws {
+    var driver = VirtualDriver(
+      engine: Engine(
+        policy: policy { $0.tls = [.starttls] }, limits: limits(), seed: 1, identity: .proxyV2))
+    driver.handshakeFacts.version = 0x0304
+    for (k, octet) in "mx.example.test".utf8.enumerated() { driver.handshakeFacts.name[k] = octet }
+    driver.handshakeFacts.nameCount = 15
+    let arrived = driver.connect(
+      Peer(address: try #require(Address("127.0.5.1")), port: 1_234, listener: 0))
+    let client = try #require(arrived)
+    driver.advance(by: .seconds(4.1))
+    for line in [
+      "EHLO a.example.org\r\n", "STARTTLS\r\n", "EHLO a.example.org\r\n", "MAIL FROM:<a@b.c>\r\n",
+    ] {
+      driver.say(client, line)
+      driver.advance(by: .seconds(1))
+    }
+    let link = try #require(driver.dialled.last)
+    let sent = driver.heard(link).bytes
+    let words = String(decoding: sent.filter { $0 >= 32 && $0 < 127 }, as: UTF8.self)
+    #expect(words.contains("mx.example.test") && words.contains("TLSv1.3"), "\(words)")
+    // PP2_TYPE_SSL, and that the client spoke TLS.
+    #expect(sent.contains(0x20))
+  }
+
   // MARK: Pass-through
 
   private func passing(_ starttls: String = "220 2.0.0 Go") -> VirtualShield {

@@ -61,11 +61,12 @@ package struct Configuration: Sendable {
       "listener \($0.text) has tls: pass_through: after STARTTLS Sluice sees bytes and time and nothing "
         + "else there. Commands are not limited, mail is not counted, nobody becomes known."
     }
-    guard downstream.identity == .none else { return found }
+    guard !downstream.identity.namesClient else { return found }
     found += [
-      "downstream.identity is none: \(downstream.text) sees every client with Sluice's own address. "
-        + "If that server trusts this address (Postfix: mynetworks), it is an OPEN RELAY to the world. "
-        + "Take the address out there, or set proxy_v1 or proxy_v2 on both sides."
+      "downstream.identity is \(downstream.identity.rawValue): \(downstream.text) sees every client with "
+        + "Sluice's own address. If that server trusts this address (Postfix: mynetworks), it is an OPEN "
+        + "RELAY to the world. Take the address out there, or set proxy_v2, proxy_v1 or xclient on both "
+        + "sides; sluice check --probe-downstream tries it out."
     ]
     return found
   }
@@ -113,17 +114,21 @@ package struct Listener: Sendable, Equatable {
   package let role: Role
   /// As given.
   package let text: String
+  /// The load balancers that alone connect here and say by a PROXY header for whom; nil for none.
+  package let balancers: [Prefix]?
   /// As written; nil where nothing is: then it depends on whether there are certificates.
   let tlsAsked: ListenerTLS?
   package internal(set) var tls = ListenerTLS.off
 
   package init(
-    address: Address, port: UInt16, role: Role, text: String, tls: ListenerTLS? = nil
+    address: Address, port: UInt16, role: Role, text: String, balancers: [Prefix]? = nil,
+    tls: ListenerTLS? = nil
   ) {
     self.address = address
     self.port = port
     self.role = role
     self.text = text
+    self.balancers = balancers
     tlsAsked = tls
     self.tls = tls ?? .off
   }
@@ -151,10 +156,14 @@ extension Role {
 package struct Downstream: Sendable, Equatable {
   /// How it learns who the client is.
   package enum Identity: String, Sendable, CaseIterable {
+    case proxyV2 = "proxy_v2"
+    case proxyV1 = "proxy_v1"
+    case xclient, xforward, received
     /// Not at all: it sees our address, and must not trust that address.
     case none
-    case proxyV1 = "proxy_v1"
-    case proxyV2 = "proxy_v2"
+
+    /// Whether that server decides about the client by the client's own address; else by ours.
+    package var namesClient: Bool { self == .proxyV2 || self == .proxyV1 || self == .xclient }
   }
 
   /// A name or an address, without brackets; resolved elsewhere.
@@ -162,7 +171,9 @@ package struct Downstream: Sendable, Equatable {
   package internal(set) var port: UInt16 = 10_025
   /// As given.
   package internal(set) var text = "127.0.0.1:10025"
-  package internal(set) var identity = Identity.none
+  package internal(set) var identity = Identity.proxyV2
+  /// Enforce although it relays for strangers.
+  package internal(set) var allowsOpenRelay = false
   /// How often we look whether it is there and what it offers, in microseconds.
   package internal(set) var probeEvery: Int64 = 60_000_000
   package internal(set) var tls = DownstreamTLS.off
@@ -205,14 +216,17 @@ package struct Overrides: Sendable, Equatable {
   /// Each `--listen ADDRESS:PORT`; together they replace the listeners of the file.
   package var listen: [String]
   package var downstream: String?
+  package var identity: String?
   package var mode: String?
   package var hostname: String?
 
   package init(
-    listen: [String] = [], downstream: String? = nil, mode: String? = nil, hostname: String? = nil
+    listen: [String] = [], downstream: String? = nil, identity: String? = nil,
+    mode: String? = nil, hostname: String? = nil
   ) {
     self.listen = listen
     self.downstream = downstream
+    self.identity = identity
     self.mode = mode
     self.hostname = hostname
   }
@@ -236,6 +250,9 @@ package struct Overrides: Sendable, Equatable {
     if let downstream {
       root = root.merged(
         with: map("downstream", map("address", text(downstream, "--downstream"))))
+    }
+    if let identity {
+      root = root.merged(with: map("downstream", map("identity", text(identity, "--identity"))))
     }
     if let mode { root = root.merged(with: map("mode", text(mode, "--mode"))) }
     if let hostname { root = root.merged(with: map("hostname", text(hostname, "--hostname"))) }

@@ -247,12 +247,12 @@ extension ConfigurationReader {
           "name the mail server; on the same machine it needs another port")
       }
     }
-    if draft.policy.mode == .enforce && downstream.identity == .none {
+    if draft.policy.mode == .enforce && !downstream.identity.namesClient {
       problems.add(
         .warning, at: places["downstream.identity"] ?? places["mode"] ?? whole,
-        "with identity none the downstream takes every client for Sluice itself, and if it trusts that "
+        "with identity \(downstream.identity.rawValue) the downstream takes every client for Sluice itself, and if it trusts that "
           + "address it is an open relay",
-        "write identity: proxy_v2 (or proxy_v1) here and let the downstream expect it; or make sure "
+        "write identity: proxy_v2 (or proxy_v1, xclient) and let the downstream expect it; or make sure "
           + "that it does not trust this address (Postfix: mynetworks)")
     }
   }

@@ -163,6 +163,7 @@ struct ConfigurationReader {
     var endpoint: (text: String, address: Address, port: UInt16)?
     var role = Role.inbound
     var tls: (mode: ListenerTLS, place: SourcePosition)?
+    var balancers: [Prefix]?
     for member in members {
       do throws(BadValue) {
         switch member.name {
@@ -177,11 +178,12 @@ struct ConfigurationReader {
           let words = ListenerTLS.allCases.map(\.rawValue)
           let text = try Setting.text(member.value, words.joined(separator: " or "))
           tls = (ListenerTLS.allCases[try Form.choice(text, words)], member.value.place)
+        case "proxy_protocol": balancers = try readBalancers(member.value)
         default:
           problems.add(
             .error, at: member.place,
             "unknown key '\(ConfigNode.cut(member.name))' in a listener",
-            hint(for: member.name, among: ["address", "role", "tls"]))
+            hint(for: member.name, among: ["address", "role", "tls", "proxy_protocol"]))
         }
       } catch {
         problems.add(.error, at: member.value.place, error.reason, error.hint)
@@ -195,7 +197,7 @@ struct ConfigurationReader {
     guard let endpoint else { return nil }
     let listener = Listener(
       address: endpoint.address, port: endpoint.port, role: role, text: endpoint.text,
-      tls: tls?.mode)
+      balancers: balancers, tls: tls?.mode)
     return (listener, tls?.place)
   }
 

@@ -22,6 +22,7 @@ package struct MemoryStatement: Sendable {
     package var session = Footprint.session
     package var downstream = Footprint.link + Driver.bytesPerSlot
     package var downstreamKernel = 4_100
+    package var header = Footprint.header
     package var bucket = 15
     /// 15.75 B.
     package var source = 16
@@ -55,27 +56,32 @@ package struct MemoryStatement: Sendable {
   ///   - limits: of the whole process.
   ///   - workers: 1 and more.
   ///   - tables: bytes of all per-CIDR tables; while they are reloaded they are there twice.
-  package init(limits: Limits, workers: Int, tables: Int, units: Units = Units()) {
+  ///   - isBalanced: whether a listener stands behind a load balancer.
+  package init(
+    limits: Limits, workers: Int, tables: Int, isBalanced: Bool = false, units: Units = Units()
+  ) {
     // What runs is the sum of the shares, which rounding makes a little more than the limits.
     let share = limits.share(of: workers)
     func row(_ name: String, _ each: Int, _ user: Int, _ kernel: Int = 0) -> Row {
       Row(name: name, count: each * workers, user: user, kernel: kernel)
     }
-    rows = [
-      row("connections", share.connections, units.connection, units.connectionKernel),
-      row(
-        "sessions", share.sessions, units.session + limits.inputBytes, units.sessionKernel),
-      row(
-        "downstream_connections", share.downstreamConnections, units.downstream,
-        units.downstreamKernel),
-      row("buckets", share.buckets, units.bucket),
-      row("sources", share.sources, units.source),
-      row("journal", share.journal, units.journalEntry),
-      row("receive_buffers", share.receiveBuffers, units.receiveBuffer),
-      // Twice: while a table is reloaded the old one still serves.
-      Row(name: "bytes of tables", count: tables, user: 2, kernel: 0),
-      row("workers", 1, units.worker, units.ringEntry * Limits.ringEntries(workers: workers)),
-    ]
+    rows =
+      [
+        row("connections", share.connections, units.connection, units.connectionKernel),
+        row(
+          "sessions", share.sessions, units.session + limits.inputBytes, units.sessionKernel),
+        row(
+          "downstream_connections", share.downstreamConnections, units.downstream,
+          units.downstreamKernel),
+        row("proxy_headers", isBalanced ? share.proxyHeaders : 0, units.header),
+        row("buckets", share.buckets, units.bucket),
+        row("sources", share.sources, units.source),
+        row("journal", share.journal, units.journalEntry),
+        row("receive_buffers", share.receiveBuffers, units.receiveBuffer),
+        // Twice: while a table is reloaded the old one still serves.
+        Row(name: "bytes of tables", count: tables, user: 2, kernel: 0),
+        row("workers", 1, units.worker, units.ringEntry * Limits.ringEntries(workers: workers)),
+      ]
   }
 
   /// For a configuration with its tables.
@@ -83,7 +89,7 @@ package struct MemoryStatement: Sendable {
     self.init(
       limits: configuration.limits, workers: configuration.workers,
       tables: configuration.policy.access.footprint + configuration.policy.rates.footprint,
-      units: units)
+      isBalanced: configuration.listeners.contains { $0.balancers != nil }, units: units)
   }
 }
 

@@ -52,7 +52,8 @@ extension Setting {
         show: { configuration in
           let all = configuration.listeners.map { listener in
             let tls = listener.tlsAsked.map { ", tls: \($0.rawValue)" } ?? ""
-            return "{address: \"\(listener.text)\", role: \(listener.role.name)\(tls)}"
+            return
+              "{address: \"\(listener.text)\", role: \(listener.role.name)\(listener.balancerText)\(tls)}"
           }
           return "[\(all.joined(separator: ", "))]"
         }),
@@ -69,6 +70,7 @@ extension Setting {
       choice(
         "downstream.identity", \.downstream.identity,
         Downstream.Identity.allCases.map { ($0.rawValue, $0) }),
+      toggle("downstream.allow_open_relay", \.downstream.allowsOpenRelay),
       duration("downstream.probe_every", \.downstream.probeEvery, second...day),
     ] + downstreamTLS
 
@@ -223,6 +225,7 @@ extension Setting {
     count("limits.connections", \.limits.connections, 8...10_000_000),
     count("limits.sessions", \.limits.sessions, 4...1_000_000),
     count("limits.downstream_connections", \.limits.downstreamConnections, 4...100_000),
+    count("limits.proxy_headers", \.limits.proxyHeaders, 16...100_000),
     size("limits.input_bytes", \.limits.inputBytes, 4_096...(1 << 20)),
     count("limits.buckets", \.limits.buckets, 64...1_000_000_000),
     count("limits.sources", \.limits.sources, 64...1_000_000_000),

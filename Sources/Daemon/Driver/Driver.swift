@@ -73,6 +73,8 @@ package enum WorkerOrder: Sendable {
   /// Bring the snapshot up to date.
   case publish
   case stop
+  /// A client whom a load balancer has named to another worker, and its socket.
+  case take(Peer, descriptor: Int32)
 }
 
 /// What the driver counts besides the ring and the engine.
@@ -126,6 +128,10 @@ package struct Driver: ~Copyable {
   private let origin: Int64
   /// When there was mail last.
   private var mailAt = Instant.origin
+  /// Where several workers share listeners behind a load balancer: the plain descriptors of slots whose PROXY
+  /// header is still to come, because a socket that is in a ring's table cannot be given to another ring.
+  private var kept: [UInt32: Int32] = [:]
+  private let handOver: (@Sendable (Int, Peer, Int32) -> Void)?
 
   /// How long a listener rests after the process ran out of descriptors, in microseconds.
   private static let rest: Int64 = 100_000
@@ -139,9 +145,11 @@ package struct Driver: ~Copyable {
   ///   - servers: addresses of the downstreams, by number.
   ///   - ringEntries: of the submission queue; the completion queue has four times as many.
   ///   - origin: the clock reading, in microseconds, that is the engine's instant 0.
+  ///   - handOver: gives a client and its descriptor to the worker it belongs to; nil where there is none.
   package init(
     engine: consuming Engine, listeners: [Int32], servers: [(Address, UInt16)], origin: Int64,
-    ringEntries: Int, tls: TLSContexts = TLSContexts()
+    ringEntries: Int, tls: TLSContexts = TLSContexts(),
+    handOver: (@Sendable (Int, Peer, Int32) -> Void)? = nil
   ) throws(RingError) {
     let slots = engine.slotCount
     let isSecure = tls.client != nil || tls.servers.contains { $0 != nil }
@@ -162,6 +170,7 @@ package struct Driver: ~Copyable {
     self.engine = engine
     self.listeners = listeners
     self.origin = origin
+    self.handOver = handOver
     acceptAgainAt = Array(repeating: 0, count: listeners.count)
     serverCount = servers.count
     self.servers = .allocate(capacity: max(servers.count, 1))
@@ -184,6 +193,7 @@ package struct Driver: ~Copyable {
     octets.deallocate()
     widths.deallocate()
     scratch.deallocate()
+    for descriptor in kept.values { PlainSocket.close(descriptor) }
   }
 
   package static let bufferBytes = 512
@@ -301,14 +311,39 @@ package struct Driver: ~Copyable {
     }
     let peer = Peer(
       address: seen.syn.source, port: seen.syn.sourcePort, listener: UInt8(clamping: number))
+    arrived(peer, completion.result, now: now)
+  }
+
+  private mutating func arrived(_ peer: Peer, _ descriptor: Int32, now: Instant) {
     switch engine.accepted(peer, now: now, into: &effects) {
     case .held(let slot):
-      arrivals.append((slot, completion.result))
+      arrivals.append((slot, descriptor))
       if arrivals.count == 64 || effects.isNearlyFull { install(now: now) }
     case .refused(let region):
-      SyncSend.refuse(completion.result, with: engine.arena.span(region))
-    case .dropped: PlainSocket.close(completion.result)
+      SyncSend.refuse(descriptor, with: engine.arena.span(region))
+    case .dropped: PlainSocket.close(descriptor)
     }
+  }
+
+  /// A client of ours came to another worker, which has read its PROXY header.
+  package mutating func take(_ peer: Peer, descriptor: Int32) {
+    let now = now()
+    arrived(peer, descriptor, now: now)
+    if !arrivals.isEmpty { install(now: now) }
+    carryOut()
+  }
+
+  /// Gives a client to its worker.
+  private mutating func hand(_ slot: Slot, to worker: Int) {
+    guard let descriptor = kept.removeValue(forKey: slot.index) else { return }
+    let peer = engine.announcedPeer(slot)
+    if let handOver { handOver(worker, peer, descriptor) } else { PlainSocket.close(descriptor) }
+  }
+
+  /// A slot whose header has come, or that is done with, needs its plain descriptor no more.
+  private mutating func letGo(_ slot: Slot) {
+    if kept.isEmpty || engine.awaitsHeader(slot) { return }
+    if let descriptor = kept.removeValue(forKey: slot.index) { PlainSocket.close(descriptor) }
   }
 
   /// Moves the accepted descriptors into the ring's table, one call for each run of neighbouring slots,
@@ -327,7 +362,13 @@ package struct Driver: ~Copyable {
       put(run, at: start, now: now)
       first = last + 1
     }
-    for arrival in arrivals { PlainSocket.close(arrival.descriptor) }
+    for arrival in arrivals {
+      if handOver != nil && engine.awaitsHeader(arrival.slot) {
+        kept[arrival.slot.index] = arrival.descriptor
+      } else {
+        PlainSocket.close(arrival.descriptor)
+      }
+    }
     arrivals.removeAll(keepingCapacity: true)
     carryOut()
   }
@@ -383,7 +424,10 @@ package struct Driver: ~Copyable {
       case .finish(let slot):
         submitted(slot)
         ring.shutdown(slot: Int32(slot.index), how: Int32(SHUT_WR), token: token(.shutdown, slot))
-      case .close(let slot): close(slot)
+      case .hand(let slot, let worker): hand(slot, to: worker)
+      case .close(let slot):
+        letGo(slot)
+        close(slot)
       }
       k += 1
     }
@@ -567,6 +611,11 @@ package struct Driver: ~Copyable {
       places[i].flags.remove(.receiving)
       places[i].flags.remove(.filling)
       received(slot, completion, provided: nil, now: now)
+      // After the orders: one of them may be to hand it over.
+      if !kept.isEmpty {
+        carryOut()
+        letGo(slot)
+      }
     case .receiveProvided:
       places[i].flags.remove(.receiving)
       let buffer = buffers.claim(completion)

@@ -17,9 +17,12 @@ package struct ServiceSettings: Sendable {
   package struct Listener: Sendable {
     package var address: Address
     package var port: UInt16
-    package init(address: Address, port: UInt16) {
+    /// The load balancers that speak for others here; nil where clients come by themselves.
+    package var balancers: PrefixTable?
+    package init(address: Address, port: UInt16, balancers: PrefixTable? = nil) {
       self.address = address
       self.port = port
+      self.balancers = balancers
     }
   }
 
@@ -100,7 +103,11 @@ package final class Service: Sendable {
             options.reusePort = workers > 1
             let socket = try ListeningSocket(listener.address, port: port, options: options)
             if number == 0 { port = socket.localPort }
-            if workers > 1 && number == workers - 1 { try socket.attachSteering(workers: workers) }
+            // Behind a load balancer the kernel spreads the connections as it likes: which worker a client
+            // belongs to is known when its header is.
+            if workers > 1 && number == workers - 1 && listener.balancers == nil {
+              try socket.attachSteering(workers: workers)
+            }
             group.append(dup(socket.descriptor))
           }
           all.append(group)
@@ -139,12 +146,18 @@ package final class Service: Sendable {
       origin: origin)
     let share = settings.limits.share(of: settings.workers)
     var workers: [Worker] = []
+    let terms = zip(settings.listeners, listeners.ports).map { listener, port in
+      ListenerTerms(address: listener.address, port: port, balancers: listener.balancers)
+    }
+    let siblings = Siblings()
     do throws(RingError) {
       for number in 0..<settings.workers {
         var mine = Worker.Settings(
           policy: settings.policy, limits: share, identity: settings.identity,
           probeEvery: settings.probeEvery, seed: settings.seed &+ UInt64(number),
-          listeners: listeners.descriptors.map { $0[number] }, server: settings.downstream,
+          listeners: listeners.descriptors.map { $0[number] }, terms: terms,
+          workers: settings.workers,
+          handOver: { siblings.hand(to: $0, $1, descriptor: $2) }, server: settings.downstream,
           origin: origin, ringEntries: Limits.ringEntries(workers: settings.workers))
         mine.tls = settings.tls
         mine.downstreamTLS = settings.downstreamTLS
@@ -153,6 +166,7 @@ package final class Service: Sendable {
       }
     } catch { throw .ring(error) }
     self.workers = workers
+    siblings.set(workers)
     for worker in workers { startThread { worker.run() } }
     for worker in workers {
       while case .pending = worker.start { usleep(1_000) }
@@ -220,6 +234,25 @@ package final class Service: Sendable {
     }
     sum.downstreamUp = ups.contains(true) ? true : ups.contains(false) ? false : nil
     return sum
+  }
+}
+
+/// The workers of a service, as each sees the others. Weakly held: they hold this.
+private final class Siblings: Sendable {
+  private struct Sibling {
+    weak var worker: Worker?
+  }
+  private let all = Mutex<[Sibling]>([])
+
+  func set(_ workers: [Worker]) { all.withLock { $0 = workers.map { Sibling(worker: $0) } } }
+
+  func hand(to number: Int, _ peer: Peer, descriptor: Int32) {
+    let worker = all.withLock { $0[number].worker }
+    if let worker, !worker.isDone {
+      worker.order(.take(peer, descriptor: descriptor))
+    } else {
+      Glibc.close(descriptor)
+    }
   }
 }
 

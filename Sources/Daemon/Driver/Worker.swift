@@ -109,6 +109,11 @@ package final class Worker: Sendable {
     package var probeEvery: Int64
     package var seed: UInt64
     package var listeners: [Int32]
+    /// What the engine must know of each.
+    package var terms: [ListenerTerms]
+    package var workers: Int
+    /// Gives a client to another worker.
+    package var handOver: @Sendable (Int, Peer, Int32) -> Void
     package var server: (Address, UInt16)
     package var origin: Int64
     package var ringEntries: Int
@@ -118,7 +123,9 @@ package final class Worker: Sendable {
 
     package init(
       policy: Policy, limits: Limits, identity: Identity, probeEvery: Int64, seed: UInt64,
-      listeners: [Int32], server: (Address, UInt16), origin: Int64, ringEntries: Int
+      listeners: [Int32], terms: [ListenerTerms], workers: Int,
+      handOver: @escaping @Sendable (Int, Peer, Int32) -> Void, server: (Address, UInt16),
+      origin: Int64, ringEntries: Int
     ) {
       self.policy = policy
       self.limits = limits
@@ -126,6 +133,9 @@ package final class Worker: Sendable {
       self.probeEvery = probeEvery
       self.seed = seed
       self.listeners = listeners
+      self.terms = terms
+      self.workers = workers
+      self.handOver = handOver
       self.server = server
       self.origin = origin
       self.ringEntries = ringEntries
@@ -156,12 +166,15 @@ package final class Worker: Sendable {
     do throws(RingError) {
       var engine = Engine(
         policy: settings.policy, limits: settings.limits, seed: settings.seed,
-        identity: settings.identity)
+        identity: settings.identity, listeners: settings.terms, worker: number,
+        workers: settings.workers)
       engine.setProbeInterval(settings.probeEvery)
       engine.setDownstreamTLS(settings.downstreamTLS, implicit: settings.isImplicitTLS)
+      engine.wallClock = wallClock()
       var driver = try Driver(
         engine: engine, listeners: settings.listeners, servers: [settings.server],
-        origin: settings.origin, ringEntries: settings.ringEntries, tls: settings.tls)
+        origin: settings.origin, ringEntries: settings.ringEntries, tls: settings.tls,
+        handOver: settings.workers > 1 ? settings.handOver : nil)
       driver.arm(wakeUp)
       state.withLock { $0.start = .running }
       try serve(&driver)
@@ -170,6 +183,14 @@ package final class Worker: Sendable {
         if case .pending = state.start { state.start = .failed(error) } else { state.fault = error }
       }
     }
+  }
+
+  /// What the clock on the wall said at the engine's instant 0, in microseconds since 1970.
+  private func wallClock() -> Int64 {
+    var time = timespec()
+    clock_gettime(CLOCK_REALTIME, &time)
+    let wall = Int64(time.tv_sec) * 1_000_000 + Int64(time.tv_nsec) / 1_000
+    return wall - (MonotonicClock.now() - settings.origin)
   }
 
   private func serve(_ driver: inout Driver) throws(RingError) {
@@ -189,6 +210,7 @@ package final class Worker: Sendable {
             // Walks every connection, so only when somebody asks.
             driver.engine.measure()
             nextSnapshot = 0
+          case .take(let peer, let descriptor): driver.take(peer, descriptor: descriptor)
           case .stop: return
           }
         }
@@ -197,6 +219,8 @@ package final class Worker: Sendable {
       let time = MonotonicClock.now()
       if time >= nextSnapshot {
         nextSnapshot = time + 1_000_000
+        // Once a second, because somebody may set it.
+        driver.engine.wallClock = wallClock()
         publish(&driver)
       }
       if isDraining && driver.engine.heldCount == 0 && driver.engine.linkCount == 0 {

@@ -40,7 +40,9 @@ package struct JournalText {
     let id = "id=\(Self.id(entry.session))"
     let would = entry.observed ? "would " : ""
     switch entry.event {
-    case .connect: return "CONNECT from \(from) \(id) tier=\(entry.tier.name)\(rules(entry))"
+    case .connect:
+      let via = entry.via == Address(high: 0, low: 0) ? "" : " via [\(entry.via)]"
+      return "CONNECT from \(from)\(via) \(id) tier=\(entry.tier.name)\(rules(entry))"
     case .passNew: return "PASS NEW \(from) \(id)\(reasons(entry))"
     case .passOld: return "PASS OLD \(from) \(id)\(reasons(entry))"
     case .allowlisted: return "ALLOWLISTED \(from) \(id)\(rules(entry))"
@@ -82,6 +84,7 @@ package struct JournalText {
     case .possibleDuplicate:
       return
         "POSSIBLE DUPLICATE \(id): the client left before the reply to a message that was accepted"
+    case .proxyRefused: return "PROXY refused from \(from): \(entry.subject.words)"
     case .accepted:
       return "ACCEPTED from \(from) \(id) \(envelope(entry))"
     case .secured: return "TLS from \(from) \(id) \(tls(entry.tls))"
