@@ -260,6 +260,7 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
   package var handshakesInTurn: UInt64 = 0
   package var handshakesFailed: UInt64 = 0
   package var linksSecured: UInt64 = 0
+  package var loginsFailed: UInt64 = 0
   package var spliced: UInt64 = 0
   // Gauges: as things are now.
   package var held: UInt64 = 0
@@ -291,7 +292,8 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
       ("bytes_out", false, \.bytesOut), ("tls_handshakes", false, \.handshakes),
       ("tls_handshakes_in_turn", false, \.handshakesInTurn),
       ("tls_handshakes_failed", false, \.handshakesFailed),
-      ("tls_links", false, \.linksSecured), ("tls_passed_on", false, \.spliced),
+      ("tls_links", false, \.linksSecured), ("logins_failed", false, \.loginsFailed),
+      ("tls_passed_on", false, \.spliced),
       ("held", true, \.held),
       ("waiting", true, \.waiting), ("dripping", true, \.dripping), ("talking", true, \.talking),
       ("links", true, \.links), ("tls_sessions", true, \.tlsSessions),

@@ -392,6 +392,9 @@ struct Session: BitwiseCopyable, Sendable {
   var errors: UInt32 = 0
   var unknown: UInt32 = 0
   var authFailures: UInt32 = 0
+  /// Of the AUTH at hand: where its name is to come, and the name's keyed hash once it has; 0 for none.
+  var mechanism = LoginMechanism.other
+  var user: UInt64 = 0
   var acceptedRecipients: UInt32 = 0
   var badRecipients: UInt32 = 0
   var messages: UInt32 = 0

@@ -736,10 +736,7 @@ extension Engine {
       if code < 300 {
         sessions[s].flags.insert(.authenticated)
       } else if code == 535 || code == 454 || code == 538 {
-        sessions[s].authFailures += 1
-        note(.authFailure, i, now: now)
-        wait = delay(
-          .authFailure, i, count: Int(sessions[s].authFailures), now: now)
+        wait = delay(.authFailure, i, count: loginFailed(i, now: now), now: now)
       }
     default: break
     }

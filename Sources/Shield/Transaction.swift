@@ -145,32 +145,6 @@ extension Engine {
     sessions[s].recipientCount = 0
   }
 
-  // MARK: AUTH (outbound)
-
-  mutating func authenticate(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
-    if !sessions[s].flags.contains(.extended) {
-      answer(i, .heloFirst, now: now, into: &effects)
-    } else if sessions[s].flags.contains(.authenticated) || sessions[s].flags.contains(.mail) {
-      answer(i, .badSequence, now: now, into: &effects)
-    } else if !offered(i).keywords.contains(.auth) {
-      answer(i, .notImplemented, now: now, into: &effects)
-    } else {
-      forward(i, now: now, into: &effects)
-    }
-  }
-
-  /// The client's answer to a challenge goes to the downstream as it is. It is never logged.
-  mutating func answerChallenge(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
-    if !isPrintable(line(s)) {
-      leave(i, .badSyntaxClosing, now: now, into: &effects)
-      return
-    }
-    sessions[s].argumentStart = 0
-    forward(i, now: now, into: &effects)
-  }
-
   // MARK: Message
 
   /// The downstream said 354: the client's message may come.

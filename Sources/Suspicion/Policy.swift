@@ -52,6 +52,25 @@ package enum DownstreamTLS: String, Sendable, CaseIterable {
   case verify
 }
 
+/// Log-ins that may fail within an hour, all at once or one by one.
+package struct LoginLimits: Sendable, Equatable {
+  /// Of an address (/32, /64); beyond them it hears 454 4.7.0 and the downstream is not asked.
+  package var addressFailures = 20 { didSet { address = Self.rate(addressFailures) } }
+  /// Of a network (/24, /48); beyond them each waits as long as may be.
+  package var networkFailures = 200 { didSet { network = Self.rate(networkFailures) } }
+  /// Of a user name, wherever it is tried; the same.
+  package var userFailures = 20 { didSet { user = Self.rate(userFailures) } }
+  package private(set) var address = Self.rate(20)
+  package private(set) var network = Self.rate(200)
+  package private(set) var user = Self.rate(20)
+
+  package init() {}
+
+  private static func rate(_ count: Int) -> Rate {
+    Rate(UInt64(max(count, 1)), per: .seconds(3_600)) ?? .unlimited
+  }
+}
+
 /// Limits of one SMTP session, each with the reply a peer gets at it.
 package struct SessionLimits: Sendable, Equatable {
   /// Octets in a command line, CRLF included: 512 (RFC 5321, 4.5.3.1.4) and room for ESMTP parameters.
@@ -132,6 +151,7 @@ package struct Policy: Sendable {
   /// Score from which on a peer is T2.
   package var suspiciousScore = 0.3
   package var session = SessionLimits()
+  package var logins = LoginLimits()
   package var timeouts = Timeouts()
   package var bareNewline: BareNewline = .reject
   package var access: AccessTable

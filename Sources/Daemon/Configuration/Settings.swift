@@ -204,6 +204,9 @@ extension Setting {
     count("smtp.bad_recipients", \.policy.session.badRecipients, 1...100_000),
     count("smtp.error_streak", \.policy.session.errorStreak, 1...100_000),
     count("smtp.auth_failures", \.policy.session.authFailures, 1...1_000),
+    count("smtp.auth_failures_per_address", \.policy.logins.addressFailures, 1...1_000_000),
+    count("smtp.auth_failures_per_network", \.policy.logins.networkFailures, 1...1_000_000),
+    count("smtp.auth_failures_per_user", \.policy.logins.userFailures, 1...1_000_000),
   ]
 
   private static let timeouts: [Setting] = [

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+import SMTP
+import Shield
+import Simulator
+import Structures
+import Suspicion
+import Testing
+
+@Suite("Failed log-ins count by address, network and user name")
+struct LoginTests {
+  /// An outbound shield before a downstream that refuses every log-in.
+  private func guarded(_ change: (inout Policy) -> Void = { _ in }) -> VirtualShield {
+    var shield = shield(
+      policy {
+        $0.roles = [.outbound]
+        $0.authOnClear = true
+        $0.session.errorStreak = 1_000
+        $0[.authFailure] = SignalRule(weight: 0)
+        change(&$0)
+      })
+    shield.downstream.offers.append("AUTH PLAIN LOGIN")
+    shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("535 5.7.8 No"))]
+    shield.advance(by: .seconds(61))
+    return shield
+  }
+
+  /// Tries to log in once on a connection of its own.
+  ///
+  /// - Returns: the answer, and how long it took in seconds.
+  private func attempt(
+    _ shield: inout VirtualShield, _ line: String, from address: String
+  ) throws -> (String, Double) {
+    let arrived = shield.arrive(address)
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    _ = shield.ask(client, "EHLO x.example.org\r\n")
+    let began = shield.driver.now
+    let answer = shield.ask(client, line)
+    let took = (shield.driver.now - began).inSeconds
+    shield.driver.reset(client)
+    return (answer, took)
+  }
+
+  /// `\0NAME\0password` in base64.
+  private static let ann = "AUTH PLAIN AGFubgBwYXNzd29yZA==\r\n"
+  private static let bob = "AUTH PLAIN AGJvYgBwYXNzd29yZA==\r\n"
+
+  @Test(
+    "an address waits longer each time, over its connections, and is then put off without asking")
+  func address() throws {
+    var shield = guarded { $0.logins.addressFailures = 4 }
+    var waits: [Double] = []
+    for n in 0..<4 {
+      let name = n % 2 == 0 ? Self.ann : Self.bob
+      let (answer, took) = try attempt(&shield, name, from: "192.0.2.1")
+      #expect(answer.hasPrefix("535"))
+      waits.append(took)
+    }
+    #expect(zip(waits, [1.0, 2, 3, 4]).allSatisfy { abs($0 - $1) < 0.1 }, "\(waits)")
+    let asked = shield.downstream.lines.filter { $0.hasPrefix("AUTH") }.count
+    let (answer, _) = try attempt(&shield, Self.ann, from: "192.0.2.1")
+    #expect(answer.hasPrefix("454 4.7.0"), "\(answer)")
+    #expect(shield.downstream.lines.filter { $0.hasPrefix("AUTH") }.count == asked)
+    #expect(shield.events().contains { $0.event == .limit && $0.subject == .authFailures })
+    // A quarter of an hour forgives one of four.
+    shield.advance(by: .seconds(901))
+    let (later, _) = try attempt(&shield, Self.ann, from: "192.0.2.1")
+    #expect(later.hasPrefix("535"))
+  }
+
+  @Test("a user name waits longer each time, wherever it is tried, and is never refused")
+  func user() throws {
+    var shield = guarded { $0.logins.userFailures = 3 }
+    var waits: [Double] = []
+    for n in 0..<5 {
+      let (answer, took) = try attempt(&shield, Self.ann, from: "198.51.\(n).7")
+      #expect(answer.hasPrefix("535"))
+      waits.append(took)
+    }
+    #expect(waits[0] < 1.1 && waits[1] > 1.9 && waits[2] > 2.9 && waits[4] > 2.9, "\(waits)")
+    let (_, other) = try attempt(&shield, Self.bob, from: "198.51.100.7")
+    #expect(other < 1.1, "another name is not slowed: \(other)")
+  }
+
+  @Test("a network counts in proportion, and is never refused")
+  func network() throws {
+    var shield = guarded {
+      $0.logins.addressFailures = 2
+      $0.logins.networkFailures = 4
+      $0.logins.userFailures = 1_000
+    }
+    var waits: [Double] = []
+    for n in 0..<8 {
+      let (answer, took) = try attempt(
+        &shield, "AUTH PLAIN " + ["AGEAYg==", "AGIAYg==", "AGMAYg==", "AGQAYg=="][n % 4] + "\r\n",
+        from: "203.0.113.\(n + 1)")
+      #expect(answer.hasPrefix("535"))
+      waits.append(took)
+    }
+    #expect(waits[0] < 1.1 && waits[7] > 1.9, "\(waits)")
+  }
+
+  @Test(
+    "names are found in PLAIN and LOGIN, whatever their case, and nowhere else",
+    arguments: [
+      ("PLAIN", "AGFubgBwYXNzd29yZA==", "ann"), ("plain", "eABBTk4AcHc=", "ann"),
+      ("LOGIN", "QW5u", "ann"), ("PLAIN", "YW5u", nil), ("PLAIN", "AAA=", nil), ("LOGIN", "", nil),
+      ("LOGIN", "QW5u!", nil), ("XOAUTH2", "QW5u", nil), ("LOGIN", "QQ", "a"),
+    ] as [(String, String, String?)])
+  func names(mechanism: String, answer: String, expected: String?) {
+    let word = Array(mechanism.utf8)
+    let text = Array(answer.utf8)
+    let name = withLoginName(LoginMechanism(word.span), text.span) { name in
+      String(decoding: (0..<name.count).map { name[$0] }, as: UTF8.self)
+    }
+    #expect(name == expected)
+  }
+
+  @Test("of LOGIN the first answer is the name and the second is not looked at")
+  func login() throws {
+    var shield = guarded { $0.logins.userFailures = 3 }
+    shield.downstream.rules = [
+      .init(prefix: "AUTH", answer: .reply("334 VXNlcm5hbWU6")),
+      .init(prefix: "YW5u", answer: .reply("334 UGFzc3dvcmQ6")),
+      .init(prefix: "cGFzcw==", answer: .reply("535 5.7.8 No")),
+    ]
+    var waits: [Double] = []
+    for n in 0..<3 {
+      let arrived = shield.arrive("198.51.\(n).7")
+      let client = try #require(arrived)
+      _ = shield.banner(client)
+      _ = shield.ask(client, "EHLO x.example.org\r\n")
+      #expect(shield.ask(client, "AUTH LOGIN\r\n").hasPrefix("334"))
+      #expect(shield.ask(client, "YW5u\r\n").hasPrefix("334"))
+      let began = shield.driver.now
+      #expect(shield.ask(client, "cGFzcw==\r\n").hasPrefix("535"))
+      waits.append((shield.driver.now - began).inSeconds)
+      shield.driver.reset(client)
+    }
+    #expect(waits[0] < 1.1 && waits[2] > 2.9, "\(waits)")
+  }
+}
