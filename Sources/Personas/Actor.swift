@@ -80,6 +80,7 @@ public struct Actor: Sendable, BitwiseCopyable {
     static let isLeaving = Traits(rawValue: 4_096)
     static let isSecured = Traits(rawValue: 8_192)
     static let bannerOnly = Traits(rawValue: 16_384)
+    static let isLetThrough = Traits(rawValue: 32_768)
   }
 
   /// When it was connected.
@@ -119,6 +120,9 @@ public struct Actor: Sendable, BitwiseCopyable {
   /// Messages that were accepted on this connection.
   public private(set) var delivered: UInt16 = 0
   private var refusal: UInt16 = 0
+  /// Whether the mail server behind took up a message of it, at MAIL, whatever became of that: a shield has no 2xx
+  /// of its own for it, so this is what a client can know.
+  public var isLetThrough: Bool { traits.contains(.isLetThrough) }
 
   /// Nobody; `opened` makes a client of it.
   public init() {}
@@ -270,6 +274,7 @@ public struct Actor: Sendable, BitwiseCopyable {
       loginsLeft -= 1
       return logIn(now: now)
     case .mail:
+      if code < 400 { traits.insert(.isLetThrough) }
       if ahead > 0 {
         ahead -= 1
         if code >= 400 { refusal = code }

@@ -152,8 +152,9 @@ public struct Population: Sendable {
   }
 
   /// The run is over and this connection was still there: how long it would have lasted nobody knows.
-  public mutating func stillThere(_ client: Client, _ actor: Actor, letThrough: Bool) {
+  public mutating func stillThere(_ client: Client, _ actor: Actor, letThrough: Bool, now: Int64) {
     let entry = Int(client.entry)
+    within(entry, actor, now)
     findings[entry].endings[Ending.none.name, default: 0] += 1
     findings[entry].delivered += Int(actor.delivered)
     if letThrough { findings[entry].letThrough += 1 }
@@ -162,10 +163,19 @@ public struct Population: Sendable {
     }
   }
 
+  /// How much of a connection lies within the scenario.
+  private mutating func within(_ entry: Int, _ actor: Actor, _ now: Int64) {
+    let end = Int64(scenario.duration * 1_000_000)
+    if actor.openedAt < end {
+      findings[entry].begunWithin += 1
+      findings[entry].secondsWithin += Double(min(now, end) - actor.openedAt) / 1_000_000
+    }
+  }
+
   /// A connection has ended.
   ///
   /// - Parameters:
-  ///   - letThrough: whether something of it reached the mail server behind.
+  ///   - letThrough: whether the mail server behind took up a message of it.
   /// - Returns: when the client connects again; nil if it is through with it.
   public mutating func ended(_ client: inout Client, _ actor: Actor, letThrough: Bool, now: Int64)
     -> Int64?
@@ -178,11 +188,7 @@ public struct Population: Sendable {
       ending == .impatient ? "\(ending.name): \(actor.endedAt.name)" : ending.name
     findings[entry].endings[label, default: 0] += 1
     findings[entry].held.add(seconds)
-    let end = Int64(scenario.duration * 1_000_000)
-    if actor.openedAt < end {
-      findings[entry].begunWithin += 1
-      findings[entry].secondsWithin += Double(min(now, end) - actor.openedAt) / 1_000_000
-    }
+    within(entry, actor, now)
     if ending == .impatient { findings[entry].leftAfter.add(seconds) }
     if actor.greetedAt >= 0 {
       findings[entry].banner.add(Double(actor.greetedAt - actor.openedAt) / 1_000_000)

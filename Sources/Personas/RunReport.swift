@@ -12,8 +12,8 @@ public struct PersonaFindings: Sendable, Codable {
   public var clients = 0
   /// Connections they opened.
   public var connections = 0
-  /// Connections on which a message or a recipient reached the mail server behind; in a real run, those on
-  /// which one was accepted.
+  /// Connections on which the mail server behind took up a message: MAIL was accepted, whatever became of its
+  /// recipients.
   public var letThrough = 0
   /// Messages that were accepted.
   public var delivered = 0
@@ -85,7 +85,7 @@ public struct Sample: Sendable, Codable {
   public var downstream = 0
   /// What there would be without a shield.
   public var downstreamWithout = 0
-  /// Bytes of memory; 0 in a simulated run.
+  /// Bytes of the daemon's own memory (pages it shares are divided by who shares them); 0 in a simulated run.
   public var memory = 0
   /// Microseconds of CPU since the sample before; 0 in a simulated run.
   public var cpu = 0
@@ -131,7 +131,8 @@ public struct RunReport: Sendable, Codable {
   public var events = 0
   /// A hash over everything that happened, in hexadecimal; empty in a real run.
   public var trace = ""
-  /// Bytes of memory for each client of the simulation; of the daemon for each held connection in a real run.
+  /// Bytes of memory for each client of a simulation; 0 in a real run: what a daemon has for a connection is
+  /// measured where all are held and none talks (`scripts/bench`).
   public var bytesEach = 0.0
   /// By entry of the scenario.
   public var personas: [PersonaFindings] = []

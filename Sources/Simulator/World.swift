@@ -27,8 +27,6 @@ package struct World: ~Copyable {
     var endTold = false
     var isReset = false
     var isSlow = false
-    /// Something of it reached the mail server behind.
-    var isLetThrough = false
     /// The shield has closed.
     var isClosed = false
   }
@@ -111,8 +109,6 @@ package struct World: ~Copyable {
   }
 
   var instant: Instant { Instant(microseconds: now * 1_000) }
-
-  mutating func draw() -> Double { Double(random.next() >> 11) * 0x1p-53 }
 
   mutating func note(_ kind: UInt64, _ index: Int, _ value: UInt64) {
     var h =
@@ -209,7 +205,9 @@ package struct World: ~Copyable {
       let count = min(Int(event.payload), outbound[i].count)
       if !bots[i].hasEnded {
         var bytes = Self.move(&outbound[i])
+        let wasLetThrough = bots[i].actor.isLetThrough
         let step = bots[i].actor.heard(bytes.span.extracting(0..<count), persona, now: time)
+        if !wasLetThrough && bots[i].actor.isLetThrough { through += 1 }
         bytes.removeFirst(count)
         // Who merely waits has no buffer.
         outbound[i] = bytes.isEmpty ? [] : bytes
@@ -219,7 +217,7 @@ package struct World: ~Copyable {
       }
     case .seeEnd:
       if !bots[i].hasEnded {
-        bots[i].actor.closed()
+        bots[i].actor.closed(broken: bots[i].isReset)
         leave(i)
       }
     case .arrive:
@@ -290,9 +288,9 @@ package struct World: ~Copyable {
     bots[i] = Bot(client: client)
     bots[i].generation = generation
     bots[i].isTaken = true
-    bots[i].latency = UInt16(
-      clamping: Int(max(1, population.scenario.latency.value(at: draw()) * 1_000)))
-    bots[i].isSlow = population.scenario.slowReaders > 0 && draw() < population.scenario.slowReaders
+    let faults = LineFaults(population.scenario, seed: seed)
+    bots[i].latency = max(1, faults.latency)
+    bots[i].isSlow = faults.isSlow
     botsOpen += 1
     offered += 1
     let persona = population.personas[Int(client.persona)]
@@ -312,9 +310,8 @@ package struct World: ~Copyable {
       if isTraced(i) { tell("connects from \(client.address), slot \(slot)") }
       step(i, first, persona)
       if bots[i].isTaken { arm(i, bots[i].actor.deadline(persona)) }
-      if population.scenario.resets > 0 && draw() < population.scenario.resets {
-        let moment = now + Int64(draw() * 60_000)
-        add(.arriveReset, at: moment, i, generation: generation)
+      if faults.resetAfter >= 0 {
+        add(.arriveReset, at: now + Int64(faults.resetAfter), i, generation: generation)
       }
     case .refused(let region):
       if isTraced(i) { tell("is refused: there is no slot") }
@@ -363,7 +360,7 @@ package struct World: ~Copyable {
     }
     var client = bots[i].client
     let again = population.ended(
-      &client, bots[i].actor, letThrough: bots[i].isLetThrough, now: now * 1_000)
+      &client, bots[i].actor, letThrough: bots[i].actor.isLetThrough, now: now * 1_000)
     if let again {
       let place: Int
       if let free = freeWaiting.popLast() {
@@ -515,11 +512,6 @@ package struct World: ~Copyable {
     words = bytes
     replies = said
     for reply in replies { answer(k, reply) }
-    if let client = engine.client(ofLink: l), sockets[client].bot >= 0 {
-      let i = Int(sockets[client].bot)
-      if !bots[i].isLetThrough { through += 1 }
-      bots[i].isLetThrough = true
-    }
     sockets[k].sent = Int32(region.count)
     makeReady(Int32(k))
   }

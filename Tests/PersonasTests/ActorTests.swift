@@ -59,6 +59,23 @@ struct ActorTests {
     #expect(talk.actor.ending == .delivered)
   }
 
+  @Test("let through is whose MAIL was accepted, whatever became of its recipients")
+  func letThrough() {
+    let talk = Talk()
+    for reply in ["220 mx\r\n", "250 mx\r\n"] {
+      _ = talk.hear(reply)
+      #expect(!talk.actor.isLetThrough)
+    }
+    _ = talk.hear("250 2.1.0 ok\r\n")
+    #expect(talk.actor.isLetThrough)
+    _ = talk.hear("550 5.1.1 nobody\r\n")
+    #expect(talk.actor.isLetThrough && talk.actor.delivered == 0)
+
+    let refused = Talk()
+    for reply in ["220 mx\r\n", "250 mx\r\n", "451 later\r\n"] { _ = refused.hear(reply) }
+    #expect(!refused.actor.isLetThrough)
+  }
+
   @Test("a reply of several lines, byte by byte, gives one step at its last byte")
   func byteByByte() {
     let talk = Talk { $0.pipelines = 1 }
