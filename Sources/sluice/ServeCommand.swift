@@ -23,7 +23,7 @@ extension ConfigurationOptions {
     printing: Bool = true, keeping detail: TableDetail = .lines
   ) -> (configuration: Daemon.Configuration?, exitCode: Int32) {
     let overrides = Overrides(
-      listen: listen, downstream: downstream, mode: mode, hostname: hostname)
+      listen: listen, downstream: downstream, mode: mode, hostname: hostname, access: access)
     let (configuration, problems) = Daemon.Configuration.load(
       file: config, overrides: overrides, keeping: detail)
     if printing { for problem in problems { StandardError.write(problem.description) } }

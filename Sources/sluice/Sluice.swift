@@ -33,6 +33,9 @@ struct ConfigurationOptions: ParsableArguments {
   @Option(help: "observe or enforce.")
   var mode: String?
 
+  @Option(help: "The access table, instead of the configured one.")
+  var access: String?
+
   @Option(help: "Our name in banner and EHLO reply.")
   var hostname: String?
 }

@@ -171,14 +171,18 @@ package struct Overrides: Sendable, Equatable {
   package var downstream: String?
   package var mode: String?
   package var hostname: String?
+  /// The file of the access table; a relative path counts from the configuration's folder.
+  package var access: String?
 
   package init(
-    listen: [String] = [], downstream: String? = nil, mode: String? = nil, hostname: String? = nil
+    listen: [String] = [], downstream: String? = nil, mode: String? = nil, hostname: String? = nil,
+    access: String? = nil
   ) {
     self.listen = listen
     self.downstream = downstream
     self.mode = mode
     self.hostname = hostname
+    self.access = access
   }
 
   /// The same as nodes of a file; their positions name the option.
@@ -203,6 +207,9 @@ package struct Overrides: Sendable, Equatable {
     }
     if let mode { root = root.merged(with: map("mode", text(mode, "--mode"))) }
     if let hostname { root = root.merged(with: map("hostname", text(hostname, "--hostname"))) }
+    if let access {
+      root = root.merged(with: map("tables", map("access", text(access, "--access"))))
+    }
     return root
   }
 }
