@@ -386,11 +386,12 @@ struct ScenarioFileTests {
     #expect(!loaded.entries.isEmpty && loaded.entries.allSatisfy { $0.rate > 0 })
   }
 
-  @Test("the nine scenarios are there")
+  @Test("the ten scenarios are there")
   func all() {
     #expect(
       ScenarioFile.names(in: "\(package)/tuning/scenarios") == [
-        "day", "flood-10k", "hardened", "mix-2010", "mix-2025", "ordinary", "overload", "pure-b1",
+        "day", "demo", "flood-10k", "hardened", "mix-2010", "mix-2025", "ordinary", "overload",
+        "pure-b1",
         "rustock-climbot",
       ])
   }

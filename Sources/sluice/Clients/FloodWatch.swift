@@ -33,13 +33,20 @@ final class FloodWatch {
   /// Samples beyond this are not kept: an hour has 3,600.
   private static let samplesMost = 4_000
 
-  init(_ settings: FloodSettings, daemon: Int32?, behind: Int32? = nil, quiet: Bool) {
+  /// - Parameter isPlain: a line each second, on a terminal too.
+  init(
+    _ settings: FloodSettings, daemon: Int32?, behind: Int32? = nil, quiet: Bool,
+    isPlain: Bool = false
+  ) {
     self.daemon = daemon.map { ProcessSample(process: $0) }
     self.behind = behind.map { ProcessSample(process: $0) }
     ownSockets = self.behind?.sockets ?? 0
     self.quiet = quiet
-    isLive = !quiet && isatty(STDOUT_FILENO) == 1
-    names = settings.scenario.entries.map(\.persona)
+    isLive = !quiet && !isPlain && isatty(STDOUT_FILENO) == 1
+    names = settings.scenario.entries.map { entry in
+      let name = settings.personas.first { $0.id == entry.persona }?.name ?? ""
+      return "\(entry.persona) \(name)"
+    }
     seconds = settings.seconds
     first = self.daemon?.look()
     last = first
@@ -106,7 +113,7 @@ final class FloodWatch {
       return
     }
     var lines = [
-      FloodSummary.row("", ["there", "came", "left", "refused", "cut off", "delivered"])
+      FloodSummary.row("", ["there", "came", "left", "refused", "cut off", "mails"])
     ]
     for (name, row) in zip(names, tally.rows) {
       let figures = [row.there, row.connections, row.left, row.refused, row.cutOff, row.delivered]
@@ -161,8 +168,10 @@ final class FloodWatch {
 /// Rows of the live table.
 enum FloodSummary {
   static func row(_ name: String, _ figures: [String]) -> String {
-    let head = name + String(repeating: " ", count: max(12 - name.count, 0))
+    // 79 columns in all.
+    let name = String(name.prefix(24))
+    let head = name + String(repeating: " ", count: 25 - name.count)
     return head
-      + figures.map { String(repeating: " ", count: max(11 - $0.count, 1)) + $0 }.joined()
+      + figures.map { String(repeating: " ", count: max(9 - $0.count, 1)) + $0 }.joined()
   }
 }
