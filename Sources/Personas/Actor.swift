@@ -120,8 +120,9 @@ public struct Actor: Sendable, BitwiseCopyable {
   /// Messages that were accepted on this connection.
   public private(set) var delivered: UInt16 = 0
   private var refusal: UInt16 = 0
-  /// Whether the mail server behind took up a message of it, at MAIL, whatever became of that: a shield has no 2xx
-  /// of its own for it, so this is what a client can know.
+  /// Whether the mail server behind has judged a recipient of it: accepted it, or said 550. This is what a client
+  /// can know: a tarpit may say 250 to MAIL, and whoever wants to be rid of it 4xx to a recipient, but whether a
+  /// mailbox exists only the server behind can say.
   public var isLetThrough: Bool { traits.contains(.isLetThrough) }
 
   /// Nobody; `opened` makes a client of it.
@@ -274,7 +275,6 @@ public struct Actor: Sendable, BitwiseCopyable {
       loginsLeft -= 1
       return logIn(now: now)
     case .mail:
-      if code < 400 { traits.insert(.isLetThrough) }
       if ahead > 0 {
         ahead -= 1
         if code >= 400 { refusal = code }
@@ -286,6 +286,7 @@ public struct Actor: Sendable, BitwiseCopyable {
       return ask(.rcpt, recipient(persona), now: now)
     case .rcpt:
       if code < 400 { acceptedRecipients += 1 } else if refusal == 0 { refusal = code }
+      if code < 400 || code == 550 { traits.insert(.isLetThrough) }
       recipientsLeft -= recipientsLeft > 0 ? 1 : 0
       if ahead > 0 {
         ahead -= 1

@@ -12,8 +12,8 @@ public struct PersonaFindings: Sendable, Codable {
   public var clients = 0
   /// Connections they opened.
   public var connections = 0
-  /// Connections on which the mail server behind took up a message: MAIL was accepted, whatever became of its
-  /// recipients.
+  /// Connections on which the mail server behind judged a recipient, as far as the client can know: it was
+  /// accepted, or refused with 550.
   public var letThrough = 0
   /// Messages that were accepted.
   public var delivered = 0

@@ -446,7 +446,7 @@ def test_a_slow_reader_hears_a_byte_a_millisecond(run, greeter):
     assert all(1.8 < at < 4 for at in server.answered), server.answered
 
 
-def test_let_through_is_whose_mail_was_taken_up_though_nobody_was_known(run, sink):
+def test_let_through_is_whose_recipient_was_judged_though_nobody_was_known(run, sink):
     box = sink("--reject-recipient", "nobody", store=False)
     report = finding(
         run(box.port, at_once="{B: 30}", duration="4s", patience="50s",
