@@ -436,6 +436,41 @@ struct AddressTests {
   }
 }
 
+struct SameClientsTests {
+  @Test("clients and their connections are the same, in whatever order they are asked for and end")
+  func order() {
+    var persona = Persona(id: "B")
+    persona.concurrency = .uniform(1, 4)
+    persona.addresses = 500
+    persona.tries = [0.5, 0.3, 0.2]
+    persona.rotates = true
+    /// Moments, addresses and seeds of the first connections.
+    func run(_ disturb: Bool) -> [[UInt64]] {
+      var crowd = population(persona, rate: 5, duration: 60, seed: 3)
+      var found: [[UInt64]] = []
+      var now: Int64 = 0
+      while let next = crowd.nextArrival(0, after: now) {
+        now = next
+        let client = crowd.begin(0, now: now)
+        var row = [UInt64(now), client.address.low, UInt64(client.attemptsMost)]
+        for _ in 0..<crowd.concurrency(client) {
+          var copy = client
+          row.append(crowd.connects(&copy))
+          // A run in which somebody ends in between.
+          if disturb { _ = crowd.ended(&copy, Actor(), letThrough: false, now: now) }
+          if disturb && copy.attempt < copy.attemptsMost { _ = crowd.connects(&copy) }
+        }
+        found.append(row)
+      }
+      return found
+    }
+    let calm = run(false)
+    #expect(calm.count > 200 && calm == run(true))
+    let seeds = calm.flatMap { $0.dropFirst(3) }
+    #expect(Set(seeds).count == seeds.count)
+  }
+}
+
 struct LineTests {
   @Test("the network does to a share of connections what the scenario says, by their seed")
   func shares() {
