@@ -488,6 +488,11 @@ package struct World: ~Copyable {
       }
       checkRelease(k, region)
       note(5, i, UInt64(region.count))
+      if bots[i].hasEnded {
+        // Nobody is there to hear it: a closed socket answers with a reset.
+        let back = now + 2 * Int64(bots[i].latency)
+        add(.arriveReset, at: back, i, generation: bots[i].generation)
+      }
       if isTraced(i) { tell("hears \(text(region))") }
       hand(i, region)
       if bots[i].isSlow {
