@@ -123,7 +123,7 @@ public struct RunReport: Sendable, Codable {
   public var configuration: String
   /// From which all chances follow; 0 in a real run.
   public var seed: UInt64 = 0
-  /// Seconds of the run's own time.
+  /// Seconds of the run's own time in which clients began.
   public var duration = 0.0
   /// Seconds it took.
   public var took = 0.0
@@ -161,8 +161,10 @@ public struct RunReport: Sendable, Codable {
     }
     let rate = duration > 0 ? Double(connections) / duration : 0
     let hold = connections > 0 ? sum / Double(connections) : 0
+    // A run may go on when nobody new comes; a second's sample may be late by half of it.
+    let within = samples.filter { duration <= 0 || $0.at <= duration + 0.5 }
     let seen =
-      samples.isEmpty ? 0 : samples.reduce(0.0) { $0 + Double($1.held) } / Double(samples.count)
+      within.isEmpty ? 0 : within.reduce(0.0) { $0 + Double($1.held) } / Double(within.count)
     return (rate, hold, rate * hold, seen)
   }
 }

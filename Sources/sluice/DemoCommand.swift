@@ -94,7 +94,7 @@ struct DemoCommand: ParsableCommand {
     var report = RunReport(
       kind: "real", scenario: "demo", configuration: "shipped defaults")
     report.seed = seed
-    report.duration = took
+    report.duration = min(plan.duration, took)
     report.took = took
     report.events = client.tally.events
     report.personas = findings

@@ -160,7 +160,7 @@ struct FloodRunCommand: ParsableCommand {
     var report = RunReport(
       kind: "real", scenario: plan.name, configuration: label ?? "what runs there")
     report.seed = seed
-    report.duration = min(length, took)
+    report.duration = min(plan.duration, took)
     report.took = took
     report.events = client.tally.events
     report.personas = findings
