@@ -80,6 +80,7 @@ public struct Actor: Sendable, BitwiseCopyable {
     static let isLeaving = Traits(rawValue: 4_096)
     static let isSecured = Traits(rawValue: 8_192)
     static let bannerOnly = Traits(rawValue: 16_384)
+    static let isLetThrough = Traits(rawValue: 32_768)
   }
 
   /// When it was connected.
@@ -119,6 +120,10 @@ public struct Actor: Sendable, BitwiseCopyable {
   /// Messages that were accepted on this connection.
   public private(set) var delivered: UInt16 = 0
   private var refusal: UInt16 = 0
+  /// Whether the mail server behind has judged a recipient of it: accepted it, or said 550. This is what a client
+  /// can know: a tarpit may say 250 to MAIL, and whoever wants to be rid of it 4xx to a recipient, but whether a
+  /// mailbox exists only the server behind can say.
+  public var isLetThrough: Bool { traits.contains(.isLetThrough) }
 
   /// Nobody; `opened` makes a client of it.
   public init() {}
@@ -281,6 +286,7 @@ public struct Actor: Sendable, BitwiseCopyable {
       return ask(.rcpt, recipient(persona), now: now)
     case .rcpt:
       if code < 400 { acceptedRecipients += 1 } else if refusal == 0 { refusal = code }
+      if code < 400 || code == 550 { traits.insert(.isLetThrough) }
       recipientsLeft -= recipientsLeft > 0 ? 1 : 0
       if ahead > 0 {
         ahead -= 1

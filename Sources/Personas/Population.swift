@@ -13,6 +13,8 @@ public struct Client: Sendable, BitwiseCopyable {
   public var attemptsMost: UInt16
   /// From 1, in the order in which they began.
   public var number: UInt32
+  /// Which of those it is that the client opened at once, each with its own retries.
+  var copy: UInt16 = 0
   /// Microseconds of the run.
   public var firstAt: Int64
   /// Where it comes from, at this try.
@@ -36,10 +38,15 @@ public struct Population: Sendable {
   public private(set) var findings: [PersonaFindings]
   private let plan: AddressPlan
   private var random: SeededGenerator
+  /// By entry, for when clients begin and for what they are. Chances of their own, because a simulated run and a
+  /// real one ask in another order: both have the same clients at the same moments.
+  private var arriving: [SeededGenerator]
+  private var beginning: [SeededGenerator]
   /// Everything that happens by chance follows from it.
   public let seed: UInt64
   private var begun: UInt32 = 0
-  private var opened: UInt64 = 0
+  /// Connections that the last client opened at once.
+  private var copies: UInt16 = 0
 
   /// - Parameters:
   ///   - scenario: its entries name personas; one that is not among them ends the process, so check before.
@@ -61,9 +68,18 @@ public struct Population: Sendable {
     }
     plan = AddressPlan(personas: personaOf.map { personas[$0] }, firstOctet: firstOctet)
     random = SeededGenerator(seed: seed)
+    arriving = scenario.entries.map { _ in SeededGenerator(seed: 0) }
+    beginning = arriving
+    for entry in arriving.indices {
+      arriving[entry] = SeededGenerator(seed: random.next())
+      beginning[entry] = SeededGenerator(seed: random.next())
+    }
   }
 
-  private mutating func draw() -> Double { Double(random.next() >> 11) * 0x1p-53 }
+  private static func draw(_ random: inout SeededGenerator) -> Double {
+    Double(random.next() >> 11) * 0x1p-53
+  }
+  private mutating func draw() -> Double { Self.draw(&random) }
 
   /// What kind of client it is.
   public func persona(_ client: Client) -> Persona { personas[Int(client.persona)] }
@@ -88,7 +104,7 @@ public struct Population: Sendable {
         if time >= burst.at && time < end { factor *= burst.times }
         for edge in [burst.at, end] where edge > time { change = min(change, edge) }
       }
-      let wait = -Distribution.log(max(1 - draw(), 1e-300)) / (rate * factor)
+      let wait = -Distribution.log(max(1 - Self.draw(&arriving[entry]), 1e-300)) / (rate * factor)
       if time + wait < change { return Int64((time + wait) * 1_000_000) }
       time = change
     }
@@ -99,15 +115,18 @@ public struct Population: Sendable {
   public mutating func begin(_ entry: Int, now: Int64) -> Client {
     let persona = personas[personaOf[entry]]
     begun += 1
+    copies = 0
     findings[entry].clients += 1
+    func draw() -> Double { Self.draw(&beginning[entry]) }
     var client = Client(
       entry: UInt16(entry), persona: UInt16(personaOf[entry]), attemptsMost: 1, number: begun,
       firstAt: now, address: plan.address(entry, persona, draw(), draw(), draw()))
-    client.attemptsMost = attempts(persona)
+    client.attemptsMost = attempts(persona, &beginning[entry])
     return client
   }
 
-  private mutating func attempts(_ persona: Persona) -> UInt16 {
+  private func attempts(_ persona: Persona, _ random: inout SeededGenerator) -> UInt16 {
+    func draw() -> Double { Self.draw(&random) }
     if persona.tries.isEmpty {
       if persona.attempts == .const(0) { return UInt16(min(persona.retries.count + 1, 65_535)) }
       return UInt16(min(max(persona.attempts.value(at: draw()).rounded(), 1), 65_535))
@@ -131,7 +150,8 @@ public struct Population: Sendable {
 
   /// How many connections a client opens at once.
   public mutating func concurrency(_ client: Client) -> Int {
-    let count = max(1, Int(personas[Int(client.persona)].concurrency.value(at: draw()).rounded()))
+    let draw = Self.draw(&beginning[Int(client.entry)])
+    let count = max(1, Int(personas[Int(client.persona)].concurrency.value(at: draw).rounded()))
     findings[Int(client.entry)].series += count
     return count
   }
@@ -140,20 +160,25 @@ public struct Population: Sendable {
   ///
   /// - Returns: the seed of its actor.
   public mutating func connects(_ client: inout Client) -> UInt64 {
+    if client.attempt == 0 {
+      // Connections that a client opens at once are copies of it: each has chances of its own.
+      client.copy = copies
+      copies &+= 1
+    }
     client.attempt += client.attempt < 65_535 ? 1 : 0
     findings[Int(client.entry)].connections += 1
     let persona = personas[Int(client.persona)]
     if persona.rotates && client.attempt > 1 {
       client.address = plan.address(Int(client.entry), persona, draw(), draw(), draw())
     }
-    // Connections that a client opens at once are copies of it: each has chances of its own.
-    opened += 1
-    return seed ^ opened << 20
+    let place = UInt64(client.number) << 32 | UInt64(client.copy) << 16 | UInt64(client.attempt)
+    return seed &* 0x9E37_79B9_7F4A_7C15 ^ place
   }
 
   /// The run is over and this connection was still there: how long it would have lasted nobody knows.
-  public mutating func stillThere(_ client: Client, _ actor: Actor, letThrough: Bool) {
+  public mutating func stillThere(_ client: Client, _ actor: Actor, letThrough: Bool, now: Int64) {
     let entry = Int(client.entry)
+    within(entry, actor, now)
     findings[entry].endings[Ending.none.name, default: 0] += 1
     findings[entry].delivered += Int(actor.delivered)
     if letThrough { findings[entry].letThrough += 1 }
@@ -162,10 +187,19 @@ public struct Population: Sendable {
     }
   }
 
+  /// How much of a connection lies within the scenario.
+  private mutating func within(_ entry: Int, _ actor: Actor, _ now: Int64) {
+    let end = Int64(scenario.duration * 1_000_000)
+    if actor.openedAt < end {
+      findings[entry].begunWithin += 1
+      findings[entry].secondsWithin += Double(min(now, end) - actor.openedAt) / 1_000_000
+    }
+  }
+
   /// A connection has ended.
   ///
   /// - Parameters:
-  ///   - letThrough: whether something of it reached the mail server behind.
+  ///   - letThrough: whether the mail server behind judged a recipient of it.
   /// - Returns: when the client connects again; nil if it is through with it.
   public mutating func ended(_ client: inout Client, _ actor: Actor, letThrough: Bool, now: Int64)
     -> Int64?
@@ -178,11 +212,7 @@ public struct Population: Sendable {
       ending == .impatient ? "\(ending.name): \(actor.endedAt.name)" : ending.name
     findings[entry].endings[label, default: 0] += 1
     findings[entry].held.add(seconds)
-    let end = Int64(scenario.duration * 1_000_000)
-    if actor.openedAt < end {
-      findings[entry].begunWithin += 1
-      findings[entry].secondsWithin += Double(min(now, end) - actor.openedAt) / 1_000_000
-    }
+    within(entry, actor, now)
     if ending == .impatient { findings[entry].leftAfter.add(seconds) }
     if actor.greetedAt >= 0 {
       findings[entry].banner.add(Double(actor.greetedAt - actor.openedAt) / 1_000_000)

@@ -12,8 +12,8 @@ public struct PersonaFindings: Sendable, Codable {
   public var clients = 0
   /// Connections they opened.
   public var connections = 0
-  /// Connections on which a message or a recipient reached the mail server behind; in a real run, those on
-  /// which one was accepted.
+  /// Connections on which the mail server behind judged a recipient, as far as the client can know: it was
+  /// accepted, or refused with 550.
   public var letThrough = 0
   /// Messages that were accepted.
   public var delivered = 0
@@ -85,7 +85,7 @@ public struct Sample: Sendable, Codable {
   public var downstream = 0
   /// What there would be without a shield.
   public var downstreamWithout = 0
-  /// Bytes of memory; 0 in a simulated run.
+  /// Bytes of the daemon's own memory (pages it shares are divided by who shares them); 0 in a simulated run.
   public var memory = 0
   /// Microseconds of CPU since the sample before; 0 in a simulated run.
   public var cpu = 0
@@ -123,7 +123,7 @@ public struct RunReport: Sendable, Codable {
   public var configuration: String
   /// From which all chances follow; 0 in a real run.
   public var seed: UInt64 = 0
-  /// Seconds of the run's own time.
+  /// Seconds of the run's own time in which clients began.
   public var duration = 0.0
   /// Seconds it took.
   public var took = 0.0
@@ -131,7 +131,8 @@ public struct RunReport: Sendable, Codable {
   public var events = 0
   /// A hash over everything that happened, in hexadecimal; empty in a real run.
   public var trace = ""
-  /// Bytes of memory for each client of the simulation; of the daemon for each held connection in a real run.
+  /// Bytes of memory for each client of a simulation; 0 in a real run: what a daemon has for a connection is
+  /// measured where all are held and none talks (`scripts/bench`).
   public var bytesEach = 0.0
   /// By entry of the scenario.
   public var personas: [PersonaFindings] = []
@@ -160,8 +161,10 @@ public struct RunReport: Sendable, Codable {
     }
     let rate = duration > 0 ? Double(connections) / duration : 0
     let hold = connections > 0 ? sum / Double(connections) : 0
+    // A run may go on when nobody new comes; a second's sample may be late by half of it.
+    let within = samples.filter { duration <= 0 || $0.at <= duration + 0.5 }
     let seen =
-      samples.isEmpty ? 0 : samples.reduce(0.0) { $0 + Double($1.held) } / Double(samples.count)
+      within.isEmpty ? 0 : within.reduce(0.0) { $0 + Double($1.held) } / Double(within.count)
     return (rate, hold, rate * hold, seen)
   }
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Structures
 
 /// A flood, or an ordinary day: who comes how often, over what network, to what mail server behind.
 ///
@@ -67,11 +68,32 @@ public struct Scenario: Sendable {
   public var latency = Distribution.uniform(0.01, 0.12)
   /// Share of connections that break by themselves at some moment.
   public var resets = 0.0
-  /// Seconds in which a slow reader takes in one kilobyte, and the share of such clients.
+  /// Share of clients that take in a byte a millisecond.
   public var slowReaders = 0.0
   /// What block lists would say of listed addresses: "bad", "suspicious", or nothing.
   public var listedAre = ""
 
   /// Ten minutes with nobody.
   public init(name: String) { self.name = name }
+}
+
+/// What the network does to one connection: drawn from the connection's own seed, so that it is the same in a
+/// simulated run and a real one.
+public struct LineFaults: Sendable, Equatable, BitwiseCopyable {
+  /// Milliseconds that a byte is under way, each direction; 0…65,535.
+  public var latency: UInt16
+  /// Its client takes in a byte a millisecond.
+  public var isSlow: Bool
+  /// Milliseconds after which it breaks, 0 ..< 60,000; -1: never.
+  public var resetAfter: Int32
+
+  /// - Parameter seed: of the connection's actor.
+  public init(_ scenario: Scenario, seed: UInt64) {
+    // Chances of its own: what the client does must not depend on the network it is in.
+    var random = SeededGenerator(seed: seed ^ 0x6C69_6E65_2066_6175)
+    func draw() -> Double { Double(random.next() >> 11) * 0x1p-53 }
+    latency = UInt16(min(max(scenario.latency.value(at: draw()) * 1_000, 0), 65_535))
+    isSlow = draw() < scenario.slowReaders
+    resetAfter = draw() < scenario.resets ? Int32(draw() * 60_000) : -1
+  }
 }

@@ -9,8 +9,10 @@ public import Personas
 public enum HTMLReport {
   /// The page; of two reports and more a comparison, with the first as what the others are compared with.
   ///
-  /// - Parameter reports: in the order they shall be shown; of none the page says so.
-  public static func page(_ reports: [RunReport]) -> String {
+  /// - Parameters:
+  ///   - reports: in the order they shall be shown; of none the page says so.
+  ///   - agreement: of a forecast and a real run, how far they differ.
+  public static func page(_ reports: [RunReport], agreement: Agreement? = nil) -> String {
     guard !reports.isEmpty else {
       return Markup.page(
         "Sluice: no report", "<h1>Sluice</h1>\n<p>There is no run to report.</p>\n")
@@ -18,7 +20,8 @@ public enum HTMLReport {
     let view = View(reports)
     return Markup.page(
       view.title,
-      view.header() + view.tiles() + view.differences() + view.checksBroken() + view.survival()
+      view.header() + view.tiles() + (agreement?.section ?? "") + view.differences()
+        + view.checksBroken() + view.survival()
         + view.leaving() + view.flow() + view.honest() + view.endings() + view.machine()
         + view.checks())
   }
@@ -101,9 +104,7 @@ struct View {
             + (report.speed.isFinite ? " (\(Figures.rate(report.speed)))" : ""))
       }
       if report.bytesEach > 0 {
-        facts.append(
-          "\(Figures.bytes(report.bytesEach)) a \(report.kind == "real" ? "held connection" : "client")"
-        )
+        facts.append("\(Figures.bytes(report.bytesEach)) a client")
       }
       if !report.trace.isEmpty { facts.append("trace \(report.trace)") }
       let key =
@@ -216,7 +217,8 @@ struct View {
           ))
       }
       if report.hasMemory {
-        tiles.append((Figures.bytes(report.most { Double($0.memory) }), "memory at most", ""))
+        tiles.append(
+          (Figures.bytes(report.most { Double($0.memory) }), "the daemon's own memory at most", ""))
       }
       if report.hasCPU, let most = report.cores.map(\.share).max() {
         tiles.append((Figures.percent(most), "of one core at most", ""))

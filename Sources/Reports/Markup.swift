@@ -112,22 +112,13 @@ enum Markup {
     """
   }
 
-  /// Colours are checked for a contrast of at least 4.5 to their background, lines for 3.
   private static let style = """
-    :root { color-scheme: light dark; --bg: #ffffff; --card: #f5f6f8; --ink: #1a1d21; --soft: #555d68;
-      --line: #d5d9df; --grid: #e6e9ed; --bot: #b93815; --sender: #1f5fbf; --probe: #7a3fb0; --good: #17723f;
-      --bad: #b3261e; --s0: #1f5fbf; --s1: #b93815; --s2: #0f766e; --s3: #7a3fb0; --s4: #8a6100; --s5: #a8336b;
-      --grey: #6b7480; }
+    :root { color-scheme: light dark; \(Palette.light.declarations) }
     @media (prefers-color-scheme: dark) {
-      :root { --bg: #14171b; --card: #1d2127; --ink: #e8eaed; --soft: #a9b1bc; --line: #3a414b; --grid: #2a3038;
-        --bot: #ff9068; --sender: #7db4ff; --probe: #cda2f7; --good: #6fd39a; --bad: #ff8a80; --s0: #7db4ff;
-        --s1: #ff9068; --s2: #4fd1c0; --s3: #cda2f7; --s4: #e3bc4d; --s5: #f59ac0; --grey: #98a2ae; }
+      :root { \(Palette.dark.declarations) }
     }
     @media print {
-      :root { --bg: #ffffff; --card: #ffffff; --ink: #000000; --soft: #444444; --line: #bbbbbb; --grid: #dddddd;
-        --bot: #b93815; --sender: #1f5fbf; --probe: #7a3fb0; --good: #17723f; --bad: #b3261e; --s0: #1f5fbf;
-        --s1: #b93815; --s2: #0f766e; --s3: #7a3fb0; --s4: #8a6100; --s5: #a8336b; --grey: #6b7480;
-        color-scheme: light; }
+      :root { color-scheme: light; \(Palette.print.declarations) }
       figure, .cell, .tile, tr { break-inside: avoid; }
       h2, h3 { break-after: avoid; }
       .scroll, .plot { overflow: visible; }
@@ -171,7 +162,7 @@ enum Markup {
     .cell svg { display: block; width: 100%; height: auto; }
     svg text { font-size: 12px; fill: var(--soft); font-family: inherit; }
     svg .name { font-weight: 600; }
-    svg .axis { stroke: var(--line); fill: none; }
+    svg .axis { stroke: var(--grey); fill: none; }
     svg .grid { stroke: var(--grid); fill: none; }
     svg .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
     svg .thin { stroke-width: 1.5; }

@@ -142,7 +142,7 @@ public enum TerminalReport {
       let mean = cores.isEmpty ? 0 : cores.reduce(0, +) / Double(cores.count)
       var parts: [String] = []
       if report.hasMemory {
-        parts.append("memory \(Figures.bytes(report.most { Double($0.memory) })) at most")
+        parts.append("its own memory \(Figures.bytes(report.most { Double($0.memory) })) at most")
       }
       if report.hasCPU {
         parts.append(
@@ -152,9 +152,7 @@ public enum TerminalReport {
       lines.append("  " + parts.joined(separator: ", "))
     }
     if report.bytesEach > 0 {
-      lines.append(
-        "  \(Figures.bytes(report.bytesEach)) a \(report.kind == "real" ? "held connection" : "client")"
-      )
+      lines.append("  \(Figures.bytes(report.bytesEach)) a client")
     }
     return lines.count > 1 ? lines : []
   }

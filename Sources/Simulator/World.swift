@@ -27,8 +27,6 @@ package struct World: ~Copyable {
     var endTold = false
     var isReset = false
     var isSlow = false
-    /// Something of it reached the mail server behind.
-    var isLetThrough = false
     /// The shield has closed.
     var isClosed = false
   }
@@ -81,6 +79,8 @@ package struct World: ~Copyable {
   let known = "user@inner.example"
   /// Connections that clients have; how many there were at the last sample.
   var botsOpen = 0
+  /// By entry, when its last client began, in microseconds.
+  var arrivedAt: [Int64]
   var lastOffered = 0
   var lastThrough = 0
   var lastRecipients = 0
@@ -109,12 +109,11 @@ package struct World: ~Copyable {
     server = MailServer(population.scenario.downstream, seed: seed &+ 1)
     random = SeededGenerator(seed: seed &+ 2)
     sampleEvery = max(Int64(seconds * 1_000), 100)
+    arrivedAt = population.scenario.entries.map { _ in 0 }
     self.population = population
   }
 
   var instant: Instant { Instant(microseconds: now * 1_000) }
-
-  mutating func draw() -> Double { Double(random.next() >> 11) * 0x1p-53 }
 
   mutating func note(_ kind: UInt64, _ index: Int, _ value: UInt64) {
     var h =
@@ -211,7 +210,9 @@ package struct World: ~Copyable {
       let count = min(Int(event.payload), outbound[i].count)
       if !bots[i].hasEnded {
         var bytes = Self.move(&outbound[i])
+        let wasLetThrough = bots[i].actor.isLetThrough
         let step = bots[i].actor.heard(bytes.span.extracting(0..<count), persona, now: time)
+        if !wasLetThrough && bots[i].actor.isLetThrough { through += 1 }
         bytes.removeFirst(count)
         // Who merely waits has no buffer.
         outbound[i] = bytes.isEmpty ? [] : bytes
@@ -221,7 +222,7 @@ package struct World: ~Copyable {
       }
     case .seeEnd:
       if !bots[i].hasEnded {
-        bots[i].actor.closed()
+        bots[i].actor.closed(broken: bots[i].isReset)
         leave(i)
       }
     case .arrive:
@@ -266,7 +267,10 @@ package struct World: ~Copyable {
   // MARK: Clients
 
   mutating func arrange(_ entry: Int) {
-    if let at = population.nextArrival(entry, after: now * 1_000) {
+    // From the moment of the last one, not from the millisecond that it was put off to: half a millisecond more
+    // for each would be 5 % fewer of 100 a second.
+    if let at = population.nextArrival(entry, after: arrivedAt[entry]) {
+      arrivedAt[entry] = at
       add(.arrival, at: (at + 999) / 1_000, entry)
     }
   }
@@ -292,9 +296,9 @@ package struct World: ~Copyable {
     bots[i] = Bot(client: client)
     bots[i].generation = generation
     bots[i].isTaken = true
-    bots[i].latency = UInt16(
-      clamping: Int(max(1, population.scenario.latency.value(at: draw()) * 1_000)))
-    bots[i].isSlow = population.scenario.slowReaders > 0 && draw() < population.scenario.slowReaders
+    let faults = LineFaults(population.scenario, seed: seed)
+    bots[i].latency = max(1, faults.latency)
+    bots[i].isSlow = faults.isSlow
     botsOpen += 1
     offered += 1
     let persona = population.personas[Int(client.persona)]
@@ -314,9 +318,8 @@ package struct World: ~Copyable {
       if isTraced(i) { tell("connects from \(client.address), slot \(slot)") }
       step(i, first, persona)
       if bots[i].isTaken { arm(i, bots[i].actor.deadline(persona)) }
-      if population.scenario.resets > 0 && draw() < population.scenario.resets {
-        let moment = now + Int64(draw() * 60_000)
-        add(.arriveReset, at: moment, i, generation: generation)
+      if faults.resetAfter >= 0 {
+        add(.arriveReset, at: now + Int64(faults.resetAfter), i, generation: generation)
       }
     case .refused(let region):
       if isTraced(i) { tell("is refused: there is no slot") }
@@ -365,7 +368,7 @@ package struct World: ~Copyable {
     }
     var client = bots[i].client
     let again = population.ended(
-      &client, bots[i].actor, letThrough: bots[i].isLetThrough, now: now * 1_000)
+      &client, bots[i].actor, letThrough: bots[i].actor.isLetThrough, now: now * 1_000)
     if let again {
       let place: Int
       if let free = freeWaiting.popLast() {
@@ -491,6 +494,11 @@ package struct World: ~Copyable {
       }
       checkRelease(k, region)
       note(5, i, UInt64(region.count))
+      if bots[i].hasEnded {
+        // Nobody is there to hear it: a closed socket answers with a reset.
+        let back = now + 2 * Int64(bots[i].latency)
+        add(.arriveReset, at: back, i, generation: bots[i].generation)
+      }
       if isTraced(i) { tell("hears \(text(region))") }
       hand(i, region)
       if bots[i].isSlow {
@@ -521,11 +529,6 @@ package struct World: ~Copyable {
     words = bytes
     replies = said
     for reply in replies { answer(k, reply) }
-    if let client = engine.client(ofLink: l), sockets[client].bot >= 0 {
-      let i = Int(sockets[client].bot)
-      if !bots[i].isLetThrough { through += 1 }
-      bots[i].isLetThrough = true
-    }
     sockets[k].sent = Int32(region.count)
     makeReady(Int32(k))
   }

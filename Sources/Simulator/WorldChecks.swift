@@ -132,6 +132,10 @@ extension World {
     if held != engine.heldCount {
       checks.slots.fail("\(engine.heldCount) slots are taken, \(held) connections are there")
     }
+    for bot in bots where bot.isTaken && !bot.hasEnded {
+      population.stillThere(
+        bot.client, bot.actor, letThrough: bot.actor.isLetThrough, now: now * 1_000)
+    }
     for findings in population.findings where findings.kind == Persona.Kind.sender.rawValue {
       checks.honest.looked += findings.clients
       for (reason, count) in findings.lost.sorted(by: { $0.key < $1.key }) {

@@ -15,7 +15,7 @@ struct FloodCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "flood",
     abstract: "Load for a server on loopback, to measure it.",
-    subcommands: [FloodHoldCommand.self, FloodRunCommand.self])
+    subcommands: [FloodHoldCommand.self, FloodRunCommand.self, FloodCompareCommand.self])
 }
 
 struct FloodHoldCommand: ParsableCommand {

@@ -55,6 +55,9 @@ struct FloodRunCommand: ParsableCommand {
   @Option(help: "Look at this process each second: its memory and CPU go into the report.")
   var daemon: Int32?
 
+  @Option(help: "The process of the mail server behind: its connections are counted each second.")
+  var behind: Int32?
+
   @Option(help: "What the report calls the configuration of the server.")
   var label: String?
 
@@ -62,6 +65,10 @@ struct FloodRunCommand: ParsableCommand {
 
   @Flag(help: "Print the report only.")
   var quiet = false
+
+  @Flag(
+    help: "Print the access table that the scenario's block lists amount to, and do nothing else.")
+  var printLists = false
 
   @Flag(
     help: "We are in a network namespace made for this, where fd00::/8 and 10.0.0.0/8 are nobody's."
@@ -99,9 +106,10 @@ struct FloodRunCommand: ParsableCommand {
     try need(
       isPlain && recipient.utf8.count <= 200 && recipient.contains("@"),
       "--recipient takes an address like user@example.com")
-    if let daemon {
+    for (option, process) in [("--daemon", daemon), ("--behind", behind)] {
+      guard let process else { continue }
       try need(
-        ProcessSample(process: daemon).look() != nil, "--daemon: there is no process \(daemon)")
+        ProcessSample(process: process).look() != nil, "\(option): there is no process \(process)")
     }
   }
 
@@ -126,13 +134,18 @@ struct FloodRunCommand: ParsableCommand {
       plan.entries[entry].rate *= scale
       plan.entries[entry].atOnce = Int((Double(plan.entries[entry].atOnce) * scale).rounded())
     }
+    if printLists {
+      let population = Population(
+        personas: kinds, scenario: plan, seed: seed, firstOctet: targets.firstOctet)
+      return print(population.listedLines, terminator: "")
+    }
     let signals = SignalQueue([SIGTERM, SIGINT])
     signal(SIGPIPE, SIG_IGN)
     raiseDescriptorLimit()
     let settings = FloodSettings(
       targets: targets, personas: kinds, scenario: plan, seed: seed, recipient: recipient,
       most: mostConnections, seconds: length, threads: threads)
-    let watch = FloodWatch(settings, daemon: daemon, quiet: quiet)
+    let watch = FloodWatch(settings, daemon: daemon, behind: behind, quiet: quiet)
     let client = FloodClient(settings)
     while !client.tally.isDone && client.fault == nil {
       if signals.next(milliseconds: 50) != nil {
@@ -147,10 +160,9 @@ struct FloodRunCommand: ParsableCommand {
     var report = RunReport(
       kind: "real", scenario: plan.name, configuration: label ?? "what runs there")
     report.seed = seed
-    report.duration = min(length, took)
+    report.duration = min(plan.duration, took)
     report.took = took
     report.events = client.tally.events
-    report.bytesEach = watch.bytesEach
     report.personas = findings
     report.samples = watch.samples
     report.checks = checks.all

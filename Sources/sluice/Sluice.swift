@@ -40,12 +40,16 @@ struct ConfigurationOptions: ParsableArguments {
   @Option(help: "observe or enforce.")
   var mode: String?
 
+  @Option(help: "The access table, instead of the configured one.")
+  var access: String?
+
   @Option(help: "Our name in banner and EHLO reply.")
   var hostname: String?
 
   /// What of it stands over the file.
   var overrides: Overrides {
     Overrides(
-      listen: listen, downstream: downstream, identity: identity, mode: mode, hostname: hostname)
+      listen: listen, downstream: downstream, identity: identity, mode: mode, hostname: hostname,
+      access: access)
   }
 }

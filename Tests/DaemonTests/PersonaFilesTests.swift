@@ -393,7 +393,8 @@ struct ScenarioFileTests {
   func all() {
     #expect(
       ScenarioFile.names(in: "\(package)/tuning/scenarios") == [
-        "curve", "day", "flood-10k", "hardened", "mix-2010", "mix-2025", "ordinary", "overload",
+        "curve", "day", "demo", "flood-10k", "hardened", "mix-2010", "mix-2025", "ordinary",
+        "overload",
         "pure-b1",
         "rustock-climbot",
       ])

@@ -3,9 +3,16 @@
 goes to loopback only."""
 
 import json
+import os
+import pathlib
 import re
+import selectors
+import shutil
 import signal
+import socket
 import subprocess
+import threading
+import time
 
 import pytest
 from harness import NO_DELAYS, SLUICE, Program, Shield, Sink, free_port, wait_until
@@ -179,13 +186,14 @@ def run(tmp_path):
     """run(port, clients, …): `sluice flood run` with personas B and L; its report is `finding(…)`."""
     made = []
 
-    def make(port, clients="{B: 0}", *options, at_once="{B: 0}", duration="3s", patience="{uniform: [1s, 3s]}"):
+    def make(port, clients="{B: 0}", *options, at_once="{B: 0}", duration="3s", patience="{uniform: [1s, 3s]}",
+             scenario="", bot=""):
         folder = tmp_path / f"flood{len(made)}"
         (folder / "personas").mkdir(parents=True)
-        (folder / "personas" / "b.yaml").write_text(BOT.replace("PATIENCE", patience))
+        (folder / "personas" / "b.yaml").write_text(BOT.replace("PATIENCE", patience) + bot)
         (folder / "personas" / "l.yaml").write_text(SENDER)
         text = SCENARIO.replace("DURATION", duration).replace("CLIENTS", clients).replace("ATONCE", at_once)
-        (folder / "tried.yaml").write_text(text)
+        (folder / "tried.yaml").write_text(text + scenario)
         program = Program(
             [SLUICE, "flood", "run", f"127.0.0.1:{port}", "--scenario", str(folder / "tried.yaml"),
              "--personas", str(folder / "personas"), "--json", str(folder / "found.json"), *options])
@@ -297,6 +305,226 @@ def test_a_server_that_is_not_there_loses_honest_mail_and_says_so(run):
     assert re.search(rb"BROKEN\s+no honest mail is lost", flood.output)
 
 
+class Greeter:
+    """Says `words` to everybody and notes what comes back: when, and how it ended."""
+
+    def __init__(self, words, send_buffer=None):
+        self.words = words
+        # Of each connection: seconds to its first word, whether it was reset, octets its socket took in 0.3 s.
+        self.answered, self.resets, self.ends, self.taken = [], [], [], []
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=200)
+        if send_buffer:
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        self.port = self.listener.getsockname()[1]
+        self.stopping = False
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def serve(self):
+        known = selectors.DefaultSelector()
+        self.listener.setblocking(False)
+        known.register(self.listener, selectors.EVENT_READ)
+        while not self.stopping:
+            for key, _ in known.select(0.05):
+                if key.fileobj is self.listener:
+                    one, _ = self.listener.accept()
+                    one.setblocking(False)
+                    at, sent = time.monotonic(), 0
+                    try:
+                        while sent < len(self.words):
+                            sent += one.send(self.words[sent:])
+                    except BlockingIOError:
+                        pass
+                    self.taken.append(sent)
+                    known.register(one, selectors.EVENT_READ, {"at": at, "heard": False})
+                    continue
+                one, state = key.fileobj, key.data
+                try:
+                    piece = one.recv(4096)
+                    if piece and not state["heard"]:
+                        state["heard"] = True
+                        self.answered.append(time.monotonic() - state["at"])
+                    if piece:
+                        continue
+                    self.ends.append(time.monotonic() - state["at"])
+                except ConnectionResetError:
+                    self.resets.append(time.monotonic() - state["at"])
+                known.unregister(one)
+                one.close()
+        for key in list(known.get_map().values()):
+            key.fileobj.close()
+
+    def stop(self):
+        self.stopping = True
+        self.thread.join(5)
+
+
+@pytest.fixture
+def greeter():
+    made = []
+
+    def make(*arguments):
+        made.append(Greeter(*arguments))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+PATIENT = {"patience": "50s"}
+
+
+def test_latency_is_under_way_in_both_directions(run, greeter):
+    server = greeter(b"220 mx.example\r\n")
+    report = finding(
+        run(server.port, at_once="{B: 50}", duration="2s", scenario="latency: {value: 300ms, source: test}\n",
+            **PATIENT))
+    # The banner takes 0.3 s to the client, its EHLO 0.3 s back.
+    assert len(server.answered) == 50 and 0.58 < min(server.answered), server.answered
+    assert sorted(server.answered)[25] < 0.9
+    banner = report["by"]["B"]["banner"]
+    assert 0.25 < banner["sum"] / banner["total"] < 0.6, banner
+
+
+def test_latency_does_not_change_what_arrives(run, sink):
+    box = sink(store=False)
+    report = finding(
+        run(box.port, "{B: 40, L: 20}", "--seconds", "12", duration="2s",
+            scenario="latency: {value: {uniform: [10ms, 120ms]}, source: test}\n", **PATIENT))
+    assert report["by"]["L"]["delivered"] == report["by"]["L"]["clients"] > 20
+    assert sum(one["delivered"] for one in report["personas"]) == box.counts()["messages"] > 80
+    assert [check["broken"] for check in report["checks"]] == [0, 0, 0, 0]
+    # Banner, EHLO, MAIL, RCPT, DATA and the message: six ways there and back of 65 ms.
+    held = report["by"]["L"]["delay"]
+    assert 0.5 < held["sum"] / held["total"] < 1.2
+
+
+def test_connections_break_by_a_reset_and_as_many_as_the_scenario_says(run, greeter):
+    # Nobody hears a banner, so who is not reset stays until the end.
+    server = greeter(b"")
+    report = finding(
+        run(server.port, at_once="{B: 400}", duration="3s", scenario="resets: {value: 100%, source: test}\n",
+            **PATIENT))
+    broken = report["by"]["B"]["endings"].get("broken", 0)
+    # Each breaks at some moment within 60 s: in 3 s a twentieth of them, 20 ± 4.4.
+    assert 6 <= broken <= 38, report["by"]["B"]["endings"]
+    wait_until(lambda: len(server.resets) + len(server.ends) >= 400, 5, "all are closed")
+    assert len([at for at in server.resets if at < 2.8]) == pytest.approx(broken, abs=3)
+    assert report["by"]["B"]["endings"]["still there"] == 400 - broken
+
+
+def test_without_resets_there_is_none(run, greeter):
+    server = greeter(b"")
+    report = finding(run(server.port, at_once="{B: 50}", duration="2s", patience="1s"))
+    assert report["by"]["B"]["endings"] == {"left: banner": 50}
+    wait_until(lambda: len(server.ends) == 50, 5, "all have closed")
+    assert not server.resets
+
+
+def test_slow_readers_leave_the_server_with_its_bytes(run, greeter):
+    # A greeting of many lines, more than a slow reader's socket holds.
+    words = b"220-word\r\n" * 20_000
+    taken = {}
+    for name, share in [("slow", "100%"), ("quick", "0%")]:
+        server = greeter(words, 4_096)
+        report = finding(
+            run(server.port, at_once="{B: 20}", duration="2s",
+                scenario=f"slow_readers: {{value: {share}, source: test}}\n", **PATIENT))
+        assert report["by"]["B"]["endings"] == {"still there": 20}
+        taken[name] = sorted(server.taken)[10]
+    assert taken["slow"] < 16_384 and taken["quick"] > 3 * taken["slow"], taken
+
+
+def test_a_slow_reader_hears_a_byte_a_millisecond(run, greeter):
+    # 2,000 octets before the last line, of which the kernel may hold back a part until some are read.
+    server = greeter(b"220-" + b"x" * 76 + b"\r\n" + (b"220-" + b"y" * 74 + b"\r\n") * 24 + b"220 mx\r\n")
+    report = finding(
+        run(server.port, at_once="{B: 20}", duration="5s",
+            scenario="slow_readers: {value: 100%, source: test}\n", **PATIENT))
+    assert len(server.answered) == 20
+    assert all(1.8 < at < 4 for at in server.answered), server.answered
+
+
+def test_let_through_is_whose_recipient_was_judged_though_nobody_was_known(run, sink):
+    box = sink("--reject-recipient", "nobody", store=False)
+    report = finding(
+        run(box.port, at_once="{B: 30}", duration="4s", patience="50s",
+            bot='unknown: {value: 100%, source: "of this test"}\n'))
+    bots = report["by"]["B"]
+    assert bots["letThrough"] == 30 and bots["delivered"] == 0
+    assert box.counts()["messages"] == 0 and box.counts()["connections"] == 30
+
+
+def test_lists_of_the_scenario_are_the_access_table(run, sink, shield):
+    listed = 'listed: {value: 50%, source: "of this test"}\n'
+    scenario = "listed_are: {value: reject, source: test}\n"
+    printed = run(free_port(), "{B: 1}", "--print-lists", scenario=scenario, bot=listed)
+    assert printed.wait(10) == 0
+    printed.join()
+    lines = printed.output.decode().splitlines()
+    # 2,000 addresses, 200 of a network: ten networks are few, so it is addresses that are listed.
+    assert len(lines) == 1_000 and all(re.fullmatch(r"127\.\S+/32 reject", line) for line in lines)
+    assert run(free_port(), "{B: 1}", "--print-lists").wait(10) == 0
+
+    box = sink(store=False)
+    front = shield(box, {"delays": NO_DELAYS}, access=printed.output.decode())
+    report = finding(
+        run(front.port, "{B: 100}", "--seconds", "8", duration="3s", patience="50s", scenario=scenario, bot=listed))
+    bots = report["by"]["B"]
+    assert 0.35 < bots["delivered"] / bots["connections"] < 0.65, bots["endings"]
+
+
+def test_ipv6_clients_without_an_ipv6_target_are_counted(run, sink):
+    box = sink(store=False)
+    flood = run(
+        box.port, at_once="{B: 40}", duration="3s", patience="50s", bot='ipv6: {value: 100%, source: "of this test"}\n')
+    assert finding(flood)["by"]["B"]["delivered"] == 40
+    assert b"40 connections of IPv6 clients came by IPv4" in flood.output
+
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_the_script_lays_the_forecast_beside_it(tmp_path):
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode != 0:
+        pytest.skip("no network namespace to be had here")
+    scenario = tmp_path / "tried.yaml"
+    scenario.write_text(
+        "name: tried\nduration: {value: 12s, source: test}\nclients: {value: {B1: 20, B2: 10, L3: 3}, source: test}\n"
+        "latency: {value: 5ms, source: test}\nlisted_are: {value: bad, source: test}\n")
+    done = subprocess.run(
+        [ROOT / "scripts/flood", "--compare", "--quiet", "--scenario", str(scenario), "--seed", "3", "--out",
+         str(tmp_path / "out")],
+        capture_output=True, text=True, timeout=90, env={**os.environ, "SLUICE": str(SLUICE)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "How far the real run is from its forecast" in done.stdout
+    page = (tmp_path / "out" / "compared.html").read_text()
+    assert "of 5 seeds" in page and "tried: 2 runs compared" in page
+    assert (tmp_path / "out" / "listed.cidr").read_text().count(" bad\n") > 10
+    real, forecast = [
+        {one["id"]: one for one in json.loads((tmp_path / "out" / name).read_text())[0]["personas"]}
+        for name in ["flood.json", "forecast-3.json"]
+    ]
+    for one in ["B1", "B2"]:
+        assert 0.7 < real[one]["connections"] / forecast[one]["connections"] < 1.4
+    samples = json.loads((tmp_path / "out" / "flood.json").read_text())[0]["samples"]
+    assert max(sample["downstream"] for sample in samples) > 0
+
+
+def test_demo_shows_a_table_and_ends_with_a_report():
+    done = subprocess.run(
+        [SLUICE, "demo", "--seconds", "15", "--plain"], cwd=ROOT, capture_output=True, text=True, timeout=40)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "without a banner" in done.stdout and "are in the tarpit" in done.stdout
+    last = done.stdout.strip().splitlines()[-1]
+    assert last.startswith("report: "), last
+    page = pathlib.Path(last.removeprefix("report: "))
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    shutil.rmtree(page.parent)
+    assert re.search(r"honest mail\s+(\d+) of \1 messages", done.stdout), done.stdout
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
@@ -318,6 +546,7 @@ def test_a_server_that_is_not_there_loses_honest_mail_and_says_so(run):
         (["127.0.0.1:25", "--threads", "0"], "--threads takes 1…4"),
         (["127.0.0.1:25", "--recipient", "a@b> NOTIFY"], "--recipient takes"),
         (["127.0.0.1:25", "--daemon", "999999999"], "there is no process"),
+        (["127.0.0.1:25", "--behind", "999999999"], "there is no process"),
     ],
 )
 def test_what_a_run_will_not_do_it_says(arguments, sentence):

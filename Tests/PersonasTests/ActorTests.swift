@@ -59,6 +59,22 @@ struct ActorTests {
     #expect(talk.actor.ending == .delivered)
   }
 
+  @Test(
+    "let through is whose recipient the server behind has judged: accepted, or 550",
+    arguments: [
+      ("250 ok", true), ("550 5.1.1 nobody", true), ("450 later", false), ("554 no", false),
+    ])
+  func letThrough(reply: String, isLetThrough: Bool) {
+    let talk = Talk()
+    // A tarpit may accept MAIL.
+    for reply in ["220 mx", "250 mx", "250 2.1.0 ok"] {
+      _ = talk.hear(reply + "\r\n")
+      #expect(!talk.actor.isLetThrough)
+    }
+    _ = talk.hear(reply + "\r\n")
+    #expect(talk.actor.isLetThrough == isLetThrough)
+  }
+
   @Test("a reply of several lines, byte by byte, gives one step at its last byte")
   func byteByByte() {
     let talk = Talk { $0.pipelines = 1 }

@@ -435,3 +435,81 @@ struct AddressTests {
     #expect(abs(Double(known) / Double(six) - 0.88) < 0.03)
   }
 }
+
+struct SameClientsTests {
+  @Test("clients and their connections are the same, in whatever order they are asked for and end")
+  func order() {
+    var persona = Persona(id: "B")
+    persona.concurrency = .uniform(1, 4)
+    persona.addresses = 500
+    persona.tries = [0.5, 0.3, 0.2]
+    persona.rotates = true
+    /// Moments, addresses and seeds of the first connections.
+    func run(_ disturb: Bool) -> [[UInt64]] {
+      var crowd = population(persona, rate: 5, duration: 60, seed: 3)
+      var found: [[UInt64]] = []
+      var now: Int64 = 0
+      while let next = crowd.nextArrival(0, after: now) {
+        now = next
+        let client = crowd.begin(0, now: now)
+        var row = [UInt64(now), client.address.low, UInt64(client.attemptsMost)]
+        for _ in 0..<crowd.concurrency(client) {
+          var copy = client
+          row.append(crowd.connects(&copy))
+          // A run in which somebody ends in between.
+          if disturb { _ = crowd.ended(&copy, Actor(), letThrough: false, now: now) }
+          if disturb && copy.attempt < copy.attemptsMost { _ = crowd.connects(&copy) }
+        }
+        found.append(row)
+      }
+      return found
+    }
+    let calm = run(false)
+    #expect(calm.count > 200 && calm == run(true))
+    let seeds = calm.flatMap { $0.dropFirst(3) }
+    #expect(Set(seeds).count == seeds.count)
+  }
+}
+
+struct LineTests {
+  @Test("the network does to a share of connections what the scenario says, by their seed")
+  func shares() {
+    var scenario = Scenario(name: "test")
+    scenario.latency = .uniform(0.01, 0.12)
+    scenario.resets = 0.1
+    scenario.slowReaders = 0.3
+    let lines = (0..<20_000).map { LineFaults(scenario, seed: 7 ^ UInt64($0) << 20) }
+    #expect(lines == (0..<20_000).map { LineFaults(scenario, seed: 7 ^ UInt64($0) << 20) })
+    let (slow, broken) = (lines.filter(\.isSlow), lines.filter { $0.resetAfter >= 0 })
+    #expect(abs(Double(slow.count) / 20_000 - 0.3) < 0.015, "\(slow.count)")
+    #expect(abs(Double(broken.count) / 20_000 - 0.1) < 0.01, "\(broken.count)")
+    // One does not follow from the other.
+    #expect(abs(Double(slow.filter { $0.resetAfter >= 0 }.count) / 20_000 - 0.03) < 0.006)
+    #expect(lines.allSatisfy { (10...120).contains($0.latency) && $0.resetAfter < 60_000 })
+    let mean = lines.reduce(0) { $0 + Int($1.latency) } / lines.count
+    #expect((63...67).contains(mean))
+  }
+
+  @Test("without faults there are none")
+  func none() {
+    var scenario = Scenario(name: "test")
+    scenario.latency = .const(0)
+    for seed in 0..<1_000 as Range<UInt64> {
+      let line = LineFaults(scenario, seed: seed)
+      #expect(line.latency == 0 && !line.isSlow && line.resetAfter == -1)
+    }
+  }
+
+  @Test("who is still there at the end counts for Little's law as far as it was there")
+  func stillThere() {
+    let persona = Persona(id: "B")
+    var crowd = population(persona, duration: 100)
+    var client = crowd.begin(0, now: 0)
+    _ = crowd.connects(&client)
+    crowd.stillThere(
+      client, actor(persona, hearing: []), letThrough: false, now: 150_000_000)
+    let found = crowd.findings[0]
+    #expect(found.begunWithin == 1 && found.secondsWithin == 100)
+    #expect(found.held.total == 0 && found.endings == ["still there": 1])
+  }
+}

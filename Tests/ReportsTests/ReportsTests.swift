@@ -28,6 +28,23 @@ private let pages: [(name: String, text: String)] = {
         usual, Samples.report(kind: "real", configuration: "slower.yaml", slow: 2, longest: 900),
       ])
     ),
+    (
+      "forecast and real",
+      {
+        let real = Samples.report(seed: 2, kind: "real")
+        let agreement = Agreement(
+          forecast: usual, real: real, others: [Samples.report(seed: 3), empty])
+        return HTMLReport.page([usual, real], agreement: agreement)
+      }()
+    ),
+    (
+      "hostile agreement",
+      HTMLReport.page([hostile, hostile], agreement: Agreement(forecast: hostile, real: hostile))
+    ),
+    (
+      "agreement of nothing",
+      HTMLReport.page([empty, nobody], agreement: Agreement(forecast: empty, real: nobody))
+    ),
     ("seven", HTMLReport.page([RunReport](repeating: nobody, count: 7))),
     ("empty", HTMLReport.page([empty])), ("nobody", HTMLReport.page([nobody])),
     ("empty beside usual", HTMLReport.page([empty, usual])), ("none", HTMLReport.page([])),
@@ -384,5 +401,116 @@ struct FigureTests {
         }
       }
     }
+  }
+}
+
+@Suite("Colours")
+struct ColourTests {
+  /// What is written, on what.
+  static let texts: [(String, on: [String])] =
+    [("ink", ["bg", "card"]), ("soft", ["bg", "card"]), ("grey", ["bg"])]
+    + [("good", ["bg", "card"]), ("bad", ["bg", "card"])]
+    + ["bot", "sender", "probe", "s0", "s1", "s2", "s3", "s4", "s5"].map { ($0, ["bg"]) }
+    // The letter of a run, on its colour.
+    + [("bg", ["s0", "s1", "s2", "s3", "s4", "s5"])]
+  /// What is drawn: curves, bars, axes and lines to names.
+  static let drawn = [
+    "grey", "bot", "sender", "probe", "s0", "s1", "s2", "s3", "s4", "s5",
+  ]
+  /// Nothing is read from these alone: borders of tables and tiles, and the grid behind curves.
+  static let decoration = ["line", "grid"]
+
+  static let palettes: [(name: String, palette: Palette)] = [
+    ("light", .light), ("dark", .dark), ("print", .print),
+  ]
+
+  /// Relative luminance, WCAG 2.1.
+  private func luminance(_ hex: String) throws -> Double {
+    let value = try #require(hex.count == 6 ? Int(hex, radix: 16) : nil)
+    func part(_ shift: Int) -> Double {
+      let c = Double(value >> shift & 255) / 255
+      return c <= 0.03928 ? c / 12.92 : pow((c + 0.055) / 1.055, 2.4)
+    }
+    return 0.2126 * part(16) + 0.7152 * part(8) + 0.0722 * part(0)
+  }
+
+  private func contrast(_ a: String, _ b: String, _ palette: Palette) throws -> Double {
+    let (x, y) = try (
+      luminance(#require(palette[a])), luminance(#require(palette[b]))
+    )
+    return (max(x, y) + 0.05) / (min(x, y) + 0.05)
+  }
+
+  @Test("the measure is WCAG's: black on white 21, grey 767676 on white 4.54")
+  func measure() throws {
+    let known = Palette(colors: [("a", "000000"), ("b", "ffffff"), ("c", "767676")])
+    #expect(try abs(contrast("a", "b", known) - 21) < 1e-9)
+    #expect(try abs(contrast("c", "b", known) - 4.54) < 0.005)
+  }
+
+  @Test("text is readable, 4.5 at least, and what is drawn is seen, 3 at least")
+  func contrasts() throws {
+    for (name, palette) in Self.palettes {
+      for (text, grounds) in Self.texts {
+        for ground in grounds {
+          let found = try contrast(text, ground, palette)
+          #expect(found >= 4.5, "\(name): \(text) on \(ground) \(found)")
+        }
+      }
+      for color in Self.drawn {
+        let found = try contrast(color, "bg", palette)
+        #expect(found >= 3, "\(name): \(color) on bg \(found)")
+      }
+    }
+  }
+
+  @Test("every colour that a page uses is one of those, and has a value for each way of looking")
+  func complete() throws {
+    let known = Set(Self.texts.map(\.0) + Self.texts.flatMap(\.on) + Self.drawn + Self.decoration)
+    for (name, palette) in Self.palettes {
+      #expect(Set(palette.colors.map(\.name)) == known, "\(name)")
+      #expect(palette.colors.count == known.count, "\(name)")
+    }
+    for page in pages {
+      let uses = page.text.components(separatedBy: "var(--").dropFirst()
+      for use in uses {
+        let color = String(use.prefix { $0 != ")" })
+        #expect(known.contains(color), "\(page.name) uses \(color)")
+      }
+      // Nothing beside them.
+      let style = page.text.components(separatedBy: "* { box-sizing").last ?? ""
+      let body = style.components(separatedBy: "</style>").first ?? ""
+      #expect(!body.contains("#"), "\(page.name)")
+    }
+  }
+}
+
+@Suite("A forecast beside what happened")
+struct AgreementTests {
+  @Test("a run agrees with itself")
+  func same() {
+    let report = Samples.report()
+    let found = Agreement(forecast: report, real: report, others: [Samples.report(seed: 2)])
+    #expect((found.overall + found.tables.flatMap(\.rows)).allSatisfy { !$0.isFar })
+    #expect(found.text(color: false).contains("None of"))
+  }
+
+  @Test("what lies beyond all forecasts is marked, what other seeds have too is not")
+  func far() throws {
+    let report = Samples.report()
+    var real = Samples.report(kind: "real")
+    var other = Samples.report(seed: 2)
+    real.personas[0].letThrough += 500
+    real.personas[1].connections += 300
+    other.personas[1].connections += 300
+    let found = Agreement(forecast: report, real: real, others: [other])
+    func marked(_ title: String) throws -> [String] {
+      try #require(found.tables.first { $0.title == title }).rows.filter(\.isFar).map(\.of)
+    }
+    #expect(try marked("Connections let through") == ["B1 impatient"])
+    #expect(try marked("Connections") == [])
+    let text = found.text(color: false)
+    #expect(text.split(separator: "\n").contains { $0.contains("B1") && $0.hasSuffix("*") })
+    #expect(text.split(separator: "\n").allSatisfy { $0.count <= 100 })
   }
 }

@@ -219,16 +219,19 @@ package struct Overrides: Sendable, Equatable {
   package var identity: String?
   package var mode: String?
   package var hostname: String?
+  /// The file of the access table; a relative path counts from the configuration's folder.
+  package var access: String?
 
   package init(
     listen: [String] = [], downstream: String? = nil, identity: String? = nil,
-    mode: String? = nil, hostname: String? = nil
+    mode: String? = nil, hostname: String? = nil, access: String? = nil
   ) {
     self.listen = listen
     self.downstream = downstream
     self.identity = identity
     self.mode = mode
     self.hostname = hostname
+    self.access = access
   }
 
   /// The same as nodes of a file; their positions name the option.
@@ -256,6 +259,9 @@ package struct Overrides: Sendable, Equatable {
     }
     if let mode { root = root.merged(with: map("mode", text(mode, "--mode"))) }
     if let hostname { root = root.merged(with: map("hostname", text(hostname, "--hostname"))) }
+    if let access {
+      root = root.merged(with: map("tables", map("access", text(access, "--access"))))
+    }
     return root
   }
 }

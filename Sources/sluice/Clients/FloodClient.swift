@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The personas of a scenario on real sockets: tens of thousands of clients in one or two threads. Who comes when
 // and from where says `Population`, what a connection says and when it leaves says its `Actor`; here are only
-// sockets and time. A connection is a direct descriptor with one poll. Keeps: there ≤ most, always.
+// sockets and time, and what a scenario's network does: bytes that are under way for a while, readers that are
+// slow, connections that break. A connection is a direct descriptor with one poll. Keeps: there ≤ most, always.
 
 import Foundation
 import Glibc
@@ -102,12 +103,17 @@ final class FloodClient: Sendable {
 
 /// One connection.
 private struct FloodBot: BitwiseCopyable {
-  enum State: UInt8 { case free, connecting, open }
+  enum State: UInt8 {
+    case free, connecting, open
+    /// Its client has left; what it said before is still on its way.
+    case leaving
+  }
 
   var actor = Actor()
   var client: Client
   /// Of its actor; used when the connection stands.
   var seed: UInt64
+  var line: LineFaults
   /// The moment of the entry in the heap that stands for it.
   var dueAt = Int64.max
   /// Of the 24 bits in tokens.
@@ -117,8 +123,14 @@ private struct FloodBot: BitwiseCopyable {
   var watch = ReplyWatch()
   var state = State.free
   var isPolled = false
-  /// A recipient was accepted on this connection.
-  var hasRecipient = false
+}
+
+/// What is on its way between a client and the kernel, where the scenario has latency.
+private enum Late {
+  case heard([UInt8])
+  case ended(isBroken: Bool)
+  case said(Line)
+  case close
 }
 
 /// Bytes on their way to the kernel.
@@ -145,6 +157,8 @@ private final class FloodRing {
   var readable: [Int32] = []
   var outgoing: [Outgoing] = []
   var freeOutgoing: [Int32] = []
+  /// By slot, the earliest first: latency is the same for all of a connection.
+  var late: [Int32: [Late]] = [:]
 
   init(slots: Int) throws(RingError) { ring = try Ring(entries: FloodThread.window, slots: slots) }
 
@@ -167,11 +181,27 @@ private struct FloodThread: ~Copyable {
   private static let pieceBytes = 64_000 / 74 * 74
   /// Microseconds a connect may take: SYNs are sent again after 1, 3, 7 and 15 s.
   private static let connectMost: Int64 = 30_000_000
+  /// What a slow reader takes at a time, and what its socket holds: the kernel's least is 2,304 bytes.
+  private static let slowBytes = 64
+  private static let slowBuffer: Int32 = 1_024
 
   private struct Place: BitwiseCopyable {
     var ring: UInt16
     var slot: UInt16
     var generation: UInt32
+  }
+
+  /// What the network does to a connection at some moment.
+  private struct Happening: BitwiseCopyable {
+    enum Kind: UInt8 {
+      /// The first of what is late is there.
+      case arrives
+      /// A slow reader reads on.
+      case reads
+      case breaks
+    }
+    var place: Place
+    var kind: Kind
   }
 
   private let number: Int
@@ -185,6 +215,7 @@ private struct FloodThread: ~Copyable {
   private var rings: [FloodRing] = []
   private var deadlines = DeadlineHeap<Place>()
   private var returns = DeadlineHeap<Client>()
+  private var happenings = DeadlineHeap<Happening>()
   /// By entry: when its next client begins.
   private var arrivals: [Int64]
   private var waitingAtOnce: [Int]
@@ -220,9 +251,11 @@ private struct FloodThread: ~Copyable {
       let byte = column == 72 ? 13 : column == 73 ? 10 : UInt8(ascii: "x")
       piece.storeBytes(of: byte, toByteOffset: k, as: UInt8.self)
     }
-    // The targets, where the kernel can read them until the end: IPv4, then IPv6.
-    addresses = .allocate(capacity: 2)
-    addresses.initialize(repeating: SocketAddress(Address(v4: 0x7F00_0001), port: 0), count: 2)
+    // The targets, where the kernel can read them until the end: IPv4, then IPv6, then nobody.
+    addresses = .allocate(capacity: 3)
+    addresses.initialize(repeating: SocketAddress(Address(v4: 0x7F00_0001), port: 0), count: 3)
+    UnsafeMutableRawPointer(addresses + 2).storeBytes(
+      of: sa_family_t(AF_UNSPEC), as: sa_family_t.self)
     if let v4 = settings.targets.v4 { addresses[0] = SocketAddress(v4.address, port: v4.port) }
     if let v6 = settings.targets.v6 { addresses[1] = SocketAddress(v6.address, port: v6.port) }
   }
@@ -280,6 +313,7 @@ private struct FloodThread: ~Copyable {
           + held.outgoing.reduce(0) { $0 + ($1.isOwn ? $1.count : 0) + $1.following.capacity }
       } + deadlines.entries.capacity * MemoryLayout<DeadlineHeap<Place>.Entry>.stride
       + returns.entries.capacity * MemoryLayout<DeadlineHeap<Client>.Entry>.stride
+      + happenings.entries.capacity * MemoryLayout<DeadlineHeap<Happening>.Entry>.stride
     publish(tally)
   }
 
@@ -325,11 +359,15 @@ private struct FloodThread: ~Copyable {
   private mutating func connect(_ client: Client) throws(RingError) {
     var client = client
     let seed = population.connects(&client)
+    let line = LineFaults(population.scenario, seed: seed)
     let entry = Int(client.entry)
     tally.rows[entry].connections += 1
     tally.events += 1
     let (source, target) = settings.targets.way(client.address)
     let isIPv6 = !target.address.isIPv4
+    if !client.address.isIPv4 {
+      if !isIPv6 { tally.byIPv4 += 1 } else if target.address.isLoopback { tally.fromOne += 1 }
+    }
     let descriptor = OutboundSocket.make(
       from: settings.targets.bindsSources ? source : nil, isIPv6: isIPv6, abortive: false)
     if descriptor < 0 {
@@ -337,8 +375,9 @@ private struct FloodThread: ~Copyable {
       failed("a socket from \(source)", number)
       var actor = Actor()
       actor.notLetIn(now: now)
-      return over(client, actor, letThrough: false)
+      return over(client, actor)
     }
+    if line.isSlow { PlainSocket.setOption(descriptor, SOL_SOCKET, SO_RCVBUF, Self.slowBuffer) }
     var index = rings.firstIndex { $0.hasRoom } ?? rings.count
     if index == rings.count {
       rings.append(try FloodRing(slots: max(min(most, RingTables.slotsEach), 1)))
@@ -349,11 +388,11 @@ private struct FloodThread: ~Copyable {
     if let free = held.free.popLast() {
       slot = Int(free)
       let generation = held.bots[slot].generation
-      held.bots[slot] = FloodBot(client: client, seed: seed)
+      held.bots[slot] = FloodBot(client: client, seed: seed, line: line)
       held.bots[slot].generation = generation
     } else {
       slot = held.bots.count
-      held.bots.append(FloodBot(client: client, seed: seed))
+      held.bots.append(FloodBot(client: client, seed: seed, line: line))
     }
     var copy = descriptor
     try held.ring.updateFiles(startingAt: Int32(slot), &copy, count: 1)
@@ -411,7 +450,7 @@ private struct FloodThread: ~Copyable {
       tally.events += 1
       tally.lagMost = max(tally.lagMost, now - entry.at)
       switch held.bots[slot].state {
-      case .free: break
+      case .free, .leaving: break
       case .connecting: connected(index, slot, -ETIMEDOUT)
       case .open:
         let persona = population.personas[Int(held.bots[slot].client.persona)]
@@ -419,6 +458,69 @@ private struct FloodThread: ~Copyable {
         take(step, index, slot, persona)
       }
     }
+    while let entry = happenings.pop(until: now) {
+      let place = entry.payload.place
+      let (index, slot) = (Int(place.ring), Int(place.slot))
+      guard rings[index].bots[slot].generation == place.generation else { continue }
+      tally.events += 1
+      tally.lagMost = max(tally.lagMost, now - entry.at)
+      switch entry.payload.kind {
+      case .arrives: arrive(index, slot)
+      case .reads: if rings[index].bots[slot].state == .open { poll(index, slot) }
+      case .breaks: snap(index, slot)
+      }
+    }
+  }
+
+  // MARK: - The network
+
+  private mutating func happens(
+    _ kind: Happening.Kind, _ index: Int, _ slot: Int, at moment: Int64
+  ) {
+    let place = Place(
+      ring: UInt16(index), slot: UInt16(slot), generation: rings[index].bots[slot].generation)
+    happenings.push(Happening(place: place, kind: kind), at: moment)
+  }
+
+  /// Puts something on its way.
+  private mutating func delay(_ what: Late, _ index: Int, _ slot: Int) {
+    let held = rings[index]
+    held.late[Int32(slot), default: []].append(what)
+    happens(.arrives, index, slot, at: now + Int64(held.bots[slot].line.latency) * 1_000)
+  }
+
+  /// The earliest that was on its way is there.
+  private mutating func arrive(_ index: Int, _ slot: Int) {
+    let held = rings[index]
+    guard let what = held.late[Int32(slot)]?.removeFirst() else { return }
+    let isOpen = held.bots[slot].state == .open
+    switch what {
+    case .heard(let bytes): if isOpen { hear(bytes.span, index, slot) }
+    case .ended(let isBroken): if isOpen { end(index, slot, isBroken: isBroken) }
+    case .said(let line):
+      say(line, index, slot, population.personas[Int(held.bots[slot].client.persona)])
+    case .close: leave(index, slot)
+    }
+  }
+
+  /// A connection breaks by itself: to connect to nobody sends a reset, as a close with SO_LINGER 0 does.
+  private mutating func snap(_ index: Int, _ slot: Int) {
+    let held = rings[index]
+    switch held.bots[slot].state {
+    case .free, .connecting: return
+    case .leaving:
+      reset(held, slot)
+      leave(index, slot)
+    case .open:
+      held.bots[slot].actor.closed(broken: true)
+      reset(held, slot)
+      depart(index, slot)
+      leave(index, slot)
+    }
+  }
+
+  private func reset(_ held: FloodRing, _ slot: Int) {
+    held.ring.connect(slot: Int32(slot), to: addresses + 2, token: token(held, slot, .connect))
   }
 
   // MARK: - The rings
@@ -432,9 +534,11 @@ private struct FloodThread: ~Copyable {
       held.readable.removeLast(part.count)
       for (buffer, slot) in part.enumerated() {
         // Completes within the submission: no two receives ever wait with one buffer.
+        let isSlow = held.bots[Int(slot)].line.isSlow
         held.ring.receive(
           slot: slot, into: buffers + buffer * FloodThread.bufferBytes,
-          count: FloodThread.bufferBytes, flags: Int32(MSG_DONTWAIT),
+          count: isSlow ? FloodThread.slowBytes : FloodThread.bufferBytes,
+          flags: Int32(MSG_DONTWAIT),
           token: Token(
             .receive, generation: held.bots[Int(slot)].generation,
             index: UInt32(slot) | UInt32(buffer) << 16))
@@ -451,7 +555,7 @@ private struct FloodThread: ~Copyable {
   /// How long nothing is due, in microseconds; 0.1 s at most.
   private var pause: Int64 {
     if waitingAtOnce.contains(where: { $0 > 0 }) { return 0 }
-    var next = min(deadlines.next, returns.next)
+    var next = min(deadlines.next, returns.next, happenings.next)
     for arrival in arrivals { next = min(next, arrival) }
     return max(min(next - now, 100_000), 0)
   }
@@ -512,6 +616,10 @@ private struct FloodThread: ~Copyable {
     held.bots[slot].dueAt = .max
     let persona = population.personas[Int(held.bots[slot].client.persona)]
     let step = held.bots[slot].actor.opened(persona, seed: held.bots[slot].seed, now: now)
+    let line = held.bots[slot].line
+    if line.resetAfter >= 0 {
+      happens(.breaks, index, slot, at: now + Int64(line.resetAfter) * 1_000)
+    }
     poll(index, slot)
     take(step, index, slot, persona)
   }
@@ -528,26 +636,45 @@ private struct FloodThread: ~Copyable {
     let held = rings[index]
     guard held.bots[slot].state == .open else { return }
     if result == -EAGAIN || result == -EINTR { return poll(index, slot) }
+    let line = held.bots[slot].line
     if result <= 0 {
-      held.bots[slot].actor.closed(broken: result < 0)
-      return finish(index, slot)
+      if line.latency > 0 { return delay(.ended(isBroken: result < 0), index, slot) }
+      return end(index, slot, isBroken: result < 0)
     }
     tally.events += 1
-    let now = now
-    let persona = population.personas[Int(held.bots[slot].client.persona)]
+    let generation = held.bots[slot].generation
     let start = (buffers + buffer * FloodThread.bufferBytes).assumingMemoryBound(to: UInt8.self)
     let bytes = UnsafeBufferPointer(start: start, count: Int(result))
-    let number = held.bots[slot].client.number
-    for byte in bytes { held.bots[slot].watch.heard(byte, &checks, number) }
-    let wasGreeted = held.bots[slot].actor.greetedAt >= 0
-    let step = held.bots[slot].actor.heard(bytes.span, persona, now: now)
-    if !wasGreeted && held.bots[slot].actor.greetedAt >= 0 { tally.waiting -= 1 }
-    if held.bots[slot].actor.acceptedRecipients > 0 && !held.bots[slot].hasRecipient {
-      held.bots[slot].hasRecipient = true
-      tally.letThrough += 1
+    if line.latency > 0 {
+      delay(.heard(Array(bytes)), index, slot)
+    } else {
+      hear(bytes.span, index, slot)
     }
-    if step != .leave { poll(index, slot) }
+    guard held.bots[slot].generation == generation, held.bots[slot].state == .open else { return }
+    if line.isSlow {
+      happens(.reads, index, slot, at: now + Int64(result) * 1_000)
+    } else {
+      poll(index, slot)
+    }
+  }
+
+  /// A client hears bytes.
+  private mutating func hear(_ bytes: Span<UInt8>, _ index: Int, _ slot: Int) {
+    let held = rings[index]
+    let persona = population.personas[Int(held.bots[slot].client.persona)]
+    let number = held.bots[slot].client.number
+    for k in 0..<bytes.count { held.bots[slot].watch.heard(bytes[k], &checks, number) }
+    let before = held.bots[slot].actor
+    let step = held.bots[slot].actor.heard(bytes, persona, now: now)
+    if before.greetedAt < 0 && held.bots[slot].actor.greetedAt >= 0 { tally.waiting -= 1 }
+    if !before.isLetThrough && held.bots[slot].actor.isLetThrough { tally.letThrough += 1 }
     take(step, index, slot, persona)
+  }
+
+  /// A client sees that the server has closed, or that the connection broke.
+  private mutating func end(_ index: Int, _ slot: Int, isBroken: Bool) {
+    rings[index].bots[slot].actor.closed(broken: isBroken)
+    finish(index, slot)
   }
 
   // MARK: - Saying
@@ -559,7 +686,15 @@ private struct FloodThread: ~Copyable {
     switch step {
     case .nothing: break
     case .leave: return finish(index, slot)
-    case .say(let line): say(line, index, slot, persona)
+    case .say(let line):
+      let held = rings[index]
+      tally.events += 1
+      held.bots[slot].watch.said(line, harvests: persona.aim == .harvest)
+      if held.bots[slot].line.latency > 0 {
+        delay(.said(line), index, slot)
+      } else {
+        say(line, index, slot, persona)
+      }
     }
     remind(index, slot, at: rings[index].bots[slot].actor.deadline(persona))
   }
@@ -567,8 +702,6 @@ private struct FloodThread: ~Copyable {
   private mutating func say(_ line: Line, _ index: Int, _ slot: Int, _ persona: Persona) {
     let held = rings[index]
     let number = Int(held.bots[slot].client.number) * settings.threads + self.number
-    tally.events += 1
-    held.bots[slot].watch.said(line, harvests: persona.aim == .harvest)
     scratch.removeAll(keepingCapacity: true)
     var bodyLeft = 0
     var following: [UInt8] = []
@@ -664,14 +797,33 @@ private struct FloodThread: ~Copyable {
 
   // MARK: - Going
 
-  /// A connection is over: closes it, and asks whether its client comes again.
+  /// A connection is over for its client: closes it, once what is on its way has gone.
   private mutating func finish(_ index: Int, _ slot: Int) {
-    let bot = rings[index].bots[slot]
-    leave(index, slot)
-    over(bot.client, bot.actor, letThrough: bot.hasRecipient || bot.actor.delivered > 0)
+    let held = rings[index]
+    let isLate = held.bots[slot].state == .open && held.bots[slot].line.latency > 0
+    depart(index, slot)
+    if isLate {
+      held.bots[slot].state = .leaving
+      held.bots[slot].dueAt = .max
+      delay(.close, index, slot)
+    } else {
+      leave(index, slot)
+    }
   }
 
-  private mutating func over(_ client: Client, _ actor: Actor, letThrough: Bool) {
+  /// Counts a client as gone, and asks whether it comes again.
+  private mutating func depart(_ index: Int, _ slot: Int) {
+    let bot = rings[index].bots[slot]
+    gone(bot)
+    over(bot.client, bot.actor)
+  }
+
+  private mutating func gone(_ bot: FloodBot) {
+    if bot.actor.greetedAt < 0 { tally.waiting -= 1 }
+    tally.rows[Int(bot.client.entry)].there -= 1
+  }
+
+  private mutating func over(_ client: Client, _ actor: Actor) {
     var client = client
     let entry = Int(client.entry)
     tally.events += 1
@@ -683,7 +835,7 @@ private struct FloodThread: ~Copyable {
     default: break
     }
     guard
-      let again = population.ended(&client, actor, letThrough: letThrough, now: now)
+      let again = population.ended(&client, actor, letThrough: actor.isLetThrough, now: now)
     else { return }
     if returns.count < FloodThread.awayMost {
       returns.push(client, at: again)
@@ -706,12 +858,11 @@ private struct FloodThread: ~Copyable {
       held.ring.cancel(Token(.send, index: UInt32(bot.sending)), token: Token(.cancel))
     }
     held.ring.closeDirect(slot: Int32(slot), token: Token(.close, index: UInt32(slot)))
-    if bot.actor.greetedAt < 0 { tally.waiting -= 1 }
+    held.late[Int32(slot)] = nil
     held.bots[slot].generation = (bot.generation + 1) & Token.generationMask
     held.bots[slot].state = .free
     held.bots[slot].dueAt = .max
     there -= 1
-    tally.rows[Int(bot.client.entry)].there -= 1
   }
 
   /// The end of the run: who is still there is noted and closed, and every send is waited for.
@@ -720,9 +871,12 @@ private struct FloodThread: ~Copyable {
       let held = rings[index]
       for slot in held.bots.indices where held.bots[slot].state != .free {
         let bot = held.bots[slot]
-        let letThrough = bot.hasRecipient || bot.actor.delivered > 0
-        population.stillThere(bot.client, bot.actor, letThrough: letThrough)
-        tally.rows[Int(bot.client.entry)].delivered += Int(bot.actor.delivered)
+        if bot.state != .leaving {
+          population.stillThere(
+            bot.client, bot.actor, letThrough: bot.actor.isLetThrough, now: now)
+          tally.rows[Int(bot.client.entry)].delivered += Int(bot.actor.delivered)
+          gone(bot)
+        }
         leave(index, slot)
       }
       let until = now + 2_000_000

@@ -38,6 +38,9 @@ struct FloodTally: Sendable {
   var missed = 0
   /// Sockets that could not be made or bound, or had no port left.
   var errors = 0
+  /// Connections of IPv6 clients that came by IPv4, because there is no IPv6 target; that came from ::1.
+  var byIPv4 = 0
+  var fromOne = 0
   /// Clients that will come again, after the run as it may be.
   var away = 0
   /// Bytes of our own memory for them all, without the buffers that are the same for any number.
@@ -58,6 +61,8 @@ struct FloodTally: Sendable {
     a.thereMost += b.thereMost
     a.missed += b.missed
     a.errors += b.errors
+    a.byIPv4 += b.byIPv4
+    a.fromOne += b.fromOne
     a.away += b.away
     a.bytes += b.bytes
     a.lagMost = max(a.lagMost, b.lagMost)

@@ -10,6 +10,9 @@ import Structures
 /// The attendant of `sluice flood run`.
 final class FloodWatch {
   private let daemon: ProcessSample?
+  private let behind: ProcessSample?
+  /// Sockets of the mail server behind that are no connections: those it had before anybody came.
+  private let ownSockets: Int
   private let quiet: Bool
   private let isLive: Bool
   private let names: [String]
@@ -23,16 +26,27 @@ final class FloodWatch {
   /// Of ours, in bytes.
   private var bytesMost = 0
   private var drawn = 0
+  /// What only the shield knows of a moment, and what it has to say in the live table: of one in this process.
+  var shield: (Sample) -> (sample: Sample, lines: [String]) = { ($0, []) }
   private var isInterrupted = false
 
   /// Samples beyond this are not kept: an hour has 3,600.
   private static let samplesMost = 4_000
 
-  init(_ settings: FloodSettings, daemon: Int32?, quiet: Bool) {
+  /// - Parameter isPlain: a line each second, on a terminal too.
+  init(
+    _ settings: FloodSettings, daemon: Int32?, behind: Int32? = nil, quiet: Bool,
+    isPlain: Bool = false
+  ) {
     self.daemon = daemon.map { ProcessSample(process: $0) }
+    self.behind = behind.map { ProcessSample(process: $0) }
+    ownSockets = self.behind?.sockets ?? 0
     self.quiet = quiet
-    isLive = !quiet && isatty(STDOUT_FILENO) == 1
-    names = settings.scenario.entries.map(\.persona)
+    isLive = !quiet && !isPlain && isatty(STDOUT_FILENO) == 1
+    names = settings.scenario.entries.map { entry in
+      let name = settings.personas.first { $0.id == entry.persona }?.name ?? ""
+      return "\(entry.persona) \(name)"
+    }
     seconds = settings.seconds
     first = self.daemon?.look()
     last = first
@@ -72,11 +86,15 @@ final class FloodWatch {
       last = now
       if total.there > fullest.there { fullest = (total.there, now.memory) }
     }
-    if samples.count < Self.samplesMost { samples.append(sample) }
-    if !quiet { draw(tally, sample, passed) }
+    if let sockets = behind?.sockets { sample.downstream = max(sockets - ownSockets, 0) }
+    let more = shield(sample)
+    if samples.count < Self.samplesMost { samples.append(more.sample) }
+    if !quiet { draw(tally, more.sample, passed, more.lines) }
   }
 
-  private func draw(_ tally: FloodTally, _ sample: Sample, _ passed: Double) {
+  private func draw(
+    _ tally: FloodTally, _ sample: Sample, _ passed: Double, _ more: [String]
+  ) {
     var state =
       "\(Int(sample.at)) of \(Int(seconds)) s: \(sample.held) there, \(sample.waiting) without a banner; "
       + "\(Int(sample.offered.rounded())) connections/s, \(Int(sample.letThrough.rounded())) let through/s"
@@ -90,17 +108,18 @@ final class FloodWatch {
       print(
         state + "; in all \(total.connections) came, \(total.left) left, \(total.refused) refused, "
           + "\(total.cutOff) cut off, \(total.delivered) delivered")
+      for line in more { print(line) }
       fflush(nil)
       return
     }
     var lines = [
-      FloodSummary.row("", ["there", "came", "left", "refused", "cut off", "delivered"])
+      FloodSummary.row("", ["there", "came", "left", "refused", "cut off", "mails"])
     ]
     for (name, row) in zip(names, tally.rows) {
       let figures = [row.there, row.connections, row.left, row.refused, row.cutOff, row.delivered]
       lines.append(FloodSummary.row(name, figures.map(String.init)))
     }
-    lines += state.components(separatedBy: "; ")
+    lines += state.components(separatedBy: "; ") + more
     if drawn > 0 { print("\u{1B}[\(drawn)A", terminator: "") }
     // A line that wraps would be two, and the table would creep down.
     var size = winsize()
@@ -110,12 +129,6 @@ final class FloodWatch {
     print("\u{1B}[0J", terminator: "")
     drawn = lines.count
     fflush(nil)
-  }
-
-  /// Bytes by which the daemon grew for each connection when most were there; 0 if nobody looked.
-  var bytesEach: Double {
-    guard let first, fullest.there > 0 else { return 0 }
-    return Double(max(fullest.memory - first.memory, 0)) / Double(fullest.there)
   }
 
   /// What a reader must know of the measurement itself.
@@ -131,10 +144,20 @@ final class FloodWatch {
     if tally.missed > 0 {
       lines.append("\(tally.missed) connections were not sent: --most-connections was reached")
     }
+    if tally.byIPv4 > 0 {
+      lines.append(
+        "\(tally.byIPv4) connections of IPv6 clients came by IPv4, from addresses made of theirs: "
+          + "there is no IPv6 target")
+    }
+    if tally.fromOne > 0 {
+      lines.append(
+        "\(tally.fromOne) connections of IPv6 clients came from ::1, the only IPv6 address of loopback: "
+          + "one source and one network for them all")
+    }
     if tally.errors > 0 { lines.append("\(tally.errors) sockets could not be had") }
     if daemon != nil && fullest.there > 0 {
       lines.append(
-        "the server: \(fullest.memory >> 20) MB with \(fullest.there) there, "
+        "the server's own pages: \(fullest.memory >> 20) MB with \(fullest.there) there, held and talking, "
           + "\((first?.memory ?? 0) >> 20) MB at the start; "
           + "\(Double(((last?.cpu ?? 0) - (first?.cpu ?? 0)) / 10_000) / 100) s of CPU")
     }
@@ -142,38 +165,13 @@ final class FloodWatch {
   }
 }
 
-/// The report in a few lines, for a terminal.
+/// Rows of the live table.
 enum FloodSummary {
   static func row(_ name: String, _ figures: [String]) -> String {
-    let head = name + String(repeating: " ", count: max(12 - name.count, 0))
+    // 79 columns in all.
+    let name = String(name.prefix(24))
+    let head = name + String(repeating: " ", count: 25 - name.count)
     return head
-      + figures.map { String(repeating: " ", count: max(11 - $0.count, 1)) + $0 }.joined()
-  }
-
-  static func text(_ report: RunReport) -> String {
-    func tenths(_ value: Double) -> String { "\(Double(Int((value * 10).rounded())) / 10)" }
-    var lines = [
-      row(
-        report.scenario,
-        ["clients", "came", "through", "delivered", "lost", "banner p50", "held p50", "held mean"])
-    ]
-    for found in report.personas {
-      let lost = found.lost.values.reduce(0, +)
-      lines.append(
-        row(
-          found.id,
-          [
-            "\(found.clients)", "\(found.connections)", "\(found.letThrough)",
-            "\(found.delivered)", "\(lost)", tenths(found.banner.quantile(0.5)),
-            tenths(found.held.quantile(0.5)), tenths(found.held.mean),
-          ]))
-    }
-    for check in report.checks {
-      let first = check.first.map { " (\($0))" } ?? ""
-      lines.append(
-        "\(check.broken == 0 ? "kept" : "BROKEN"): \(check.name): looked \(check.looked), broken "
-          + "\(check.broken)\(first)")
-    }
-    return lines.joined(separator: "\n")
+      + figures.map { String(repeating: " ", count: max(9 - $0.count, 1)) + $0 }.joined()
   }
 }

@@ -38,6 +38,23 @@ struct ProcessSample {
     return look
   }
 
+  /// Sockets that it has open; nil if we may not look.
+  var sockets: Int? {
+    guard let folder = opendir("/proc/\(process)/fd") else { return nil }
+    defer { closedir(folder) }
+    var count = 0
+    var text = [CChar](repeating: 0, count: 16)
+    while let entry = readdir(folder) {
+      let length = withUnsafePointer(to: &entry.pointee.d_name) { name in
+        name.withMemoryRebound(to: CChar.self, capacity: 256) {
+          readlinkat(dirfd(folder), $0, &text, text.count)
+        }
+      }
+      if length > 7 && text.prefix(7).elementsEqual("socket:".utf8.map { CChar($0) }) { count += 1 }
+    }
+    return count
+  }
+
   private func read(_ name: String) -> String? {
     let descriptor = open("/proc/\(process)/\(name)", O_RDONLY | O_CLOEXEC)
     guard descriptor >= 0 else { return nil }
