@@ -133,6 +133,10 @@ public struct Agreement {
     (overall + tables.flatMap(\.rows)).reduce(0) { $0 + ($1.isFar ? 1 : 0) }
   }
 
+  private let measures =
+    "The forecast counts the shield's slots, the real run what its clients have; its waiting are all without a "
+    + "whole banner, those in the tarpit too."
+
   private var sentence: String {
     let rows = overall.count + tables.reduce(0) { $0 + $1.rows.count }
     let mark =
@@ -146,7 +150,8 @@ public struct Agreement {
   public func text(color: Bool) -> String {
     let ink = Ink(isOn: color)
     var lines = [
-      ink.bold("How far the real run is from its forecast"), "  \(sentence)", "",
+      ink.bold("How far the real run is from its forecast"), "  \(sentence)",
+      "  Held: the forecast counts the shield's slots, the real run what its clients have.", "",
     ]
     lines += TerminalReport.columns(
       ["all together"] + head, overall.map { [$0.name] + $0.cells }, ink)
@@ -170,6 +175,7 @@ public struct Agreement {
         "\(title): \(rows.count { $0.isFar }) of \(rows.count) far off",
         Markup.table(title, ["persona"] + head, rows.map { [$0.of] + $0.cells }))
     }
-    return Markup.section("agreement", "How far the real run is from its forecast", sentence, text)
+    return Markup.section(
+      "agreement", "How far the real run is from its forecast", "\(sentence) \(measures)", text)
   }
 }

@@ -107,7 +107,8 @@ extension View {
         curve(0, "waiting", "s4") { Double($0.waiting) },
         curve(0, "dripping", "bot") { Double($0.dripping) },
         curve(0, "talking", "sender") { Double($0.talking) },
-      ]
+        // A flood's clients cannot see the tarpit: what was never there is not drawn.
+      ].filter { $0.points.contains { $0.y > 0 } }
       return Markup.figure(
         "Slots", plot("slots", "Slots over time", about, curves, levels: levels).svg(), note: about,
         behind: behind)
@@ -123,10 +124,11 @@ extension View {
       ("talking", { Double($0.talking) }),
     ]
     for (name, value) in states where reports.contains(where: { $0.most(value) > 0 }) {
-      let curves = reports.indices.map { k in
+      let known = sampled.filter { reports[$0].most(value) > 0 }
+      let curves = known.map { k in
         curve(k, named(k, name), color(k, alone: ""), value)
       }
-      let about = sampled.map { k in
+      let about = known.map { k in
         said(k, "on average ") + Figures.short(reports[k].mean(value))
       }.joined(separator: "; ")
       text += Markup.figure(

@@ -84,6 +84,16 @@ struct WorldTests {
     #expect(trace(8) != first)
   }
 
+  @Test("clients come as often as the scenario says, many a millisecond too")
+  func rate() {
+    var quick = bot("B", patience: .const(1))
+    quick.tries = [1]
+    var world = world([(quick, rate: 2_000)], duration: 20)
+    world.run()
+    let found = world.population.findings[0]
+    #expect(abs(Double(found.clients) / 40_000 - 1) < 0.02, "\(found.clients)")
+  }
+
   @Test("impatient bots leave before the banner, and the mail server never sees them")
   func impatient() {
     var world = world([(bot("B", patience: .const(2)), rate: 50)], duration: 100)
