@@ -190,3 +190,13 @@ public struct Persona: Sendable {
     }
   }
 }
+
+/// A persona by reference: it has some forty fields, and to copy them for every byte that a client hears would cost
+/// more than what it does with the byte.
+public final class SharedPersona: Sendable {
+  /// The fields.
+  public let value: Persona
+
+  /// Never changes any more.
+  public init(_ value: Persona) { self.value = value }
+}

@@ -15,12 +15,17 @@ public struct Client: Sendable, BitwiseCopyable {
   public var number: UInt32
   /// Which of those it is that the client opened at once, each with its own retries.
   var copy: UInt16 = 0
+  /// Whether it ever got something through.
+  public var hasDelivered = false
   /// Microseconds of the run.
   public var firstAt: Int64
   /// Where it comes from, at this try.
   public var address: Address
-  /// Whether it ever got something through.
-  public var hasDelivered = false
+
+  /// Nobody, from nowhere: what a table of clients is full of at first.
+  public static let nobody = Client(
+    entry: 0, persona: 0, attemptsMost: 0, number: 0, firstAt: 0,
+    address: Address(high: 0, low: 0))
 }
 
 /// All clients of a scenario: who begins when and from where, who comes back, and what became of them. Without
@@ -30,12 +35,15 @@ public struct Client: Sendable, BitwiseCopyable {
 public struct Population: Sendable {
   /// All that the scenario may name.
   public let personas: [Persona]
+  /// The same.
+  public let shared: [SharedPersona]
   /// As it was given.
   public let scenario: Scenario
   /// Index of the persona of each entry of the scenario.
   public let personaOf: [Int]
-  /// By entry of the scenario.
-  public private(set) var findings: [PersonaFindings]
+  /// All findings by entry, but how connections ended: that is counted by number, which is cheaper than by name.
+  private var found: [PersonaFindings]
+  private var endings: [Int]
   private let plan: AddressPlan
   private var random: SeededGenerator
   /// By entry, for when clients begin and for what they are. Chances of their own, because a simulated run and a
@@ -53,6 +61,7 @@ public struct Population: Sendable {
   ///   - firstOctet: the IPv4 network /8 that all addresses are in: 10 in a simulation, 127 on loopback.
   public init(personas: [Persona], scenario: Scenario, seed: UInt64, firstOctet: UInt8 = 10) {
     self.personas = personas
+    shared = personas.map { SharedPersona($0) }
     self.scenario = scenario
     self.seed = seed
     personaOf = scenario.entries.map { entry in
@@ -62,10 +71,11 @@ public struct Population: Sendable {
       }
       return index
     }
-    findings = personaOf.map {
+    found = personaOf.map {
       PersonaFindings(
         id: personas[$0].id, name: personas[$0].name, kind: personas[$0].kind.rawValue)
     }
+    endings = Array(repeating: 0, count: found.count * Self.endingsEach)
     plan = AddressPlan(personas: personaOf.map { personas[$0] }, firstOctet: firstOctet)
     random = SeededGenerator(seed: seed)
     arriving = scenario.entries.map { _ in SeededGenerator(seed: 0) }
@@ -74,6 +84,34 @@ public struct Population: Sendable {
       arriving[entry] = SeededGenerator(seed: random.next())
       beginning[entry] = SeededGenerator(seed: random.next())
     }
+  }
+
+  /// By entry of the scenario.
+  public var findings: [PersonaFindings] {
+    var all = found
+    for entry in all.indices {
+      for ending in Ending.allCases where ending != .impatient {
+        all[entry].endings[ending.name] = count(entry, Int(ending.rawValue))
+      }
+      for stage in Awaited.allCases {
+        all[entry].endings[Self.left(at: stage)] = count(
+          entry, Ending.allCases.count + Int(stage.rawValue))
+      }
+    }
+    return all
+  }
+
+  /// Of each ending, and of those that lost patience by stage.
+  private static let endingsEach = Ending.allCases.count + Awaited.allCases.count
+
+  /// Nil instead of 0, which is not listed.
+  private func count(_ entry: Int, _ place: Int) -> Int? {
+    let count = endings[entry * Self.endingsEach + place]
+    return count > 0 ? count : nil
+  }
+
+  private static func left(at stage: Awaited) -> String {
+    "\(Ending.impatient.name): \(stage.name)"
   }
 
   private static func draw(_ random: inout SeededGenerator) -> Double {
@@ -93,7 +131,7 @@ public struct Population: Sendable {
   public mutating func nextArrival(_ entry: Int, after now: Int64) -> Int64? {
     let rate = scenario.entries[entry].rate
     guard rate > 0 else { return nil }
-    let isBot = personas[personaOf[entry]].kind == .bot
+    let isBot = shared[personaOf[entry]].value.kind == .bot
     var time = Double(now) / 1_000_000
     // Arrivals are Poisson's: at each change of the rate one may draw anew.
     while time < scenario.duration {
@@ -113,27 +151,29 @@ public struct Population: Sendable {
 
   /// A client of an entry begins. How many connections it opens at once is `concurrency` of its persona.
   public mutating func begin(_ entry: Int, now: Int64) -> Client {
-    let persona = personas[personaOf[entry]]
     begun += 1
     copies = 0
-    findings[entry].clients += 1
+    found[entry].clients += 1
     func draw() -> Double { Self.draw(&beginning[entry]) }
     var client = Client(
       entry: UInt16(entry), persona: UInt16(personaOf[entry]), attemptsMost: 1, number: begun,
-      firstAt: now, address: plan.address(entry, persona, draw(), draw(), draw()))
-    client.attemptsMost = attempts(persona, &beginning[entry])
+      firstAt: now, address: plan.address(entry, draw(), draw(), draw()))
+    client.attemptsMost = Self.attempts(shared[personaOf[entry]], &beginning[entry])
     return client
   }
 
-  private func attempts(_ persona: Persona, _ random: inout SeededGenerator) -> UInt16 {
+  private static func attempts(_ persona: SharedPersona, _ random: inout SeededGenerator) -> UInt16
+  {
     func draw() -> Double { Self.draw(&random) }
-    if persona.tries.isEmpty {
-      if persona.attempts == .const(0) { return UInt16(min(persona.retries.count + 1, 65_535)) }
-      return UInt16(min(max(persona.attempts.value(at: draw()).rounded(), 1), 65_535))
+    if persona.value.tries.isEmpty {
+      if persona.value.attempts == .const(0) {
+        return UInt16(min(persona.value.retries.count + 1, 65_535))
+      }
+      return UInt16(min(max(persona.value.attempts.value(at: draw()).rounded(), 1), 65_535))
     }
-    let sum = persona.tries.reduce(0, +)
+    let sum = persona.value.tries.reduce(0, +)
     var left = draw() * sum
-    for (k, share) in persona.tries.enumerated() {
+    for (k, share) in persona.value.tries.enumerated() {
       left -= share
       // The files' last classes are 5 to 10, 11 to 20 and more: see tuning/personas.
       if left < 0 {
@@ -151,8 +191,9 @@ public struct Population: Sendable {
   /// How many connections a client opens at once.
   public mutating func concurrency(_ client: Client) -> Int {
     let draw = Self.draw(&beginning[Int(client.entry)])
-    let count = max(1, Int(personas[Int(client.persona)].concurrency.value(at: draw).rounded()))
-    findings[Int(client.entry)].series += count
+    let concurrency = shared[Int(client.persona)].value.concurrency
+    let count = max(1, Int(concurrency.value(at: draw).rounded()))
+    found[Int(client.entry)].series += count
     return count
   }
 
@@ -166,10 +207,9 @@ public struct Population: Sendable {
       copies &+= 1
     }
     client.attempt += client.attempt < 65_535 ? 1 : 0
-    findings[Int(client.entry)].connections += 1
-    let persona = personas[Int(client.persona)]
-    if persona.rotates && client.attempt > 1 {
-      client.address = plan.address(Int(client.entry), persona, draw(), draw(), draw())
+    found[Int(client.entry)].connections += 1
+    if shared[Int(client.persona)].value.rotates && client.attempt > 1 {
+      client.address = plan.address(Int(client.entry), draw(), draw(), draw())
     }
     let place = UInt64(client.number) << 32 | UInt64(client.copy) << 16 | UInt64(client.attempt)
     return seed &* 0x9E37_79B9_7F4A_7C15 ^ place
@@ -179,11 +219,11 @@ public struct Population: Sendable {
   public mutating func stillThere(_ client: Client, _ actor: Actor, letThrough: Bool, now: Int64) {
     let entry = Int(client.entry)
     within(entry, actor, now)
-    findings[entry].endings[Ending.none.name, default: 0] += 1
-    findings[entry].delivered += Int(actor.delivered)
-    if letThrough { findings[entry].letThrough += 1 }
+    endings[entry * Self.endingsEach + Int(Ending.none.rawValue)] += 1
+    found[entry].delivered += Int(actor.delivered)
+    if letThrough { found[entry].letThrough += 1 }
     if actor.greetedAt >= 0 {
-      findings[entry].banner.add(Double(actor.greetedAt - actor.openedAt) / 1_000_000)
+      found[entry].banner.add(Double(actor.greetedAt - actor.openedAt) / 1_000_000)
     }
   }
 
@@ -191,8 +231,8 @@ public struct Population: Sendable {
   private mutating func within(_ entry: Int, _ actor: Actor, _ now: Int64) {
     let end = Int64(scenario.duration * 1_000_000)
     if actor.openedAt < end {
-      findings[entry].begunWithin += 1
-      findings[entry].secondsWithin += Double(min(now, end) - actor.openedAt) / 1_000_000
+      found[entry].begunWithin += 1
+      found[entry].secondsWithin += Double(min(now, end) - actor.openedAt) / 1_000_000
     }
   }
 
@@ -205,49 +245,64 @@ public struct Population: Sendable {
     -> Int64?
   {
     let entry = Int(client.entry)
-    let persona = personas[Int(client.persona)]
     let ending = actor.ending
     let seconds = Double(now - actor.openedAt) / 1_000_000
-    let label =
-      ending == .impatient ? "\(ending.name): \(actor.endedAt.name)" : ending.name
-    findings[entry].endings[label, default: 0] += 1
-    findings[entry].held.add(seconds)
+    let place =
+      ending == .impatient
+      ? Ending.allCases.count + Int(actor.endedAt.rawValue) : Int(ending.rawValue)
+    endings[entry * Self.endingsEach + place] += 1
+    found[entry].held.add(seconds)
     within(entry, actor, now)
-    if ending == .impatient { findings[entry].leftAfter.add(seconds) }
+    if ending == .impatient { found[entry].leftAfter.add(seconds) }
     if actor.greetedAt >= 0 {
-      findings[entry].banner.add(Double(actor.greetedAt - actor.openedAt) / 1_000_000)
+      found[entry].banner.add(Double(actor.greetedAt - actor.openedAt) / 1_000_000)
     }
-    if letThrough { findings[entry].letThrough += 1 }
-    findings[entry].delivered += Int(actor.delivered)
+    if letThrough { found[entry].letThrough += 1 }
+    found[entry].delivered += Int(actor.delivered)
     if actor.delivered > 0 { client.hasDelivered = true }
+    return next(&client, actor, shared[Int(client.persona)], now)
+  }
 
-    switch persona.kind {
+  /// When a client connects again whose connection has ended; notes what it has lost if it does not.
+  private mutating func next(
+    _ client: inout Client, _ actor: Actor, _ persona: SharedPersona, _ now: Int64
+  ) -> Int64? {
+    let entry = Int(client.entry)
+    let ending = actor.ending
+    switch persona.value.kind {
     case .sender:
       if actor.delivered > 0 {
-        findings[entry].delay.add(Double(now - client.firstAt) / 1_000_000)
+        found[entry].delay.add(Double(now - client.firstAt) / 1_000_000)
         return nil
       }
       let next = Int(client.attempt) - 1
-      if ending != .rejected, client.attempt < client.attemptsMost, next < persona.retries.count {
-        let at = now + Int64(persona.retries[next] * (0.9 + 0.2 * draw()) * 1_000_000)
-        if Double(at - client.firstAt) / 1_000_000 <= persona.life { return at }
+      if ending != .rejected, client.attempt < client.attemptsMost,
+        next < persona.value.retries.count
+      {
+        let at = now + Int64(persona.value.retries[next] * (0.9 + 0.2 * draw()) * 1_000_000)
+        if Double(at - client.firstAt) / 1_000_000 <= persona.value.life { return at }
       }
       let reason =
         ending == .impatient
-        ? label : "\(ending.name), \(actor.lastWord) at \(actor.endedAt.name)"
-      findings[entry].lost[reason, default: 0] += 1
+        ? Self.left(at: actor.endedAt)
+        : "\(ending.name), \(actor.lastWord) at \(actor.endedAt.name)"
+      found[entry].lost[reason, default: 0] += 1
       return nil
     case .probe:
       if ending != .done && ending != .delivered {
-        findings[entry].lost[label, default: 0] += 1
+        let reason = ending == .impatient ? Self.left(at: actor.endedAt) : ending.name
+        found[entry].lost[reason, default: 0] += 1
       }
       return nil
     case .bot:
-      let isSlow = ending == .impatient && persona.remembersSlow > 0
-      if client.attempt < client.attemptsMost || client.attemptsMost == 65_535, !isSlow {
-        return now + Int64(persona.again.value(at: draw()) * 1_000_000)
+      let isSlow = ending == .impatient && persona.value.remembersSlow > 0
+      let isEndless = client.attemptsMost == 65_535
+      if client.attempt < client.attemptsMost || isEndless, !isSlow {
+        let at = now + Int64(persona.value.again.value(at: draw()) * 1_000_000)
+        // Who comes back without end would do so for ever: the scenario's end is theirs.
+        return isEndless && Double(at) >= scenario.duration * 1_000_000 ? nil : at
       }
-      if !client.hasDelivered { findings[entry].gaveUp += 1 }
+      if !client.hasDelivered { found[entry].gaveUp += 1 }
       return nil
     }
   }
@@ -284,9 +339,7 @@ struct AddressPlan: Sendable {
   }
 
   /// Three draws choose the family, the network and the host.
-  func address(_ entry: Int, _ persona: Persona, _ family: Double, _ place: Double, _ host: Double)
-    -> Address
-  {
+  func address(_ entry: Int, _ family: Double, _ place: Double, _ host: Double) -> Address {
     let part = parts[entry]
     let network = part.first + Self.zipf(place, part.networks, part.zipf)
     let number = 1 + Int(host * Double(part.perNetwork))

@@ -610,6 +610,7 @@ extension Engine {
         entry(connections[i].flags.contains(.known) ? .passOld : .passNew, i, now: now))
     }
     if sessions[s].flags.contains(.parked) {
+      if forwardDetails(l, now: now, into: &effects) { return }
       repeatMail(i, l, now: now, into: &effects)
       return
     }

@@ -10,17 +10,14 @@ package import Suspicion
 /// happened, the same on every machine and in every build. Time moves in milliseconds.
 package struct World: ~Copyable {
   /// A connection of a client, from both ends.
-  struct Bot: BitwiseCopyable {
+  struct Bot: Linked {
     var actor = Actor()
-    var client: Client
+    var generation: UInt16 = 0
     /// Its place in the engine, or -1 once that is given back.
     var slot: Int32 = -1
-    var slotGeneration: UInt32 = 0
+    var client: Client
     /// One way, in milliseconds.
     var latency: UInt16 = 0
-    var generation: UInt16 = 0
-    /// Bytes that have arrived and are not read yet.
-    var arrived: Int32 = 0
     var isTaken = false
     /// It has closed, and the shield has been told.
     var hasEnded = false
@@ -29,52 +26,89 @@ package struct World: ~Copyable {
     var isSlow = false
     /// The shield has closed.
     var isClosed = false
+    /// Lines that have arrived and are not read yet, of those in `said`.
+    var arrived: Int32 = 0
+    /// The last line it said that is not read yet, and behind which the first of them is; or -1.
+    var said: Int32 = -1
+
+    /// Who is free has said nothing.
+    var link: Int32 {
+      get { said }
+      set { said = newValue }
+    }
+  }
+
+  /// Something that a bot said and that the shield has not read.
+  struct Said: Linked {
+    var line: Line
+    /// Octets of it that are read already.
+    var read: Int32 = 0
+    /// How many such lines, one after the other: the octets of one who trickles.
+    var times: Int32 = 1
+    /// The next one.
+    var link: Int32 = -1
+  }
+
+  /// A client between two connections.
+  struct Waiting: Linked {
+    var client: Client
+    var link: Int32 = -1
   }
 
   /// What the engine wants of a slot.
   struct Socket: BitwiseCopyable {
     enum Want: UInt8 { case nothing, listen, watch }
-    var want = Want.nothing
-    var fill: Region?
+    /// Where it wants the next bytes and how many; below 0: nowhere.
+    var fillOffset = 0
+    var fillCount: Int32 = -1
     /// The bot at a client's slot, or -1.
     var bot: Int32 = -1
+    /// What `sent` is still to be told; what a slow reader takes in before that.
+    var sent: Int32 = 0
+    var sending: Int32 = 0
+    /// No reply before this moment, for the delay that was promised.
+    var notBefore: Int64 = 0
+    var want = Want.nothing
     var isReady = false
     var isClosing = false
     /// A handshake was asked for; it takes no time.
     var isSecuring = false
-    /// What `sent` is still to be told; what a slow reader takes in before that.
-    var sent: Int32 = 0
-    var sending: Int32 = 0
-    /// A connection to the mail server.
+    var hasFailed = false
+    /// A connection to the mail server stands; the engine knows that, or that a client's has failed.
     var isUp = false
     var upTold = false
-    var failed = false
-    var arrived: Int32 = 0
+  }
+
+  /// A connection to the mail server, seen from there.
+  struct Behind {
+    /// Bytes of `inbound` that have arrived.
+    var arrived = 0
     /// After so many more bytes it breaks; below 0: never.
-    var doom: Int32 = -1
-    /// No reply before this moment, for the delay that was promised, and the stage it is for.
-    var notBefore: Int64 = 0
+    var doom = -1
+    /// What the server has said and the shield has not read.
+    var inbound: [UInt8] = []
   }
 
   package internal(set) var engine: Engine
   package internal(set) var population: Population
   var effects = EffectQueue(capacity: 256)
   var events = EventQueue()
-  var happening: [SimEvent] = []
-  var bots: [Bot] = []
-  var freeBots: [Int32] = []
-  /// What each bot has sent and the shield has not read; what is on its way to it.
-  var inbound: [[UInt8]] = []
-  var outbound: [[UInt8]] = []
-  var sockets: [Socket]
-  var linkInbound: [[UInt8]]
+  /// When each bot will do something by itself: not after its deadline, perhaps before.
+  var timers = TimeLists()
+  /// The last moment of the run; what would happen later does not.
+  var horizon = TimeLists.end
+  var bots: Pool<Bot>
+  var said = Pool(Said(line: .quit))
+  var letters = Letters()
+  var waiting: Pool<Waiting>
+  var sockets: Slab<Socket>
+  var behind: [Behind]
+  /// Slots below this are clients.
+  let clientSlots: Int
   var ready: [Int32] = []
-  var waiting: [Client] = []
-  var freeWaiting: [Int32] = []
   var server: MailServer
   var random: SeededGenerator
   var words: [UInt8] = []
-  var one: [UInt8] = [0]
   var replies: [MailServer.Reply] = []
   let known = "user@inner.example"
   /// Connections that clients have; how many there were at the last sample.
@@ -104,8 +138,11 @@ package struct World: ~Copyable {
     sampleEvery seconds: Double = 1
   ) {
     engine = Engine(policy: policy, limits: limits, seed: seed)
-    sockets = Array(repeating: Socket(), count: engine.slotCount)
-    linkInbound = Array(repeating: [], count: limits.downstreamConnections)
+    bots = Pool(Bot(client: .nobody))
+    waiting = Pool(Waiting(client: .nobody))
+    sockets = Slab(capacity: engine.slotCount, repeating: Socket())
+    behind = Array(repeating: Behind(), count: limits.downstreamConnections)
+    clientSlots = limits.connections
     server = MailServer(population.scenario.downstream, seed: seed &+ 1)
     random = SeededGenerator(seed: seed &+ 2)
     sampleEvery = max(Int64(seconds * 1_000), 100)
@@ -125,37 +162,40 @@ package struct World: ~Copyable {
 
   // MARK: The run
 
-  /// Runs the scenario to its end, and then until everybody is gone or `after` seconds have passed.
+  /// Runs the scenario to its end, and then until everybody is gone or `after` seconds have passed; 49 days at most
+  /// in all.
   package mutating func run(after: Double = 0) {
     let scenario = population.scenario
+    let end = Int64(min(scenario.duration * 1_000, Double(TimeLists.end)))
+    horizon = min(end + Int64(min(max(after, 0) * 1_000, Double(TimeLists.end))), TimeLists.end)
     for entry in scenario.entries.indices {
       for _ in 0..<scenario.entries[entry].atOnce { begin(entry) }
       arrange(entry)
     }
     add(.sample, at: sampleEvery, 0)
-    let end = Int64(scenario.duration * 1_000)
     advance(to: end)
-    if after > 0 { advance(to: end + Int64(after * 1_000)) }
+    advance(to: horizon)
     finish()
   }
 
   /// Lets time pass up to `end`, in milliseconds.
-  package mutating func advance(to end: Int64) {
+  mutating func advance(to end: Int64) {
     while true {
-      let due = (engine.nextDeadline(now: instant).microseconds + 999) / 1_000
-      let next = min(events.next() ?? .max, max(due, now))
+      let due = max((engine.nextDeadline(now: instant).microseconds + 999) / 1_000, now)
+      let next = min(events.next, timers.next, due)
       if next > end { break }
-      now = next
-      events.advance(to: now)
+      now = max(next, now)
       if due <= now { tick() }
-      while let at = events.next(), at <= now {
+      while true {
+        let at = min(events.next, timers.next)
+        if at > now { break }
         events.advance(to: at)
-        events.take(into: &happening)
-        for k in 0..<happening.count { happen(happening[k]) }
+        timers.advance(to: at)
+        while let event = events.takeFirst() { happen(event) }
+        while let i = timers.takeFirst() { reach(i) }
       }
     }
-    now = end
-    events.advance(to: now)
+    now = max(end, now)
   }
 
   mutating func tick() {
@@ -165,14 +205,22 @@ package struct World: ~Copyable {
     if engine.nextDeadline(now: instant).microseconds <= now * 1_000 { now += 1 }
   }
 
+  /// Something will happen, unless the run is over by then.
   mutating func add(
-    _ kind: SimEvent.Kind, at: Int64, _ index: Int, _ payload: Int = 0, generation: UInt16 = 0
+    _ kind: SimEvent.Kind, at moment: Int64, _ index: Int, _ payload: Int = 0,
+    generation: UInt16 = 0
   ) {
+    if moment > horizon { return }
     events.add(
       SimEvent(
-        at: at, index: UInt32(truncatingIfNeeded: index),
-        payload: UInt32(truncatingIfNeeded: payload),
-        order: 0, generation: generation, kind: kind))
+        index: UInt32(truncatingIfNeeded: index), payload: UInt32(truncatingIfNeeded: payload),
+        generation: generation, kind: kind), at: moment)
+  }
+
+  /// The same to a client, after as long as a byte is under way.
+  mutating func add(_ kind: SimEvent.Kind, toReach i: Int, _ payload: Int = 0) {
+    add(
+      kind, at: now + Int64(bots[i].latency), i, payload, generation: bots[i].generation)
   }
 
   mutating func happen(_ event: SimEvent) {
@@ -183,50 +231,39 @@ package struct World: ~Copyable {
       begin(i)
       arrange(i)
     case .comeBack:
-      let client = waiting[i]
-      freeWaiting.append(Int32(i))
+      let client = waiting[i].client
+      waiting.give(i)
       connect(client)
     case .sample: sample()
     case .linkUp, .linkDown, .linkReply, .linkEnd, .taken: linkEvent(event)
-    case .hearByte, .hear, .seeEnd, .arrive, .arriveEnd, .arriveReset, .deadline:
-      guard bots[i].isTaken, bots[i].generation == event.generation else { return }
-      botEvent(event, i)
+    case .hearByte, .hear, .seeEnd, .arrive, .arriveEnd, .arriveReset:
+      if bots[i].isTaken && bots[i].generation == event.generation { botEvent(event, i) }
+      if event.kind == .hear { letters.give(event.payload) }
     }
     settle()
   }
 
   mutating func botEvent(_ event: SimEvent, _ i: Int) {
-    let persona = population.personas[Int(bots[i].client.persona)]
-    let time = now * 1_000
     switch event.kind {
     case .hearByte:
-      guard bots[i].actor.ending == .none || bots[i].actor.awaited == .quit else { return }
-      var bytes = Self.move(&one)
-      bytes[0] = UInt8(truncatingIfNeeded: event.payload)
-      let step = bots[i].actor.heard(bytes.span, persona, now: time)
-      one = bytes
-      self.step(i, step, persona)
+      if bots[i].hasEnded { return }
+      let step = bots[i].actor.heard(
+        UInt8(truncatingIfNeeded: event.payload), persona(i), now: now * 1_000)
+      goOn(i, step)
     case .hear:
-      let count = min(Int(event.payload), outbound[i].count)
-      if !bots[i].hasEnded {
-        var bytes = Self.move(&outbound[i])
-        let wasLetThrough = bots[i].actor.isLetThrough
-        let step = bots[i].actor.heard(bytes.span.extracting(0..<count), persona, now: time)
-        if !wasLetThrough && bots[i].actor.isLetThrough { through += 1 }
-        bytes.removeFirst(count)
-        // Who merely waits has no buffer.
-        outbound[i] = bytes.isEmpty ? [] : bytes
-        self.step(i, step, persona)
-      } else {
-        outbound[i].removeFirst(count)
-      }
+      if bots[i].hasEnded { return }
+      let wasLetThrough = bots[i].actor.isLetThrough
+      let step = letters.read(
+        event.payload, by: &bots[i].actor, persona(i), now: now * 1_000)
+      if !wasLetThrough && bots[i].actor.isLetThrough { through += 1 }
+      goOn(i, step)
     case .seeEnd:
       if !bots[i].hasEnded {
         bots[i].actor.closed(broken: bots[i].isReset)
         leave(i)
       }
     case .arrive:
-      bots[i].arrived += Int32(event.payload)
+      bots[i].arrived += 1
       makeReady(bots[i].slot)
     case .arriveEnd:
       bots[i].endTold = true
@@ -236,32 +273,31 @@ package struct World: ~Copyable {
       bots[i].isReset = true
       makeReady(bots[i].slot)
       forget(i)
-    case .deadline:
-      guard !bots[i].hasEnded else { return }
-      let due = bots[i].actor.deadline(persona)
-      if due > time {
-        arm(i, due)
-      } else {
-        step(i, bots[i].actor.timer(persona, now: time), persona)
-        if bots[i].isTaken && !bots[i].hasEnded { arm(i, bots[i].actor.deadline(persona)) }
-      }
     default: break
     }
   }
 
-  mutating func arm(_ i: Int, _ due: Int64) {
-    // Never this very millisecond again.
-    if due < .max {
-      add(
-        .deadline, at: max((due + 999) / 1_000, now + 1), i, generation: bots[i].generation)
-    }
+  func persona(_ i: Int) -> SharedPersona { population.shared[Int(bots[i].client.persona)] }
+
+  /// The moment has come at which a bot's deadline may be.
+  mutating func reach(_ i: Int) {
+    eventCount += 1
+    let step = bots[i].actor.timer(persona(i), now: now * 1_000)
+    goOn(i, step, notBefore: now + 1)
+    settle()
   }
 
-  /// Takes an array out of its place, so that it can be read while the world changes, without a copy.
-  private static func move<T>(_ array: inout [T]) -> [T] {
-    var empty: [T] = []
-    swap(&array, &empty)
-    return empty
+  /// A client does what it decided, and then waits until its deadline at most, not before `earliest`.
+  mutating func goOn(_ i: Int, _ step: Actor.Step, notBefore earliest: Int64 = 0) {
+    carryOut(i, step)
+    if bots[i].hasEnded { return }
+    let deadline = bots[i].actor.deadline(persona(i))
+    if deadline == .max { return timers.takeOut(i) }
+    let due = max((deadline + 999) / 1_000, earliest)
+    // One that is later now is seen to when the earlier moment comes.
+    if due >= timers.moment(of: i) { return }
+    timers.takeOut(i)
+    if due <= horizon { timers.put(i, at: due) }
   }
 
   // MARK: Clients
@@ -283,77 +319,109 @@ package struct World: ~Copyable {
   mutating func connect(_ client: Client) {
     var client = client
     let seed = population.connects(&client)
-    let i: Int
-    if let free = freeBots.popLast() {
-      i = Int(free)
-    } else {
-      i = bots.count
-      bots.append(Bot(client: client))
-      inbound.append([])
-      outbound.append([])
-    }
-    let generation = bots[i].generation &+ 1
-    bots[i] = Bot(client: client)
-    bots[i].generation = generation
-    bots[i].isTaken = true
     let faults = LineFaults(population.scenario, seed: seed)
+    let i = bots.take(Bot(client: client))
+    timers.makeRoom(bots.count)
+    bots[i].generation = UInt16(truncatingIfNeeded: offered)
+    bots[i].isTaken = true
     bots[i].latency = max(1, faults.latency)
     bots[i].isSlow = faults.isSlow
     botsOpen += 1
     offered += 1
-    let persona = population.personas[Int(client.persona)]
     let port = UInt16(1_024 + random.next() % 60_000)
     note(1, i, UInt64(client.number))
     let admission = engine.accepted(
       Peer(address: client.address, port: port, listener: 0), now: instant, into: &effects)
     // The client's clock starts when its SYN is answered.
-    let first = bots[i].actor.opened(persona, seed: seed, now: now * 1_000)
+    let first = bots[i].actor.opened(
+      persona(i), seed: seed, now: now * 1_000)
     switch admission {
     case .held(let slot):
       let k = Int(slot.index)
       sockets[k] = Socket()
       sockets[k].bot = Int32(i)
       bots[i].slot = Int32(slot.index)
-      bots[i].slotGeneration = slot.generation
       if isTraced(i) { tell("connects from \(client.address), slot \(slot)") }
-      step(i, first, persona)
-      if bots[i].isTaken { arm(i, bots[i].actor.deadline(persona)) }
+      goOn(i, first, notBefore: now + 1)
       if faults.resetAfter >= 0 {
-        add(.arriveReset, at: now + Int64(faults.resetAfter), i, generation: generation)
+        add(.arriveReset, at: now + Int64(faults.resetAfter), i, generation: bots[i].generation)
       }
     case .refused(let region):
       if isTraced(i) { tell("is refused: there is no slot") }
       hand(i, region)
-      add(.seeEnd, at: now + Int64(bots[i].latency), i, generation: generation)
+      add(.seeEnd, toReach: i)
     case .dropped:
-      add(.seeEnd, at: now + Int64(bots[i].latency), i, generation: generation)
+      add(.seeEnd, toReach: i)
     }
     settle()
   }
 
   /// Carries out what a client does.
-  mutating func step(_ i: Int, _ step: Actor.Step, _ persona: Persona) {
+  mutating func carryOut(_ i: Int, _ step: Actor.Step) {
     switch step {
     case .nothing: break
     case .leave: leave(i)
     case .say(let line):
-      words.removeAll(keepingCapacity: true)
-      Words.write(
-        line, persona, number: Int(bots[i].client.number), known: known, into: &words)
       if bots[i].slot >= 0 && !bots[i].isClosed {
-        inbound[i].append(contentsOf: words)
-        note(2, i, UInt64(words.count))
+        say(i, line)
+        note(2, i, UInt64(bots[i].actor.awaited.rawValue))
         if isTraced(i) { tell("says \(line)") }
-        add(
-          .arrive, at: now + Int64(bots[i].latency), i, words.count, generation: bots[i].generation)
+        add(.arrive, toReach: i)
       }
     }
+  }
+
+  /// Keeps a line until the shield reads it.
+  mutating func say(_ i: Int, _ line: Line) {
+    let last = Int(bots[i].said)
+    if last >= 0 && line == .trickle && said[last].line == .trickle {
+      said[last].times += 1
+      return
+    }
+    let place = said.take(Said(line: line))
+    if last >= 0 {
+      said[place].link = said[last].link
+      said[last].link = Int32(place)
+    } else {
+      said[place].link = Int32(place)
+    }
+    bots[i].said = Int32(place)
+  }
+
+  /// Takes what has arrived of a client, at most so many octets, into `words`.
+  mutating func read(_ i: Int, atMost most: Int) {
+    words.removeAll(keepingCapacity: true)
+    while bots[i].arrived > 0 && words.count < most {
+      let last = Int(bots[i].said)
+      let first = Int(said[last].link)
+      let before = words.count
+      let isWhole = Words.write(
+        said[first].line, persona(i),
+        number: Int(bots[i].client.number), known: known, from: Int(said[first].read),
+        atMost: most - before, into: &words)
+      if !isWhole {
+        said[first].read += Int32(words.count - before)
+        break
+      }
+      bots[i].arrived -= 1
+      said[first].read = 0
+      said[first].times -= 1
+      if said[first].times > 0 { continue }
+      if first == last {
+        bots[i].said = -1
+      } else {
+        said[last].link = said[first].link
+      }
+      said.give(first)
+    }
+    note(8, i, UInt64(words.count))
   }
 
   /// A client closes its end: what it sent before still arrives.
   mutating func leave(_ i: Int) {
     guard !bots[i].hasEnded else { return }
     bots[i].hasEnded = true
+    timers.takeOut(i)
     botsOpen -= 1
     note(3, i, UInt64(bots[i].actor.ending.rawValue))
     if isTraced(i) {
@@ -369,21 +437,14 @@ package struct World: ~Copyable {
     var client = bots[i].client
     let again = population.ended(
       &client, bots[i].actor, letThrough: bots[i].actor.isLetThrough, now: now * 1_000)
-    if let again {
-      let place: Int
-      if let free = freeWaiting.popLast() {
-        place = Int(free)
-        waiting[place] = client
-      } else {
-        place = waiting.count
-        waiting.append(client)
-      }
+    if let again, again / 1_000 <= horizon {
+      let place = waiting.take(Waiting(client: client))
       add(.comeBack, at: max(again / 1_000, now + 1), place)
     }
     if bots[i].slot < 0 {
       free(i)
     } else {
-      add(.arriveEnd, at: now + Int64(bots[i].latency), i, generation: bots[i].generation)
+      add(.arriveEnd, toReach: i)
     }
   }
 
@@ -395,17 +456,19 @@ package struct World: ~Copyable {
   mutating func free(_ i: Int) {
     guard bots[i].isTaken else { return }
     bots[i].isTaken = false
-    inbound[i] = []
-    outbound[i] = []
-    freeBots.append(Int32(i))
+    let last = bots[i].said
+    while bots[i].said >= 0 {
+      let first = said[Int(last)].link
+      if first == last { bots[i].said = -1 } else { said[Int(last)].link = said[Int(first)].link }
+      said.give(Int(first))
+    }
+    bots.give(i)
   }
 
   /// Bytes of the shield go to a client.
   mutating func hand(_ i: Int, _ region: Region) {
-    guard !bots[i].hasEnded else { return }
-    for k in 0..<region.count { outbound[i].append(engine.arena[region.offset + k]) }
-    add(
-      .hear, at: now + Int64(bots[i].latency), i, region.count, generation: bots[i].generation)
+    guard !bots[i].hasEnded, now + Int64(bots[i].latency) <= horizon else { return }
+    add(.hear, toReach: i, Int(letters.put(engine.arena, region)))
   }
 
   // MARK: The shield's side
@@ -424,7 +487,8 @@ package struct World: ~Copyable {
       deliver(Int(slot))
       carryOut()
     }
-    while let entry = engine.journal.next() { journal(entry) }
+    // An entry is large, and to ask for one that is not there as dear as to take it.
+    while engine.journal.count > 0, let entry = engine.journal.next() { journal(entry) }
   }
 
   mutating func carryOut() {
@@ -434,19 +498,15 @@ package struct World: ~Copyable {
       guard i >= 0 else { continue }
       eventCount += 1
       if bots[i].isReset || bots[i].endTold {
-        sockets[Int(drip.slot.index)].failed = true
+        sockets[Int(drip.slot.index)].hasFailed = true
         makeReady(Int32(drip.slot.index))
       } else {
         note(4, i, UInt64(drip.byte))
-        add(
-          .hearByte, at: now + Int64(bots[i].latency), i, Int(drip.byte),
-          generation: bots[i].generation)
+        add(.hearByte, toReach: i, Int(drip.byte))
       }
     }
-    var k = 0
-    while k < effects.count {
-      let effect = effects[k]
-      switch effect {
+    for k in 0..<effects.count {
+      switch effects[k] {
       case .listen(let slot):
         sockets[Int(slot.index)].want = .listen
         makeReady(Int32(slot.index))
@@ -454,7 +514,8 @@ package struct World: ~Copyable {
         sockets[Int(slot.index)].want = .watch
         makeReady(Int32(slot.index))
       case .fill(let slot, let region):
-        sockets[Int(slot.index)].fill = region
+        sockets[Int(slot.index)].fillOffset = region.offset
+        sockets[Int(slot.index)].fillCount = Int32(region.count)
         makeReady(Int32(slot.index))
       case .send(let slot, let region): send(Int(slot.index), region)
       case .connect(let slot, _):
@@ -469,80 +530,70 @@ package struct World: ~Copyable {
       case .hand: invariantFailed("there is no other worker here")
       case .finish(let slot):
         let i = Int(sockets[Int(slot.index)].bot)
-        if i >= 0 && engine.isClient(Int(slot.index)) {
-          add(
-            .seeEnd, at: now + Int64(bots[i].latency), i, generation: bots[i].generation)
-        }
+        if i >= 0 && Int(slot.index) < clientSlots { add(.seeEnd, toReach: i) }
       case .close(let slot):
         sockets[Int(slot.index)].isClosing = true
         makeReady(Int32(slot.index))
       }
-      k += 1
     }
     effects.removeAll()
   }
 
   mutating func send(_ k: Int, _ region: Region) {
-    if engine.isClient(k) {
-      let i = Int(sockets[k].bot)
-      guard i >= 0 else { return }
-      eventCount += 1
-      if bots[i].isReset {
-        sockets[k].failed = true
-        makeReady(Int32(k))
-        return
-      }
-      checkRelease(k, region)
-      note(5, i, UInt64(region.count))
-      if bots[i].hasEnded {
-        // Nobody is there to hear it: a closed socket answers with a reset.
-        let back = now + 2 * Int64(bots[i].latency)
-        add(.arriveReset, at: back, i, generation: bots[i].generation)
-      }
-      if isTraced(i) { tell("hears \(text(region))") }
-      hand(i, region)
-      if bots[i].isSlow {
-        sockets[k].sending = Int32(region.count)
-        add(.taken, at: now + Int64(region.count), k, Int(engine.generation(of: k) & 0xFFFF))
-      } else {
-        sockets[k].sent = Int32(region.count)
-        makeReady(Int32(k))
-      }
+    if k < clientSlots { sendToClient(k, region) } else { sendBehind(k, region) }
+  }
+
+  mutating func sendToClient(_ k: Int, _ region: Region) {
+    let i = Int(sockets[k].bot)
+    guard i >= 0 else { return }
+    eventCount += 1
+    if bots[i].isReset {
+      sockets[k].hasFailed = true
+      makeReady(Int32(k))
       return
     }
-    let l = k - engine.limits.connections
+    checkRelease(k, region)
+    note(5, i, UInt64(region.count))
+    if bots[i].hasEnded {
+      // Nobody is there to hear it: a closed socket answers with a reset.
+      let back = now + 2 * Int64(bots[i].latency)
+      add(.arriveReset, at: back, i, generation: bots[i].generation)
+    }
+    if isTraced(i) { tell("hears \(text(region))") }
+    hand(i, region)
+    if bots[i].isSlow {
+      sockets[k].sending = Int32(region.count)
+      add(.taken, at: now + Int64(region.count), k, Int(engine.generation(of: k) & 0xFFFF))
+    } else {
+      sockets[k].sent = Int32(region.count)
+      makeReady(Int32(k))
+    }
+  }
+
+  mutating func sendBehind(_ k: Int, _ region: Region) {
+    let l = k - clientSlots
     eventCount += 1
-    if sockets[k].doom >= 0 {
-      sockets[k].doom -= Int32(region.count)
-      if sockets[k].doom < 0 {
-        sockets[k].failed = true
+    if behind[l].doom >= 0 {
+      behind[l].doom -= region.count
+      if behind[l].doom < 0 {
+        sockets[k].hasFailed = true
         makeReady(Int32(k))
         return
       }
     }
+    server.heard(l, engine.arena, region, now: now * 1_000, into: &replies)
+    for n in 0..<replies.count { answer(k, replies[n]) }
     replies.removeAll(keepingCapacity: true)
-    var said = Self.move(&replies)
-    var bytes = Self.move(&words)
-    bytes.removeAll(keepingCapacity: true)
-    for k in 0..<region.count { bytes.append(engine.arena[region.offset + k]) }
-    server.heard(l, bytes.span, now: now * 1_000, into: &said)
-    words = bytes
-    replies = said
-    for reply in replies { answer(k, reply) }
     sockets[k].sent = Int32(region.count)
     makeReady(Int32(k))
   }
 
   mutating func answer(_ k: Int, _ reply: MailServer.Reply) {
-    let l = k - engine.limits.connections
-    linkInbound[l].append(contentsOf: reply.text)
+    behind[k - clientSlots].inbound.append(contentsOf: reply.text)
     let generation = UInt16(truncatingIfNeeded: engine.generation(of: k))
-    add(
-      .linkReply, at: max((reply.at + 999) / 1_000, now), k, reply.text.count,
-      generation: generation)
-    if reply.ends {
-      add(.linkEnd, at: max((reply.at + 999) / 1_000, now), k, generation: generation)
-    }
+    let at = max((reply.at + 999) / 1_000, now)
+    add(.linkReply, at: at, k, reply.text.count, generation: generation)
+    if reply.ends { add(.linkEnd, at: at, k, generation: generation) }
   }
 
   mutating func linkEvent(_ event: SimEvent) {
@@ -552,17 +603,18 @@ package struct World: ~Copyable {
     case .linkUp, .linkDown:
       guard current == UInt16(truncatingIfNeeded: event.payload) else { return }
       if event.kind == .linkDown {
-        sockets[k].failed = true
+        sockets[k].hasFailed = true
       } else {
         sockets[k].isUp = true
-        if let bytes = server.doom() { sockets[k].doom = Int32(bytes) }
-        let l = k - engine.limits.connections
-        linkInbound[l].removeAll(keepingCapacity: true)
+        let l = k - clientSlots
+        behind[l].arrived = 0
+        behind[l].doom = server.doom() ?? -1
+        behind[l].inbound.removeAll(keepingCapacity: true)
         answer(k, server.connected(l, now: now * 1_000))
       }
     case .linkReply where current == event.generation:
-      sockets[k].arrived += Int32(event.payload)
-    case .linkEnd where current == event.generation: sockets[k].failed = true
+      behind[k - clientSlots].arrived += Int(event.payload)
+    case .linkEnd where current == event.generation: sockets[k].hasFailed = true
     case .taken:
       guard current == UInt16(truncatingIfNeeded: event.payload) else { return }
       sockets[k].sent = sockets[k].sending
@@ -572,79 +624,83 @@ package struct World: ~Copyable {
     makeReady(Int32(k))
   }
 
-  /// Hands over the facts that a slot waits for, one at a time: the orders they cause may change the others.
+  /// Hands over a fact that a slot waits for, one at a time: the orders it causes may change the others.
   mutating func deliver(_ k: Int) {
     let slot = Slot(index: UInt32(k), generation: engine.generation(of: k))
     if sockets[k].isClosing {
       close(k, slot)
-      return
-    }
-    defer { if hasMore(k) { makeReady(Int32(k)) } }
-    if sockets[k].isSecuring {
+    } else if sockets[k].isSecuring {
       sockets[k].isSecuring = false
       engine.secured(slot, TLSFacts(), now: instant, into: &effects)
+      makeReady(Int32(k))
+    } else if k < clientSlots {
+      deliver(k, slot)
+      if hasMore(k) { makeReady(Int32(k)) }
+    } else {
+      deliverBehind(k, slot)
+      if hasMoreBehind(k) { makeReady(Int32(k)) }
+    }
+  }
+
+  mutating func deliver(_ k: Int, _ slot: Slot) {
+    let i = Int(sockets[k].bot)
+    guard i >= 0 else { return }
+    if bots[i].isReset || sockets[k].hasFailed {
+      sockets[k].hasFailed = false
+      if !sockets[k].upTold {
+        sockets[k].upTold = true
+        sockets[k].sent = 0
+        sockets[k].fillCount = -1
+        engine.failed(slot, now: instant, into: &effects)
+      }
       return
     }
-    if engine.isClient(k) {
-      let i = Int(sockets[k].bot)
-      guard i >= 0 else { return }
-      if bots[i].isReset || sockets[k].failed {
-        sockets[k].failed = false
-        if !sockets[k].upTold {
-          sockets[k].upTold = true
-          sockets[k].sent = 0
-          sockets[k].fill = nil
-          engine.failed(slot, now: instant, into: &effects)
-        }
-        return
-      }
-      if tellSent(k, slot) { return }
-      if bots[i].arrived > 0 {
-        if let region = sockets[k].fill {
-          let count = min(region.count, Int(bots[i].arrived))
-          let bytes = Self.move(&inbound[i])
-          engine.arena.write(bytes.span.extracting(0..<count), at: region.offset)
-          inbound[i] = bytes
-          take(i, count)
-          sockets[k].fill = nil
-          engine.filled(slot, count, now: instant, into: &effects)
-        } else if sockets[k].want == .listen {
-          let count = min(512, Int(bots[i].arrived))
-          sockets[k].want = .nothing
-          let piece = Array(inbound[i][0..<count])
-          take(i, count)
-          engine.received(slot, piece.span, now: instant, into: &effects)
-        }
-        return
-      }
-      if bots[i].endTold && (sockets[k].fill != nil || sockets[k].want != .nothing) {
-        sockets[k].fill = nil
+    if tellSent(k, slot) { return }
+    if bots[i].arrived > 0 {
+      if sockets[k].fillCount >= 0 {
+        read(i, atMost: Int(sockets[k].fillCount))
+        Self.copy(words, words.count, to: &engine.arena, at: sockets[k].fillOffset)
+        sockets[k].fillCount = -1
+        engine.filled(slot, words.count, now: instant, into: &effects)
+      } else if sockets[k].want == .listen {
         sockets[k].want = .nothing
-        engine.ended(slot, now: instant, into: &effects)
+        read(i, atMost: 512)
+        let bytes = words
+        engine.received(slot, bytes.span, now: instant, into: &effects)
       }
-      return
+    } else if bots[i].endTold && (sockets[k].fillCount >= 0 || sockets[k].want != .nothing) {
+      sockets[k].fillCount = -1
+      sockets[k].want = .nothing
+      engine.ended(slot, now: instant, into: &effects)
     }
-    let l = k - engine.limits.connections
+  }
+
+  private static func copy(_ bytes: [UInt8], _ count: Int, to arena: inout Arena, at offset: Int) {
+    arena.write(bytes.span.extracting(0..<count), at: offset)
+  }
+
+  mutating func deliverBehind(_ k: Int, _ slot: Slot) {
+    let l = k - clientSlots
     if sockets[k].isUp && !sockets[k].upTold {
       sockets[k].upTold = true
       engine.connected(slot, now: instant, into: &effects)
       return
     }
     if tellSent(k, slot) { return }
-    if sockets[k].arrived > 0, let region = sockets[k].fill {
-      let count = min(region.count, Int(sockets[k].arrived))
-      let bytes = Self.move(&linkInbound[l])
-      engine.arena.write(bytes.span.extracting(0..<count), at: region.offset)
-      linkInbound[l] = bytes
-      linkInbound[l].removeFirst(count)
-      sockets[k].arrived -= Int32(count)
-      sockets[k].fill = nil
+    if behind[l].arrived > 0 && sockets[k].fillCount >= 0 {
+      let count = min(Int(sockets[k].fillCount), behind[l].arrived)
+      Self.copy(behind[l].inbound, count, to: &engine.arena, at: sockets[k].fillOffset)
+      if count == behind[l].inbound.count {
+        behind[l].inbound.removeAll(keepingCapacity: true)
+      } else {
+        behind[l].inbound.removeFirst(count)
+      }
+      behind[l].arrived -= count
+      sockets[k].fillCount = -1
       engine.filled(slot, count, now: instant, into: &effects)
-      return
-    }
-    if sockets[k].failed && sockets[k].arrived == 0 {
-      sockets[k].failed = false
-      sockets[k].fill = nil
+    } else if sockets[k].hasFailed && behind[l].arrived == 0 {
+      sockets[k].hasFailed = false
+      sockets[k].fillCount = -1
       if sockets[k].isUp {
         engine.ended(slot, now: instant, into: &effects)
       } else {
@@ -663,43 +719,38 @@ package struct World: ~Copyable {
   }
 
   func hasMore(_ k: Int) -> Bool {
-    let socket = sockets[k]
-    if socket.isClosing { return true }
-    if engine.isClient(k) {
-      let i = Int(socket.bot)
-      guard i >= 0 else { return false }
-      if socket.failed { return true }
-      if bots[i].isReset { return !socket.upTold }
-      if socket.sent > 0 { return true }
-      let reads = socket.fill != nil || socket.want == .listen
-      return bots[i].arrived > 0 ? reads : bots[i].endTold && (reads || socket.want == .watch)
-    }
-    return socket.sent > 0 || socket.isUp && !socket.upTold
-      || socket.arrived > 0 && socket.fill != nil || socket.failed && socket.arrived == 0
+    if sockets[k].isClosing { return true }
+    let i = Int(sockets[k].bot)
+    guard i >= 0 else { return false }
+    if sockets[k].hasFailed { return true }
+    if bots[i].isReset { return !sockets[k].upTold }
+    if sockets[k].sent > 0 { return true }
+    let reads = sockets[k].fillCount >= 0 || sockets[k].want == .listen
+    return bots[i].arrived > 0
+      ? reads : bots[i].endTold && (reads || sockets[k].want == .watch)
   }
 
-  mutating func take(_ i: Int, _ count: Int) {
-    if count == inbound[i].count { inbound[i] = [] } else { inbound[i].removeFirst(count) }
-    bots[i].arrived -= Int32(count)
+  func hasMoreBehind(_ k: Int) -> Bool {
+    let l = k - clientSlots
+    return sockets[k].isClosing || sockets[k].sent > 0 || sockets[k].isUp && !sockets[k].upTold
+      || behind[l].arrived > 0 && sockets[k].fillCount >= 0
+      || sockets[k].hasFailed && behind[l].arrived == 0
   }
 
   mutating func close(_ k: Int, _ slot: Slot) {
-    if engine.isClient(k) {
-      let i = Int(sockets[k].bot)
-      sockets[k] = Socket()
-      if i >= 0 {
-        bots[i].isClosed = true
-        bots[i].slot = -1
-        note(6, i, 0)
-        if bots[i].hasEnded {
-          free(i)
-        } else {
-          add(.seeEnd, at: now + Int64(bots[i].latency), i, generation: bots[i].generation)
-        }
+    let i = Int(sockets[k].bot)
+    sockets[k] = Socket()
+    if k >= clientSlots {
+      server.gone(k - clientSlots)
+    } else if i >= 0 {
+      bots[i].isClosed = true
+      bots[i].slot = -1
+      note(6, i, 0)
+      if bots[i].hasEnded {
+        free(i)
+      } else {
+        add(.seeEnd, toReach: i)
       }
-    } else {
-      server.gone(k - engine.limits.connections)
-      sockets[k] = Socket()
     }
     engine.closed(slot, now: instant, into: &effects)
   }

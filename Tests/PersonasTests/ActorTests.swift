@@ -5,7 +5,7 @@ import Testing
 
 /// One connection of a persona, and what it said to scripted replies.
 final class Talk {
-  let persona: Persona
+  let persona: SharedPersona
   var actor = Actor()
   /// Seconds.
   var now = 0.0
@@ -15,8 +15,8 @@ final class Talk {
   init(_ change: (inout Persona) -> Void = { _ in }) {
     var persona = Persona(id: "T")
     change(&persona)
-    self.persona = persona
-    first = actor.opened(persona, seed: 7, now: 0)
+    self.persona = SharedPersona(persona)
+    first = actor.opened(self.persona, seed: 7, now: 0)
   }
   var first = Actor.Step.nothing
 
@@ -405,12 +405,13 @@ struct ActorTests {
     var persona = Persona(id: "T")
     persona.pregreet = 0.5
     persona.patienceOtherwise = impatience
+    let shared = SharedPersona(persona)
     var early = 0
     for seed in 0..<2_000 as Range<UInt64> {
       var (one, two) = (Actor(), Actor())
-      let step = one.opened(persona, seed: seed, now: 0)
-      #expect(step == two.opened(persona, seed: seed, now: 0))
-      #expect(one.deadline(persona) == two.deadline(persona))
+      let step = one.opened(shared, seed: seed, now: 0)
+      #expect(step == two.opened(shared, seed: seed, now: 0))
+      #expect(one.deadline(shared) == two.deadline(shared))
       early += step == .nothing ? 0 : 1
     }
     #expect(abs(early - 1_000) < 70, "\(early) of 2,000 talk early")
@@ -421,7 +422,8 @@ struct ActorTests {
     var persona = Persona(id: "B7")
     func text(_ line: Line) -> String {
       var bytes: [UInt8] = []
-      Words.write(line, persona, number: 12, known: "user@inner.example", into: &bytes)
+      Words.write(
+        line, SharedPersona(persona), number: 12, known: "user@inner.example", into: &bytes)
       return String(decoding: bytes, as: UTF8.self)
     }
     #expect(text(.helo(bare: true, extended: true)) == "EHLO pc12\r\n")
@@ -443,5 +445,44 @@ struct ActorTests {
     #expect(text(.rush(bare: false, recipients: 20)).utf8.count <= Words.most)
     persona.heloName = "ylmf-pc"
     #expect(text(.helo(bare: false, extended: true)) == "EHLO ylmf-pc\r\n")
+  }
+
+  @Test(
+    "a line read in pieces is the line, however long it is",
+    arguments: [1, 3, 73, 74, 512, 32_768])
+  func pieces(size: Int) {
+    let persona = SharedPersona(Persona(id: "B7"))
+    let lines: [Line] =
+      [.mail, .trickle, .rush(bare: true, recipients: 20)]
+      + [0, 1, 71, 72, 73, 74, 75, 1_000, 40_000].map { .body(octets: $0) }
+    for line in lines {
+      var whole: [UInt8] = []
+      Words.write(line, persona, number: 12, known: "user@inner.example", into: &whole)
+      var read: [UInt8] = []
+      var isAll = false
+      while !isAll && read.count <= whole.count {
+        let before = read.count
+        isAll = Words.write(
+          line, persona, number: 12, known: "user@inner.example", from: before, atMost: size,
+          into: &read)
+        #expect(read.count - before <= size)
+      }
+      #expect(read == whole, "\(line)")
+    }
+  }
+
+  @Test("a message has as many octets as it should and a line's more at most, in lines of 74")
+  func bodies() {
+    let persona = SharedPersona(Persona(id: "B7"))
+    for octets in [0, 1, 73, 74, 75, 100_000] {
+      var bytes: [UInt8] = []
+      Words.write(
+        .body(octets: Int32(octets)), persona, number: 12, known: "", into: &bytes)
+      let text = String(decoding: bytes, as: UTF8.self)
+      let head = "Subject: B7 12\r\n\r\n"
+      #expect(text.hasPrefix(head) && text.hasSuffix("\r\n.\r\n"))
+      #expect((octets...octets + 2).contains(bytes.count - head.utf8.count - 3))
+      #expect(text.split(separator: "\r\n").allSatisfy { $0.utf8.count <= 72 })
+    }
   }
 }

@@ -7,6 +7,7 @@ import Testing
 /// What became of one connection: an actor that has heard these replies and then lost patience or its peer.
 private func actor(_ persona: Persona, hearing replies: [String], leavesAt: Double? = nil) -> Actor
 {
+  let persona = SharedPersona(persona)
   var actor = Actor()
   _ = actor.opened(persona, seed: 1, now: 0)
   for reply in replies {
@@ -178,6 +179,24 @@ struct ComingBackTests {
       _ = crowd.connects(&client)
       let next = crowd.ended(&client, end, letThrough: false, now: 0)
       if next == nil { Issue.record("through after \(client.attempt)"); break }
+    }
+  }
+
+  @Test("who comes back without end stops when the scenario does; who has tries left goes on")
+  func endlessEnds() {
+    for (attempts, goesOn) in [(65_535.0, false), (10, true)] {
+      var persona = Persona(id: "B")
+      persona.attempts = .const(attempts)
+      persona.again = .const(100)
+      var crowd = population(persona, duration: 600)
+      var client = crowd.begin(0, now: 0)
+      let end = actor(persona, hearing: ["554 no"])
+      _ = crowd.connects(&client)
+      let before = crowd.ended(&client, end, letThrough: false, now: 499_000_000)
+      #expect(before == 599_000_000)
+      let behind = crowd.ended(&client, end, letThrough: false, now: 500_000_000)
+      #expect(behind == (goesOn ? 600_000_000 : nil))
+      #expect(crowd.findings[0].gaveUp == 0)
     }
   }
 

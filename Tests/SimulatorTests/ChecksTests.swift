@@ -90,9 +90,9 @@ struct ChecksTests {
   @Test("a slot that was given back while its client is there")
   func slotTooFew() {
     var world = waiting()
-    world.bots.append(World.Bot(client: world.bots[0].client))
-    world.bots[world.bots.count - 1].isTaken = true
-    world.bots[world.bots.count - 1].slot = 77
+    let bot = world.bots.take(World.Bot(client: world.bots[0].client))
+    world.bots[bot].isTaken = true
+    world.bots[bot].slot = 77
     world.finish()
     #expect(broken(world.checks) == [Checks().slots.name])
   }

@@ -84,26 +84,6 @@ struct WorldTests {
     #expect(trace(8) != first)
   }
 
-  @Test("who has closed answers a reply with a reset, so what it sent ahead is not gone through")
-  func closed() {
-    var harvester = bot("B", patience: .const(60))
-    harvester.aim = .harvest
-    harvester.pipelinesEarly = 1
-    harvester.recipients = .const(20)
-    harvester.unknown = 1
-    harvester.slowStrikes = 2
-    harvester.slowReply = 0.9
-    harvester.tries = [1]
-    var world = world([(harvester, rate: 2)], duration: 30)
-    // It leaves at the first slow replies; those to its recipients would take a second each, and more.
-    world.run(after: 15)
-    let found = world.population.findings[0]
-    #expect(
-      found.connections > 30 && found.leftAfter.total == found.connections, "\(found.endings)")
-    #expect(world.engine.heldCount == 0 && world.engine.linkCount == 0)
-    for check in world.checks.all { #expect(check.broken == 0, "\(check.name)") }
-  }
-
   @Test("clients come as often as the scenario says, many a millisecond too")
   func rate() {
     var quick = bot("B", patience: .const(1))
@@ -114,6 +94,29 @@ struct WorldTests {
     #expect(abs(Double(found.clients) / 40_000 - 1) < 0.02, "\(found.clients)")
   }
 
+  @Test(
+    "who is less patient with a later reply leaves when that patience ends, not when the first would"
+  )
+  func laterStage() {
+    var early = bot("B", patience: .const(200))
+    early.patience = [.rcpt: .const(3)]
+    early.bytes = .const(100)
+    var world = world(
+      [(early, rate: 2)], duration: 60,
+      policy: policy {
+        $0.delays[.banner].clean = 0; $0.secondChance = false
+      }
+    ) {
+      $0.latency = .const(0.01)
+      $0.downstream.reply = .const(30)
+    }
+    world.run(after: 300)
+    let found = world.population.findings[0]
+    #expect(found.endings["left: rcpt"] == found.connections, "\(found.endings)")
+    // The server takes half a minute for each reply: its banner, EHLO and MAIL have come before.
+    #expect(found.leftAfter.quantile(0.99) < 150, "\(found.leftAfter.quantile(0.99)) s")
+  }
+
   @Test("impatient bots leave before the banner, and the mail server never sees them")
   func impatient() {
     var world = world([(bot("B", patience: .const(2)), rate: 50)], duration: 100)
@@ -122,6 +125,40 @@ struct WorldTests {
     #expect(found.connections > 4_000)
     #expect(found.endings["left: banner"] == found.connections, "\(found.endings)")
     #expect(found.letThrough == 0 && world.engine.heldCount == 0)
+  }
+}
+
+@Suite("The memory of a simulation")
+struct MemoryTests {
+  @Test("is 200 bytes for each client with a connection, counted the same in each run")
+  func connected() {
+    func bytes() -> Double {
+      var patient = bot("B", patience: .const(60))
+      patient.aim = .hold
+      patient.trickle = .const(1e6)
+      var world = world([(patient, rate: 110)], duration: 90)
+      world.run()
+      let most = world.samples.map(\.held).max() ?? 0
+      #expect(most > 6_000 && world.bots.count >= most)
+      #expect(world.waiting.count == 0)
+      return world.bytesEach
+    }
+    let first = bytes()
+    #expect(first <= 200, "\(first) bytes")
+    #expect(first >= Double(MemoryLayout<World.Bot>.stride + MemoryLayout<World.Socket>.stride))
+    #expect(bytes() == first)
+  }
+
+  @Test("is 200 bytes for each client that waits to come back")
+  func waiting() {
+    var again = bot("B", patience: .const(1))
+    again.again = .const(3_000)
+    again.attempts = .const(3)
+    again.tries = []
+    var world = world([(again, rate: 150)], duration: 60)
+    world.run(after: 4_000)
+    #expect(world.waiting.count > 8_000)
+    #expect(world.bytesEach <= 200, "\(world.bytesEach) bytes")
   }
 }
 

@@ -453,7 +453,7 @@ private struct FloodThread: ~Copyable {
       case .free, .leaving: break
       case .connecting: connected(index, slot, -ETIMEDOUT)
       case .open:
-        let persona = population.personas[Int(held.bots[slot].client.persona)]
+        let persona = population.shared[Int(held.bots[slot].client.persona)]
         let step = held.bots[slot].actor.timer(persona, now: now)
         take(step, index, slot, persona)
       }
@@ -498,7 +498,7 @@ private struct FloodThread: ~Copyable {
     case .heard(let bytes): if isOpen { hear(bytes.span, index, slot) }
     case .ended(let isBroken): if isOpen { end(index, slot, isBroken: isBroken) }
     case .said(let line):
-      say(line, index, slot, population.personas[Int(held.bots[slot].client.persona)])
+      say(line, index, slot, population.shared[Int(held.bots[slot].client.persona)])
     case .close: leave(index, slot)
     }
   }
@@ -614,7 +614,7 @@ private struct FloodThread: ~Copyable {
     }
     held.bots[slot].state = .open
     held.bots[slot].dueAt = .max
-    let persona = population.personas[Int(held.bots[slot].client.persona)]
+    let persona = population.shared[Int(held.bots[slot].client.persona)]
     let step = held.bots[slot].actor.opened(persona, seed: held.bots[slot].seed, now: now)
     let line = held.bots[slot].line
     if line.resetAfter >= 0 {
@@ -661,7 +661,7 @@ private struct FloodThread: ~Copyable {
   /// A client hears bytes.
   private mutating func hear(_ bytes: Span<UInt8>, _ index: Int, _ slot: Int) {
     let held = rings[index]
-    let persona = population.personas[Int(held.bots[slot].client.persona)]
+    let persona = population.shared[Int(held.bots[slot].client.persona)]
     let number = held.bots[slot].client.number
     for k in 0..<bytes.count { held.bots[slot].watch.heard(bytes[k], &checks, number) }
     let before = held.bots[slot].actor
@@ -681,7 +681,7 @@ private struct FloodThread: ~Copyable {
 
   /// Carries out what a client does, and looks when it will do something by itself.
   private mutating func take(
-    _ step: Actor.Step, _ index: Int, _ slot: Int, _ persona: Persona
+    _ step: Actor.Step, _ index: Int, _ slot: Int, _ persona: SharedPersona
   ) {
     switch step {
     case .nothing: break
@@ -689,7 +689,7 @@ private struct FloodThread: ~Copyable {
     case .say(let line):
       let held = rings[index]
       tally.events += 1
-      held.bots[slot].watch.said(line, harvests: persona.aim == .harvest)
+      held.bots[slot].watch.said(line, harvests: persona.value.aim == .harvest)
       if held.bots[slot].line.latency > 0 {
         delay(.said(line), index, slot)
       } else {
@@ -699,7 +699,7 @@ private struct FloodThread: ~Copyable {
     remind(index, slot, at: rings[index].bots[slot].actor.deadline(persona))
   }
 
-  private mutating func say(_ line: Line, _ index: Int, _ slot: Int, _ persona: Persona) {
+  private mutating func say(_ line: Line, _ index: Int, _ slot: Int, _ persona: SharedPersona) {
     let held = rings[index]
     let number = Int(held.bots[slot].client.number) * settings.threads + self.number
     scratch.removeAll(keepingCapacity: true)
