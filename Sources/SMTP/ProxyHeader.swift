@@ -146,9 +146,8 @@ package enum ProxyHeader {
   }
 
   private static func append(_ value: UInt64, bytes: Int, to out: inout OutputSpan<UInt8>) {
-    for k in (0..<bytes).reversed() {
-      out.append(UInt8(truncatingIfNeeded: value >> UInt64(8 * k)))
-    }
+    // Not `reversed()`: in a debug build its accessors allocate.
+    for k in 1...bytes { out.append(UInt8(truncatingIfNeeded: value >> UInt64(8 * (bytes - k)))) }
   }
 
   // MARK: Reading
@@ -323,10 +322,10 @@ extension OutputSpan where Element == UInt8 {
   }
 
   private mutating func appendQuad(_ bits: UInt32) -> Bool {
-    for k in (0..<4).reversed() {
-      guard appendDecimal(UInt64(bits >> UInt32(8 * k) & 255)), k == 0 || appendLiteral(".") else {
-        return false
-      }
+    for k in 0..<4 {
+      guard k == 0 || appendLiteral("."),
+        appendDecimal(UInt64(bits >> UInt32(24 - 8 * k) & 255))
+      else { return false }
     }
     return true
   }
@@ -364,8 +363,8 @@ extension OutputSpan where Element == UInt8 {
   package mutating func appendHexadecimal(_ value: UInt64, digits: Int = 16) -> Bool {
     let needed = Swift.max((64 - value.leadingZeroBitCount + 3) / 4, digits)
     guard needed <= freeCapacity else { return false }
-    for place in (0..<needed).reversed() {
-      let digit = UInt8(truncatingIfNeeded: value >> UInt64(4 * place) & 15)
+    for place in 1...needed {
+      let digit = UInt8(truncatingIfNeeded: value >> UInt64(4 * (needed - place)) & 15)
       append(digit < 10 ? 48 + digit : 87 + digit)
     }
     return true

@@ -90,12 +90,10 @@ class Jail:
         os.chown(path, user, group if group is not None else user)
         path.chmod(mode)
 
-    def start(self, command, log=None):
-        program = Program(
+    def start(self, command):
+        return Program(
             ["/usr/sbin/chroot", str(self.root), *command], env={"PATH": "/usr/sbin:/usr/bin"},
             start_new_session=True)
-        program.log_file = log
-        return program
 
     def remove(self):
         shutil.rmtree(self.root, ignore_errors=True)
@@ -156,8 +154,7 @@ exim_group = Debian-exim
 keep_environment =
 domainlist local_domains = example.com
 hostlist relay_from_hosts = 127.0.0.1
-daemon_smtp_ports = {self.port} : {self.proxy_port}
-local_interfaces = 127.0.0.1
+local_interfaces = 127.0.0.1.{self.port} : 127.0.0.1.{self.proxy_port}
 hosts_proxy = ${{if eq{{$received_port}}{{{self.proxy_port}}}{{127.0.0.1}}}}
 smtp_accept_max_per_host = 0
 smtp_accept_max = 200

@@ -16,7 +16,9 @@ private struct TightDriver: ~Copyable {
   /// What the client says next, and the places of the pieces in `script`.
   let script: [[UInt8]]
   let banner = Array("220 inner.test ESMTP\r\n".utf8)
-  let ehlo = Array("250-inner.test\r\n250-PIPELINING\r\n250 8BITMIME\r\n".utf8)
+  let ehlo = Array(
+    "250-inner.test\r\n250-PIPELINING\r\n250-XFORWARD ADDR HELO PORT\r\n250-XCLIENT ADDR HELO PORT\r\n250 8BITMIME\r\n"
+      .utf8)
   let fine = Array("250 2.0.0 Fine\r\n".utf8)
   let goOn = Array("354 Go on\r\n".utf8)
   var piece = 0
@@ -112,8 +114,10 @@ struct AllocationTests {
     #expect(array.count == 10_000 && allocations_of_this_thread() > before)
   }
 
-  @Test("a mail from connect to QUIT allocates nothing")
-  func mail() {
+  @Test(
+    "a mail from connect to QUIT allocates nothing, whatever the downstream is told about its client",
+    arguments: [Identity.none, .proxyV1, .proxyV2, .xclient, .xforward, .received])
+  func mail(identity: Identity) {
     let script = [
       "EHLO client.example.org\r\n", "MAIL FROM:<a@b.c> SIZE=100\r\n", "RCPT TO:<d@e.f>\r\n",
       "DATA\r\n", "Subject: x\r\n\r\nhello\r\n.\r\n", "QUIT\r\n",
@@ -122,11 +126,15 @@ struct AllocationTests {
       access: "10.0.0.0/8 trusted\n", rates: "10.0.0.0/8 conn=9999/s rcpt=9999/s\n")
     policy.timeouts.command = 30_000_000
     var driver = TightDriver(
-      Engine(policy: policy, limits: limits(), seed: 1), script)
+      Engine(policy: policy, limits: limits(), seed: 1, identity: identity), script)
     let probed = driver.engine.timeReached(driver.now, into: &driver.effects)
     driver.settle()
     driver.downstreamAnswers(driver.banner)
     driver.downstreamAnswers(driver.ehlo)
+    if identity == .xclient {
+      driver.downstreamAnswers(driver.banner)
+      driver.downstreamAnswers(driver.ehlo)
+    }
     driver.downstreamAnswers(driver.fine)
     #expect(probed == false)
     var before: UInt64 = 0
@@ -143,6 +151,11 @@ struct AllocationTests {
       driver.settle()
       driver.downstreamAnswers(driver.banner)
       driver.downstreamAnswers(driver.ehlo)
+      if identity == .xclient {
+        driver.downstreamAnswers(driver.banner)
+        driver.downstreamAnswers(driver.ehlo)
+      }
+      if identity == .xforward { driver.downstreamAnswers(driver.fine) }
       driver.downstreamAnswers(driver.fine)  // MAIL
       driver.downstreamAnswers(driver.fine)  // RCPT
       driver.downstreamAnswers(driver.goOn)  // DATA
@@ -155,6 +168,43 @@ struct AllocationTests {
     let asked = allocations_of_this_thread() - before
     #expect(driver.delivered == rounds, "\(driver.delivered) of \(rounds) mails went through")
     #expect(asked == 0, "\(asked) allocations in \(rounds - 100) mails")
+  }
+
+  @Test("reading a load balancer's header allocates nothing", arguments: [1, 1_000])
+  func header(piece: Int) throws {
+    let prefix = try #require(Prefix(Address(v4: 0x0A00_0000), length: 8))
+    let terms = ListenerTerms(
+      address: Address(v4: 0), port: 25, balancers: PrefixTable([(prefix, 0)]))
+    var engine = Engine(
+      policy: policy(access: "192.0.2.0/24 reject\n"), limits: limits(), seed: 1,
+      listeners: [terms])
+    var effects = EffectQueue(capacity: 256)
+    let header = Array("PROXY TCP4 192.0.2.7 127.0.0.1 4321 25\r\n".utf8)
+    let peer = Peer(address: Address(v4: 0x0A00_0001), port: 1, listener: 0)
+    var before: UInt64 = 0
+    var refused = 0
+    for round in 0..<300 {
+      if round == 100 { before = allocations_of_this_thread() }
+      guard case .held(let slot) = engine.accepted(peer, now: .origin, into: &effects) else {
+        break
+      }
+      var sent = 0
+      while sent < header.count {
+        var wanted = Region(offset: 0, count: 0)
+        for k in 0..<effects.count { if case .fill(_, let region) = effects[k] { wanted = region } }
+        effects.removeAll()
+        let count = min(piece, wanted.count, header.count - sent)
+        engine.arena.write(header.span.extracting(sent..<(sent + count)), at: wanted.offset)
+        sent += count
+        engine.filled(slot, count, now: .origin, into: &effects)
+      }
+      while let entry = engine.journal.next() { if entry.event == .denylisted { refused += 1 } }
+      engine.failed(slot, now: .origin, into: &effects)
+      engine.closed(slot, now: .origin, into: &effects)
+      effects.removeAll()
+    }
+    let asked = allocations_of_this_thread() - before
+    #expect(refused == 300 && asked == 0, "\(refused) headers, \(asked) allocations")
   }
 
   @Test("holding and dripping allocate nothing")
