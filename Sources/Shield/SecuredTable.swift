@@ -24,7 +24,7 @@ package struct TLSFacts: BitwiseCopyable, Sendable {
 
 /// Clients that speak TLS, and what is known of it: bounded, and beside the connections, because of a million held
 /// ones few will.
-struct SecuredTable: ~Copyable {
+package struct SecuredTable: ~Copyable {
   private var facts: Slab<TLSFacts>
   private var numbers: PlaceMap
   var capacity: Int { numbers.capacity }
@@ -36,7 +36,7 @@ struct SecuredTable: ~Copyable {
   }
 
   /// Bytes of memory for each place.
-  static var bytesEach: Int { MemoryLayout<TLSFacts>.stride + PlaceMap.bytesEach }
+  package static var bytesEach: Int { MemoryLayout<TLSFacts>.stride + PlaceMap.bytesEach }
 
   /// Gives a client a place.
   ///

@@ -145,7 +145,7 @@ struct ServeCommand: ParsableCommand {
     do {
       settings.tls = try TLSContexts(
         configuration, listeners: configuration.listeners,
-        modes: configuration.listeners.map(\.tls))
+        modes: configuration.listeners.map(\.tls), downstream: configuration.downstream)
     } catch {
       logger.error("TLS: \(error.reason)")
       throw ExitCode(78)
@@ -184,11 +184,18 @@ struct ServeCommand: ParsableCommand {
     signals: SignalQueue, sink: LogSink, logger: Logger
   ) throws {
     var tls = tls
+    var certificates = configuration.tls
+    // What the start has said already is said again in a day.
+    var warnAt = Date(timeIntervalSinceNow: ServeCommand.day)
     var drainUntil: Date?
     while true {
       let number = signals.next(milliseconds: 200)
       switch number {
-      case SIGHUP: reload(service, started: configuration, &tls, logger: logger)
+      case SIGHUP:
+        if let now = reload(service, started: configuration, &tls, logger: logger) {
+          certificates = now
+          warnAt = Date(timeIntervalSinceNow: ServeCommand.day)
+        }
       case SIGTERM where drainUntil == nil:
         logger.notice("draining: no new clients, \(drainSeconds) s for what is under way")
         drainUntil = Date(timeIntervalSinceNow: Double(drainSeconds))
@@ -198,10 +205,16 @@ struct ServeCommand: ParsableCommand {
         do { try sink.reopen() } catch { logger.error("\(error)") }
       case SIGUSR2:
         service.refresh()
-        for line in Statistics.lines(service.snapshot) { logger.notice("\(line)") }
+        for line in Statistics.lines(figures(service, certificates)) { logger.notice("\(line)") }
       default: break
       }
       if let drainUntil, Date() > drainUntil { service.stop() }
+      if Date() > warnAt {
+        warnAt = Date(timeIntervalSinceNow: ServeCommand.day)
+        if let days = daysLeft(certificates), days < TLSIdentity.warningDays {
+          logger.warning("\(ServeCommand.warning(days: days))")
+        }
+      }
       if service.isDone { break }
       if let fault = service.fault {
         logger.critical("a worker ended: \(fault)")
@@ -210,13 +223,32 @@ struct ServeCommand: ParsableCommand {
         throw ExitCode(71)
       }
     }
-    for line in Statistics.lines(service.snapshot) { logger.info("\(line)") }
+    for line in Statistics.lines(figures(service, certificates)) { logger.info("\(line)") }
     logger.notice("stopped")
     service.closeLog()
     if let fault = service.fault {
       logger.critical("a worker ended: \(fault)")
       throw ExitCode(71)
     }
+  }
+
+  private static let day = 86_400.0
+
+  /// Whole days until the first certificate ends.
+  private func daysLeft(_ certificates: TLSSection) -> Int64? {
+    certificates.daysLeft(at: Int64(Date().timeIntervalSince1970))
+  }
+
+  private static func warning(days: Int64) -> String {
+    days < 0
+      ? "a TLS certificate has ended: senders that look at it deliver in clear text or not at all"
+      : "a TLS certificate ends in \(days) days: renew it and send HUP"
+  }
+
+  private func figures(_ service: Service, _ certificates: TLSSection) -> Snapshot {
+    var snapshot = service.snapshot
+    snapshot.tlsCertificateDays = daysLeft(certificates)
+    return snapshot
   }
 
   /// What speaks against certificates: nothing to stop for, whatever `check` makes of it.
@@ -226,9 +258,10 @@ struct ServeCommand: ParsableCommand {
     }
   }
 
+  /// - Returns: the certificates now in force, or nil if nothing has changed.
   private func reload(
     _ service: Service, started: Daemon.Configuration, _ tls: inout TLSContexts, logger: Logger
-  ) {
+  ) -> TLSSection? {
     let overrides = Overrides(
       listen: options.listen, downstream: options.downstream, mode: options.mode,
       hostname: options.hostname)
@@ -239,7 +272,7 @@ struct ServeCommand: ParsableCommand {
     }
     guard let configuration else {
       logger.error("RELOAD failed: the configuration in force stays")
-      return
+      return nil
     }
     tell(configuration.tls.findings, logger)
     // The sockets are those of the start, and so are their roles: by their number in the new file an
@@ -251,11 +284,12 @@ struct ServeCommand: ParsableCommand {
     }
     do {
       tls = try TLSContexts(
-        configuration, listeners: started.listeners, modes: policy.tls, before: tls)
+        configuration, listeners: started.listeners, modes: policy.tls,
+        downstream: started.downstream, before: tls)
     } catch {
       logger.error("TLS: \(error.reason)")
       logger.error("RELOAD failed: the configuration in force stays")
-      return
+      return nil
     }
     service.adopt(policy, tls)
     logger.notice(
@@ -274,6 +308,7 @@ struct ServeCommand: ParsableCommand {
       logger.warning(
         "changed, but in force only at the next start: \(changed.joined(separator: ", "))")
     }
+    return configuration.tls
   }
 }
 
@@ -354,7 +389,8 @@ enum Statistics {
         + "accept_errors=\(driver.acceptErrors) descriptors_exhausted=\(driver.descriptorsExhausted) "
         + "vanished=\(driver.vanishedBeforeAccept) canceled=\(driver.canceled) stale=\(driver.stale) "
         + "installs=\(driver.installs) journal_dropped=\(snapshot.journalDropped) "
-        + "downstream_up=\(snapshot.downstreamUp.map { $0 ? "1" : "0" } ?? "unknown")",
+        + "downstream_up=\(snapshot.downstreamUp.map { $0 ? "1" : "0" } ?? "unknown")"
+        + (snapshot.tlsCertificateDays.map { " tls_certificate_days=\($0)" } ?? ""),
     ]
   }
 }

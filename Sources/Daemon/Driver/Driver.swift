@@ -98,9 +98,11 @@ package struct Driver: ~Copyable {
   /// Slots whose text was wanted when it was there already.
   var openable: [UInt32] = []
   var starvedSecurely: [UInt32] = []
-  /// Handshakes that wait their turn.
-  var handshakesWaiting: [(index: UInt32, generation: UInt32)] = []
-  var waitingHead = 0
+  /// Slots whose TLS went wrong, and whether in the handshake: to be told once the orders at hand are carried out.
+  var troubles: [(slot: Slot, why: Subject?)] = []
+  /// Handshakes that wait their turn: of sources with credit, and of those without.
+  var handshakesFirst = HandshakeQueue()
+  var handshakesLast = HandshakeQueue()
   /// Steps of handshakes in this turn of the loop.
   var handshakesDone = 0
   /// Where text is opened to that goes nowhere else.
@@ -144,7 +146,7 @@ package struct Driver: ~Copyable {
     ringEntries: Int, tls: TLSContexts = TLSContexts()
   ) throws(RingError) {
     let slots = engine.slotCount
-    let isSecure = tls.client != nil || tls.servers.contains { $0 != nil }
+    let isSecure = tls.isSecure
     let ring = try Ring(entries: ringEntries, completions: 4 * ringEntries, slots: slots)
     let buffers = try BufferRing(
       ring, group: 1, count: engine.limits.receiveBuffers, bytesEach: Driver.bufferBytes)
@@ -217,6 +219,7 @@ package struct Driver: ~Copyable {
       isBehind = engine.timeReached(time, into: &effects)
       carryOut()
     }
+    if !troubles.isEmpty { tellTroubles(now: time) }
     let due =
       isBehind || hasSecureWork
       ? 0 : engine.nextDeadline(now: time).microseconds - time.microseconds
@@ -240,7 +243,7 @@ package struct Driver: ~Copyable {
     }
     if !arrivals.isEmpty { install(now: time) }
     ring.advance(count)
-    hasSecureWork = !secures.isEmpty && goOnSecurely(now: time)
+    hasSecureWork = (!secures.isEmpty || !troubles.isEmpty) && goOnSecurely(now: time)
     if starvedHead < starved.count { feedStarved() }
     for number in listeners.indices where acceptAgainAt[number] > 0 {
       if time.microseconds >= acceptAgainAt[number] {
@@ -255,6 +258,16 @@ package struct Driver: ~Copyable {
   package mutating func adopt(_ policy: Policy, _ tls: TLSContexts) {
     engine.adopt(policy)
     self.tls = tls
+    // Switched on by this reload. Group 2 has had no receive yet.
+    if tls.isSecure && secureBuffers.count == 1 && secures.isEmpty {
+      do {
+        secureBuffers = try BufferRing(
+          ring, group: 3, count: Driver.secureBufferCount, bytesEach: Driver.secureBufferBytes)
+      } catch {
+        // It works with the small one, only slowly.
+        return
+      }
+    }
   }
 
   package mutating func drain() {
