@@ -46,6 +46,8 @@ package struct ConnectionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let countedBad = ConnectionFlags(rawValue: 8)
   /// The first word of the line that is coming in is complete (tarpit only).
   static let pastWord = ConnectionFlags(rawValue: 16)
+  /// Its source has had more handshakes than it has credit for: those that have some come first.
+  static let inTurn = ConnectionFlags(rawValue: 32)
   /// The tarpit's reply being dripped is the last one.
   static let last = ConnectionFlags(rawValue: 64)
   /// The peer has closed its sending side.

@@ -19,6 +19,8 @@ extension Driver {
   /// about a millisecond.
   private static let handshakesAtOnce = 4
   private static let handshakesInTurn = 1
+  /// Handshakes without credit get a quarter of the time: after each step so many times its length belongs to others.
+  private static let restAfterStep: Int64 = 3
   /// A drip that finds so much waiting has a peer that takes nothing.
   private static let dripsWaitingMost = 8_192
 
@@ -309,10 +311,16 @@ extension Driver {
     while budget > 0, let slot = handshakesFirst.next() {
       if goOnShaking(slot, now: now) { budget -= 1 }
     }
+    if handshakesLast.isEmpty { return }
+    let start = self.now()
+    if start < handshakesAgainAt { return }
     budget = Driver.handshakesInTurn
     while budget > 0, let slot = handshakesLast.next() {
       if goOnShaking(slot, now: now) { budget -= 1 }
     }
+    let end = self.now()
+    handshakesAgainAt = end.after(
+      microseconds: Driver.restAfterStep * (end.microseconds - start.microseconds))
   }
 
   /// - Returns: false if that one is gone.
@@ -428,7 +436,7 @@ extension Driver {
     handshakesDone = 0
     handshakesInTurn(now: now)
     tellTroubles(now: now)
-    return !openable.isEmpty || !handshakesFirst.isEmpty || !handshakesLast.isEmpty
+    return !openable.isEmpty || !handshakesFirst.isEmpty
   }
 }
 

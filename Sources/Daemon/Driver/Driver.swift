@@ -103,6 +103,8 @@ package struct Driver: ~Copyable {
   /// Handshakes that wait their turn: of sources with credit, and of those without.
   var handshakesFirst = HandshakeQueue()
   var handshakesLast = HandshakeQueue()
+  /// When one of the latter is next.
+  var handshakesAgainAt = Instant.origin
   /// Steps of handshakes in this turn of the loop.
   var handshakesDone = 0
   /// Where text is opened to that goes nowhere else.
@@ -220,9 +222,12 @@ package struct Driver: ~Copyable {
       carryOut()
     }
     if !troubles.isEmpty { tellTroubles(now: time) }
-    let due =
+    var due =
       isBehind || hasSecureWork
       ? 0 : engine.nextDeadline(now: time).microseconds - time.microseconds
+    if !handshakesLast.isEmpty {
+      due = min(due, handshakesAgainAt.microseconds - time.microseconds)
+    }
     try ring.submitAndWait(timeoutMicroseconds: min(max(due, 0), longest))
     time = now()
     var woken = false
@@ -243,7 +248,9 @@ package struct Driver: ~Copyable {
     }
     if !arrivals.isEmpty { install(now: time) }
     ring.advance(count)
-    hasSecureWork = (!secures.isEmpty || !troubles.isEmpty) && goOnSecurely(now: time)
+    // A queue of handshakes whose slots are gone must be emptied, too: it sets the time to wake up.
+    let mayHaveWork = !secures.isEmpty || !troubles.isEmpty || !handshakesLast.isEmpty
+    hasSecureWork = mayHaveWork && goOnSecurely(now: time)
     if starvedHead < starved.count { feedStarved() }
     for number in listeners.indices where acceptAgainAt[number] > 0 {
       if time.microseconds >= acceptAgainAt[number] {
