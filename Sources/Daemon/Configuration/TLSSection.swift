@@ -2,7 +2,7 @@
 import Flow
 import Glibc
 import Structures
-package import Suspicion
+import Suspicion
 package import TLS
 
 /// What the operator decides about TLS, with the certificates already read.

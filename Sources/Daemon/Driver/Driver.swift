@@ -9,7 +9,6 @@ import SMTP
 package import Shield
 package import Structures
 package import Suspicion
-package import TLS
 package import Uring
 
 /// What the driver knows of a slot, in 2 bytes: what is in flight (4 bits), what is wanted (2), flags (10).

@@ -9,7 +9,6 @@ package import Shield
 package import Structures
 package import Suspicion
 import Synchronization
-package import TLS
 package import Uring
 
 /// What a worker tells about itself, as of about a second ago.
