@@ -86,7 +86,9 @@ extension Engine {
   mutating func beginHandshake(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     wheel.set(i, at: now.after(microseconds: handshakeTimeout))
     counters.handshakes += 1
-    effects.append(.secure(slot(client: i), hasCredit(i, now: now) ? .accept : .acceptInTurn))
+    let isInTurn = secured[i]?.isInTurn ?? false
+    if isInTurn { counters.handshakesInTurn += 1 }
+    effects.append(.secure(slot(client: i), isInTurn ? .acceptInTurn : .accept))
   }
 
   var handshakeTimeout: Int64 {
@@ -104,12 +106,11 @@ extension Engine {
     let key = BucketKey(
       address, length: address.isIPv4 ? 32 : 64, limit: LimitKind.handshakes)
     if case .allowed = buckets.take(key, 1, policy.handshakes, now: now) { return true }
-    counters.handshakesInTurn += 1
     return false
   }
 
-  /// Takes one of the places for TLS. The worst find none first: T3 has half of them, and some are kept for
-  /// known senders.
+  /// Takes one of the places for TLS. The worst find none first: T3 has half of them, and so have handshakes without
+  /// credit, of which one source could begin any number; some are kept for known senders.
   ///
   /// - Returns: false if there is none for it.
   mutating func takeTLSPlace(_ i: Int, now: Instant) -> Bool {
@@ -119,7 +120,12 @@ extension Engine {
       case .bad: 0.5
       case .clean, .suspicious: 1 - policy.reservedForKnown
       }
-    guard Double(secured.count) < Double(secured.capacity) * most, secured.add(i) else {
+    let count = Double(secured.count)
+    let hasRoom = count < Double(secured.capacity) * most
+    let isInTurn = hasRoom && !hasCredit(i, now: now)
+    guard hasRoom, !isInTurn || count < Double(secured.capacity) * 0.5,
+      secured.add(i, isInTurn: isInTurn)
+    else {
       limitReached(i, .tlsSessions, now: now)
       return false
     }

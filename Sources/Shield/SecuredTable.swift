@@ -18,6 +18,9 @@ package struct TLSFacts: BitwiseCopyable, Sendable {
   /// The name the client asked for (SNI, RFC 6066, 3); empty for none and for one above 128 octets.
   package var name = InlineArray<128, UInt8>(repeating: 0)
   package var nameCount: UInt8 = 0
+  /// Until the handshake is over: its source has had more of them than it has credit for, and those that have some
+  /// come first.
+  var isInTurn = false
 
   package init() {}
 
@@ -31,7 +34,7 @@ package struct TLSFacts: BitwiseCopyable, Sendable {
 
 /// Clients that speak TLS, and what is known of it: bounded, and beside the connections, because of a million held
 /// ones few will.
-struct SecuredTable: ~Copyable {
+package struct SecuredTable: ~Copyable {
   private var facts: Slab<TLSFacts>
   private var numbers: PlaceMap
   var capacity: Int { numbers.capacity }
@@ -43,14 +46,15 @@ struct SecuredTable: ~Copyable {
   }
 
   /// Bytes of memory for each place.
-  static var bytesEach: Int { MemoryLayout<TLSFacts>.stride + PlaceMap.bytesEach }
+  package static var bytesEach: Int { MemoryLayout<TLSFacts>.stride + PlaceMap.bytesEach }
 
   /// Gives a client a place.
   ///
   /// - Returns: false if there is none left.
-  mutating func add(_ client: Int) -> Bool {
+  mutating func add(_ client: Int, isInTurn: Bool) -> Bool {
     guard let number = numbers.add(client) else { return false }
     facts[number] = TLSFacts()
+    facts[number].isInTurn = isInTurn
     return true
   }
 

@@ -170,7 +170,7 @@ struct ServeCommand: ParsableCommand {
     do {
       settings.tls = try TLSContexts(
         configuration, listeners: configuration.listeners,
-        modes: configuration.listeners.map(\.tls))
+        modes: configuration.listeners.map(\.tls), downstream: configuration.downstream)
     } catch {
       logger.error("TLS: \(error.reason)")
       throw ExitCode(78)
@@ -239,13 +239,21 @@ struct ServeCommand: ParsableCommand {
     signals: SignalQueue, sink: LogSink, logger: Logger
   ) throws {
     var tls = tls
+    var certificates = configuration.tls
+    // What the start has said already is said again in a day.
+    var warnAt = Date(timeIntervalSinceNow: ServeCommand.day)
     var drainUntil: Date?
     var mode = configuration.policy.mode
     while true {
       let number = signals.next(milliseconds: 200)
       switch number {
       case SIGHUP:
-        reload(service, started: configuration, mode: &mode, tls: &tls, logger: logger)
+        if let now = reload(
+          service, started: configuration, mode: &mode, tls: &tls, logger: logger)
+        {
+          certificates = now
+          warnAt = Date(timeIntervalSinceNow: ServeCommand.day)
+        }
       case SIGTERM where drainUntil == nil:
         logger.notice("draining: no new clients, \(drainSeconds) s for what is under way")
         drainUntil = Date(timeIntervalSinceNow: Double(drainSeconds))
@@ -255,10 +263,16 @@ struct ServeCommand: ParsableCommand {
         do { try sink.reopen() } catch { logger.error("\(error)") }
       case SIGUSR2:
         service.refresh()
-        for line in Statistics.lines(service.snapshot) { logger.notice("\(line)") }
+        for line in Statistics.lines(figures(service, certificates)) { logger.notice("\(line)") }
       default: break
       }
       if let drainUntil, Date() > drainUntil { service.stop() }
+      if Date() > warnAt {
+        warnAt = Date(timeIntervalSinceNow: ServeCommand.day)
+        if let days = daysLeft(certificates), days < TLSIdentity.warningDays {
+          logger.warning("\(ServeCommand.warning(days: days))")
+        }
+      }
       if service.isDone { break }
       if let fault = service.fault {
         logger.critical("a worker ended: \(fault)")
@@ -267,13 +281,32 @@ struct ServeCommand: ParsableCommand {
         throw ExitCode(71)
       }
     }
-    for line in Statistics.lines(service.snapshot) { logger.info("\(line)") }
+    for line in Statistics.lines(figures(service, certificates)) { logger.info("\(line)") }
     logger.notice("stopped")
     service.closeLog()
     if let fault = service.fault {
       logger.critical("a worker ended: \(fault)")
       throw ExitCode(71)
     }
+  }
+
+  private static let day = 86_400.0
+
+  /// Whole days until the first certificate ends.
+  private func daysLeft(_ certificates: TLSSection) -> Int64? {
+    certificates.daysLeft(at: Int64(Date().timeIntervalSince1970))
+  }
+
+  private static func warning(days: Int64) -> String {
+    days < 0
+      ? "a TLS certificate has ended: senders that look at it deliver in clear text or not at all"
+      : "a TLS certificate ends in \(days) days: renew it and send HUP"
+  }
+
+  private func figures(_ service: Service, _ certificates: TLSSection) -> Snapshot {
+    var snapshot = service.snapshot
+    snapshot.tlsCertificateDays = daysLeft(certificates)
+    return snapshot
   }
 
   /// What speaks against certificates: nothing to stop for, whatever `check` makes of it.
@@ -283,10 +316,11 @@ struct ServeCommand: ParsableCommand {
     }
   }
 
+  /// - Returns: the certificates now in force, or nil if nothing has changed.
   private func reload(
     _ service: Service, started: Daemon.Configuration, mode: inout Mode, tls: inout TLSContexts,
     logger: Logger
-  ) {
+  ) -> TLSSection? {
     let (configuration, problems) = Daemon.Configuration.load(
       file: options.config, overrides: options.overrides, keeping: .lines)
     for problem in problems {
@@ -294,7 +328,7 @@ struct ServeCommand: ParsableCommand {
     }
     guard let configuration else {
       logger.error("RELOAD failed: the configuration in force stays")
-      return
+      return nil
     }
     tell(configuration.tls.findings, logger)
     // From looking on to acting: what is asked before a start with that.
@@ -303,7 +337,7 @@ struct ServeCommand: ParsableCommand {
       !mayEnforce(started, address, logger: logger)
     {
       logger.error("RELOAD failed: the configuration in force stays")
-      return
+      return nil
     }
     // The sockets are those of the start, and so are their roles: by their number in the new file an
     // inbound port could become an outbound one.
@@ -314,11 +348,12 @@ struct ServeCommand: ParsableCommand {
     }
     do {
       tls = try TLSContexts(
-        configuration, listeners: started.listeners, modes: policy.tls, before: tls)
+        configuration, listeners: started.listeners, modes: policy.tls,
+        downstream: started.downstream, before: tls)
     } catch {
       logger.error("TLS: \(error.reason)")
       logger.error("RELOAD failed: the configuration in force stays")
-      return
+      return nil
     }
     mode = configuration.policy.mode
     service.adopt(policy, tls)
@@ -338,6 +373,7 @@ struct ServeCommand: ParsableCommand {
       logger.warning(
         "changed, but in force only at the next start: \(changed.joined(separator: ", "))")
     }
+    return configuration.tls
   }
 }
 
@@ -418,7 +454,8 @@ enum Statistics {
         + "accept_errors=\(driver.acceptErrors) descriptors_exhausted=\(driver.descriptorsExhausted) "
         + "vanished=\(driver.vanishedBeforeAccept) canceled=\(driver.canceled) stale=\(driver.stale) "
         + "installs=\(driver.installs) journal_dropped=\(snapshot.journalDropped) "
-        + "downstream_up=\(snapshot.downstreamUp.map { $0 ? "1" : "0" } ?? "unknown")",
+        + "downstream_up=\(snapshot.downstreamUp.map { $0 ? "1" : "0" } ?? "unknown")"
+        + (snapshot.tlsCertificateDays.map { " tls_certificate_days=\($0)" } ?? ""),
     ]
   }
 }

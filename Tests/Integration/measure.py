@@ -184,6 +184,12 @@ def failures(folder):
             say(f"dies at {stage} by {how}", f"{steps[-1]}; accepted {box.stop()['messages']}")
 
 
+def tls(folder):
+    import measure_tls
+
+    measure_tls.tls(folder)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--held", type=int, default=15_000, help="silent connections (default 15000)")
@@ -196,7 +202,7 @@ def main():
             if part == "held":
                 held(folder, options.held)
             else:
-                {"mail": mail, "delays": delays, "failures": failures}[part](folder)
+                {"mail": mail, "delays": delays, "failures": failures, "tls": tls}[part](folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Flow
 import Shield
 import Simulator
 import Structures
@@ -139,6 +140,23 @@ struct EncryptionTests {
     #expect(shield.driver.handshakes.filter { $0 == .accept }.count >= 24 + 20)
     let inTurn = shield.driver.engine.counters.handshakesInTurn
     #expect(shield.driver.handshakes.filter { $0 == .acceptInTurn }.count == Int(inTurn))
+  }
+
+  @Test(
+    "a source without credit for handshakes gets half of the places, and leaves the rest to others")
+  func half() throws {
+    var shield = offering(
+      { $0.handshakes = Rate(1, per: .seconds(3_600), burst: 2) ?? .unlimited },
+      limits: { $0.tlsSessions = 12 })
+    var taken = 0
+    for _ in 0..<10 {
+      let client = try greeted(&shield)
+      if shield.ask(client, "STARTTLS\r\n").hasPrefix("220") { taken += 1 }
+    }
+    #expect(taken == 6)
+    #expect(shield.driver.engine.counters.handshakesInTurn == 4)
+    let other = try greeted(&shield, from: "127.0.8.1")
+    #expect(shield.ask(other, "STARTTLS\r\n").hasPrefix("220"))
   }
 
   @Test("on a listener of TLS alone the handshake comes first, then the wait for the banner")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
 package import Shield
+import Structures
 import Suspicion
 
 /// What each limit may take in memory when it is full, in the process and in the kernel, and the sum.
@@ -23,6 +24,10 @@ package struct MemoryStatement: Sendable {
     package var downstream = Footprint.link + Driver.bytesPerSlot
     package var downstreamKernel = 4_100
     package var header = Footprint.header
+    /// A session of TLS: what OpenSSL has of it at rest (12.9 to 14.2 KB measured, with its certificate and ticket
+    /// more), and our records. In a handshake it is up to 80 KB for some milliseconds.
+    package var tlsSession =
+      16_000 + SecuredTable.bytesEach + MemoryLayout<SecureSlot>.stride + PlaceMap.bytesEach
     package var bucket = 15
     /// 15.75 B.
     package var source = 16
@@ -73,6 +78,7 @@ package struct MemoryStatement: Sendable {
         row(
           "downstream_connections", share.downstreamConnections, units.downstream,
           units.downstreamKernel),
+        row("tls_sessions", share.tlsSessions, units.tlsSession),
         row("proxy_headers", isBalanced ? share.proxyHeaders : 0, units.header),
         row("buckets", share.buckets, units.bucket),
         row("sources", share.sources, units.source),
@@ -86,6 +92,13 @@ package struct MemoryStatement: Sendable {
 
   /// For a configuration with its tables.
   package init(_ configuration: Configuration, units: Units = Units()) {
+    var units = units
+    if configuration.downstream.tls != .off { units.downstream += units.tlsSession }
+    if configuration.downstream.tls != .off
+      || configuration.listeners.contains(where: { $0.tls == .starttls || $0.tls == .implicit })
+    {
+      units.worker += Driver.secureBufferCount * Driver.secureBufferBytes
+    }
     self.init(
       limits: configuration.limits, workers: configuration.workers,
       tables: configuration.policy.access.footprint + configuration.policy.rates.footprint,

@@ -229,6 +229,7 @@ extension Setting {
     count("limits.sessions", \.limits.sessions, 4...1_000_000),
     count("limits.downstream_connections", \.limits.downstreamConnections, 4...100_000),
     count("limits.proxy_headers", \.limits.proxyHeaders, 16...100_000),
+    count("limits.tls_sessions", \.limits.tlsSessions, 4...1_000_000),
     size("limits.input_bytes", \.limits.inputBytes, 4_096...(1 << 20)),
     count("limits.buckets", \.limits.buckets, 64...1_000_000_000),
     count("limits.sources", \.limits.sources, 64...1_000_000_000),

@@ -9,6 +9,9 @@ package struct TLSContexts: Sendable {
   /// For the downstream; nil where there is no TLS.
   package var client: TLSClientContext?
 
+  /// Whether any connection may come to TLS.
+  package var isSecure: Bool { client != nil || servers.contains { $0 != nil } }
+
   package init(servers: [TLSServerContext?] = [], client: TLSClientContext? = nil) {
     self.servers = servers
     self.client = client
@@ -20,9 +23,10 @@ package struct TLSContexts: Sendable {
   /// - Parameters:
   ///   - listeners: those that are open, in their order.
   ///   - modes: how each comes to TLS.
+  ///   - downstream: the one in force, which a reload does not change.
   package init(
     _ configuration: Configuration, listeners: [Listener], modes: [ListenerTLS],
-    before: TLSContexts? = nil
+    downstream: Downstream, before: TLSContexts? = nil
   ) throws(TLSContextError) {
     servers = []
     for (number, listener) in listeners.enumerated() {
@@ -40,7 +44,7 @@ package struct TLSContexts: Sendable {
       servers.append(
         try TLSServerContext(configuration.tls.serverSettings(for: listener), ticketKeys: keys))
     }
-    if let settings = configuration.downstream.clientSettings {
+    if let settings = downstream.clientSettings {
       client = try TLSClientContext(settings)
     }
   }

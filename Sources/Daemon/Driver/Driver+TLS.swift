@@ -15,9 +15,12 @@ extension Driver {
   /// A record is 16 KB and a bit; several receives of half as much would cost more than their memory saves.
   static let secureBufferBytes = 16_384
   static let secureBufferCount = 32
-  /// Handshakes of one turn: those at once, and of those in turn. One costs about a millisecond.
+  /// Steps of handshakes in one turn of the loop: of sources with credit, and of those without. The dearest costs
+  /// about a millisecond.
   private static let handshakesAtOnce = 4
   private static let handshakesInTurn = 1
+  /// Handshakes without credit get a quarter of the time: after each step so many times its length belongs to others.
+  private static let restAfterStep: Int64 = 3
   /// A drip that finds so much waiting has a peer that takes nothing.
   private static let dripsWaitingMost = 8_192
 
@@ -28,11 +31,15 @@ extension Driver {
   /// Begins a handshake.
   mutating func secure(_ slot: Slot, _ handshake: Handshake) {
     let i = Int(slot.index)
-    guard let tls = channel(slot, handshake), secures.insert(tls, at: i) else {
-      engine.notSecured(slot, .handshake, now: now(), into: &effects)
+    // A receive of clear text that is in flight would take what belongs to the handshake.
+    guard !places[i].flags.contains(.receiving), let tls = channel(slot, handshake),
+      secures.insert(tls, at: i)
+    else {
+      troubles.append((slot, .handshake))
       return
     }
     places[i].flags.insert(.secure)
+    places[i].flags.remove(.starved)
     places[i].want = .nothing
     if handshake == .connect {
       shakeHands(slot, UnsafeRawBufferPointer(start: nil, count: 0), now: now())
@@ -90,11 +97,12 @@ extension Driver {
   mutating func sealDrip(_ drip: Drip) {
     let i = Int(drip.slot.index)
     if places[i].flags.contains(.closing) { return }
-    if secures[i].channel.pendingOutput > Driver.dripsWaitingMost {
-      engine.failed(drip.slot, now: now(), into: &effects)
+    guard secures[i].channel.pendingOutput <= Driver.dripsWaitingMost,
+      case .accepted = secures[i].channel.write(drip.byte)
+    else {
+      troubles.append((drip.slot, nil))
       return
     }
-    _ = secures[i].channel.write(drip.byte)
     pushOut(drip.slot)
   }
 
@@ -127,8 +135,10 @@ extension Driver {
       let text = UnsafeRawBufferPointer(
         start: engine.arena.base + secures[i].textOffset, count: secures[i].textLeft)
       guard case .accepted(let count) = secures[i].channel.write(text) else {
-        engine.failed(slot, now: now(), into: &effects)
-        return
+        secures[i].textLeft = 0
+        secures[i].textCount = 0
+        troubles.append((slot, nil))
+        break
       }
       secures[i].textOffset += count
       secures[i].textLeft -= count
@@ -174,10 +184,8 @@ extension Driver {
       places[i].flags.insert(.sending)
       sendRest(slot)
     }
-    // Whatever was not read because too much waited to go out.
-    if secures.contains(i) && secures[i].stashed.count > 0 && places[i].want != .nothing
-      && !secures[i].isShakingHands
-    {
+    if secures[i].isReadWaiting {
+      secures[i].isReadWaiting = false
       openable.append(slot.index)
     }
   }
@@ -243,15 +251,7 @@ extension Driver {
     let isStashed = secures[i].stashed.count > 0
     if isStashed { secures[i].keep(fresh) }
     var input = isStashed ? secures[i].stashed : fresh
-    defer {
-      if secures.contains(i) {
-        if isStashed {
-          secures[i].drop(keeping: input.count)
-        } else {
-          secures[i].keep(input)
-        }
-      }
-    }
+    defer { if isStashed { secures[i].drop(keeping: input.count) } else { secures[i].keep(input) } }
     let found: TLSRead
     switch places[i].want {
     case .fill:
@@ -283,7 +283,7 @@ extension Driver {
     case .needsMore:
       if secures[i].inputEnded { tellEnded(slot, now: now) } else { seekRecords(slot) }
     case .closed: tellEnded(slot, now: now)
-    case .mustSend: break  // what is on its way out goes on from here when it is out
+    case .mustSend: secures[i].isReadWaiting = true
     case .failed: engine.failed(slot, now: now, into: &effects)
     }
     // Alerts, and answers to key updates.
@@ -299,30 +299,39 @@ extension Driver {
       handshakesDone += 1
       shakeHands(slot, bytes, now: now)
     } else {
+      // Nothing is received until its turn has come, so it waits once.
       secures[i].keep(bytes)
-      handshakesWaiting.append((slot.index, slot.generation))
+      if secures[i].isInTurn { handshakesLast.append(slot) } else { handshakesFirst.append(slot) }
     }
   }
 
-  /// Those whose turn it is, once in each turn of the loop.
-  mutating func handshakesInTurn(now: Instant) {
-    var budget = Driver.handshakesInTurn
-    while budget > 0, waitingHead < handshakesWaiting.count {
-      let (index, generation) = handshakesWaiting[waitingHead]
-      waitingHead += 1
-      let i = Int(index)
-      guard engine.generation(of: i) == generation, isSecure(i), secures[i].isShakingHands,
-        !places[i].flags.contains(.closing)
-      else { continue }
-      budget -= 1
-      let slot = Slot(index: index, generation: generation)
-      shakeHands(slot, UnsafeRawBufferPointer(start: nil, count: 0), now: now)
-      carryOut()
+  /// Those whose turn it is, in each turn of the loop: sources without credit do not stand before those with it.
+  private mutating func handshakesInTurn(now: Instant) {
+    var budget = Driver.handshakesAtOnce
+    while budget > 0, let slot = handshakesFirst.next() {
+      if goOnShaking(slot, now: now) { budget -= 1 }
     }
-    if waitingHead == handshakesWaiting.count || waitingHead >= 1_024 {
-      handshakesWaiting.removeFirst(waitingHead)
-      waitingHead = 0
+    if handshakesLast.isEmpty { return }
+    let start = self.now()
+    if start < handshakesAgainAt { return }
+    budget = Driver.handshakesInTurn
+    while budget > 0, let slot = handshakesLast.next() {
+      if goOnShaking(slot, now: now) { budget -= 1 }
     }
+    let end = self.now()
+    handshakesAgainAt = end.after(
+      microseconds: Driver.restAfterStep * (end.microseconds - start.microseconds))
+  }
+
+  /// - Returns: false if that one is gone.
+  private mutating func goOnShaking(_ slot: Slot, now: Instant) -> Bool {
+    let i = Int(slot.index)
+    guard engine.generation(of: i) == slot.generation, isSecure(i), secures[i].isShakingHands,
+      !places[i].flags.contains(.closing)
+    else { return false }
+    shakeHands(slot, UnsafeRawBufferPointer(start: nil, count: 0), now: now)
+    carryOut()
+    return true
   }
 
   /// Goes on with a handshake, with what waited and what has just come.
@@ -341,8 +350,7 @@ extension Driver {
     case .needsMore: seekRecords(slot)
     case .established(let info):
       engine.secured(slot, facts(i, info), now: now, into: &effects)
-    case .failed(let failure):
-      engine.notSecured(slot, Driver.subject(failure), now: now, into: &effects)
+    case .failed(let failure): troubles.append((slot, Driver.subject(failure)))
     }
   }
 
@@ -376,6 +384,27 @@ extension Driver {
 
   // MARK: Each turn
 
+  /// Tells of what went wrong while orders were carried out. As a fact in the middle of them, one for each order, it
+  /// could be more than the queue of orders takes.
+  mutating func tellTroubles(now: Instant) {
+    var k = 0
+    // The orders that follow may add to them.
+    while k < troubles.count {
+      let (slot, why) = troubles[k]
+      k += 1
+      let i = Int(slot.index)
+      guard engine.generation(of: i) == slot.generation, !places[i].flags.contains(.closing)
+      else { continue }
+      if let why {
+        engine.notSecured(slot, why, now: now, into: &effects)
+      } else {
+        engine.failed(slot, now: now, into: &effects)
+      }
+      carryOut()
+    }
+    troubles.removeAll(keepingCapacity: true)
+  }
+
   /// What waits for no completion: text that is opened already, slots that found no buffer, handshakes in turn.
   ///
   /// - Returns: whether there is more, so that the loop must not wait.
@@ -386,7 +415,9 @@ extension Driver {
       let index = openable[k]
       k += 1
       let i = Int(index)
-      guard isSecure(i), places[i].flags.isDisjoint(with: [.closing]) else { continue }
+      // A tenant that came since is none the worse for a look.
+      guard isSecure(i), !places[i].flags.contains(.closing), !secures[i].isShakingHands
+      else { continue }
       openRecords(
         Slot(index: index, generation: engine.generation(of: i)),
         UnsafeRawBufferPointer(start: nil, count: 0), now: now)
@@ -394,17 +425,38 @@ extension Driver {
     }
     openable.removeFirst(k)
     if !starvedSecurely.isEmpty {
-      let waiting = starvedSecurely
-      starvedSecurely.removeAll()
-      for index in waiting where places[Int(index)].flags.contains(.starved) {
-        places[Int(index)].flags.remove(.starved)
-        if isSecure(Int(index)) {
-          seekRecords(Slot(index: index, generation: engine.generation(of: Int(index))))
-        }
+      for index in starvedSecurely {
+        let i = Int(index)
+        guard isSecure(i), places[i].flags.contains(.starved) else { continue }
+        places[i].flags.remove(.starved)
+        seekRecords(Slot(index: index, generation: engine.generation(of: i)))
       }
+      starvedSecurely.removeAll(keepingCapacity: true)
     }
     handshakesDone = 0
-    if waitingHead < handshakesWaiting.count { handshakesInTurn(now: now) }
-    return !openable.isEmpty || waitingHead < handshakesWaiting.count
+    handshakesInTurn(now: now)
+    tellTroubles(now: now)
+    return !openable.isEmpty || !handshakesFirst.isEmpty
+  }
+}
+
+/// Handshakes that wait, in the order of their coming. One whose slot is gone stands here until its turn.
+struct HandshakeQueue {
+  private var slots: [Slot] = []
+  private var head = 0
+
+  var isEmpty: Bool { head == slots.count }
+
+  mutating func append(_ slot: Slot) { slots.append(slot) }
+
+  mutating func next() -> Slot? {
+    if isEmpty { return nil }
+    let slot = slots[head]
+    head += 1
+    if head == slots.count || head >= 1_024 {
+      slots.removeFirst(head)
+      head = 0
+    }
+    return slot
   }
 }

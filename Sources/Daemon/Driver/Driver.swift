@@ -100,9 +100,13 @@ package struct Driver: ~Copyable {
   /// Slots whose text was wanted when it was there already.
   var openable: [UInt32] = []
   var starvedSecurely: [UInt32] = []
-  /// Handshakes that wait their turn.
-  var handshakesWaiting: [(index: UInt32, generation: UInt32)] = []
-  var waitingHead = 0
+  /// Slots whose TLS went wrong, and whether in the handshake: to be told once the orders at hand are carried out.
+  var troubles: [(slot: Slot, why: Subject?)] = []
+  /// Handshakes that wait their turn: of sources with credit, and of those without.
+  var handshakesFirst = HandshakeQueue()
+  var handshakesLast = HandshakeQueue()
+  /// When one of the latter is next.
+  var handshakesAgainAt = Instant.origin
   /// Steps of handshakes in this turn of the loop.
   var handshakesDone = 0
   /// Where text is opened to that goes nowhere else.
@@ -152,7 +156,7 @@ package struct Driver: ~Copyable {
     handOver: (@Sendable (Int, Peer, Int32) -> Void)? = nil
   ) throws(RingError) {
     let slots = engine.slotCount
-    let isSecure = tls.client != nil || tls.servers.contains { $0 != nil }
+    let isSecure = tls.isSecure
     let ring = try Ring(entries: ringEntries, completions: 4 * ringEntries, slots: slots)
     let buffers = try BufferRing(
       ring, group: 1, count: engine.limits.receiveBuffers, bytesEach: Driver.bufferBytes)
@@ -227,9 +231,13 @@ package struct Driver: ~Copyable {
       isBehind = engine.timeReached(time, into: &effects)
       carryOut()
     }
-    let due =
+    if !troubles.isEmpty { tellTroubles(now: time) }
+    var due =
       isBehind || hasSecureWork
       ? 0 : engine.nextDeadline(now: time).microseconds - time.microseconds
+    if !handshakesLast.isEmpty {
+      due = min(due, handshakesAgainAt.microseconds - time.microseconds)
+    }
     try ring.submitAndWait(timeoutMicroseconds: min(max(due, 0), longest))
     time = now()
     var woken = false
@@ -250,7 +258,9 @@ package struct Driver: ~Copyable {
     }
     if !arrivals.isEmpty { install(now: time) }
     ring.advance(count)
-    hasSecureWork = !secures.isEmpty && goOnSecurely(now: time)
+    // A queue of handshakes whose slots are gone must be emptied, too: it sets the time to wake up.
+    let mayHaveWork = !secures.isEmpty || !troubles.isEmpty || !handshakesLast.isEmpty
+    hasSecureWork = mayHaveWork && goOnSecurely(now: time)
     if starvedHead < starved.count { feedStarved() }
     for number in listeners.indices where acceptAgainAt[number] > 0 {
       if time.microseconds >= acceptAgainAt[number] {
@@ -265,6 +275,16 @@ package struct Driver: ~Copyable {
   package mutating func adopt(_ policy: Policy, _ tls: TLSContexts) {
     engine.adopt(policy)
     self.tls = tls
+    // Switched on by this reload. Group 2 has had no receive yet.
+    if tls.isSecure && secureBuffers.count == 1 && secures.isEmpty {
+      do {
+        secureBuffers = try BufferRing(
+          ring, group: 3, count: Driver.secureBufferCount, bytesEach: Driver.secureBufferBytes)
+      } catch {
+        // It works with the small one, only slowly.
+        return
+      }
+    }
   }
 
   package mutating func drain() {

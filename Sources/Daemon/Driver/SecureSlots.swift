@@ -18,6 +18,8 @@ struct SecureSlot: ~Copyable {
   var isInTurn: Bool
   /// The peer's side is closed.
   var inputEnded = false
+  /// Plain text is wanted, and so much waits to go out that it must wait.
+  var isReadWaiting = false
   /// Our side is to be closed once all is out.
   var isFinishing = false
   /// Plain text of an order to send: where the rest of it is, and how much there was.
@@ -82,10 +84,14 @@ struct SecureSlot: ~Copyable {
 
   /// Moves what the channel has for the wire to where a send can name it.
   ///
+  /// No send of the slot may be in flight.
+  ///
   /// - Returns: false if there is nothing.
   mutating func takeOutput() -> Bool {
     let count = channel.pendingOutput
     if count == 0 { return false }
+    // What a send that failed has left.
+    out?.deallocate()
     let room = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 16)
     outCount = channel.take(into: room)
     outSent = 0

@@ -21,6 +21,8 @@ package struct Snapshot: Sendable {
   package var downstreamUp: Bool?
   package var connections = 0
   package var links = 0
+  /// Until the first of the certificates ends; nil without any. Of the process, so not a worker's to tell.
+  package var tlsCertificateDays: Int64?
   package init() {}
 }
 
