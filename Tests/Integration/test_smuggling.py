@@ -274,7 +274,8 @@ def test_inbound_refuses_and_never_passes_on(recorder, shield, line):
 
 def auth_config(**more):
     delays = {key: value for key, value in NO_DELAYS.items() if key != "auth_failure"}
-    return {"delays": delays, **more}
+    # These talk in clear, where AUTH is offered only if it is asked for.
+    return {"delays": delays, "tls": {"auth_on_clear": "yes"}, **more}
 
 
 def test_outbound_passes_auth_with_all_its_challenge_lines(sink, shield):
