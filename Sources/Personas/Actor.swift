@@ -255,7 +255,9 @@ public struct Actor: Sendable, BitwiseCopyable {
 
   /// A whole reply to what was awaited.
   private mutating func replied(_ persona: SharedPersona, now: UInt32) -> Step {
-    if persona.value.slowStrikes > 0 && Double(now - began) > persona.value.slowReply * 1_000 {
+    if persona.value.slowStrikes > 0
+      && Double(now) - Double(began) > persona.value.slowReply * 1_000
+    {
       strikes += 1
       if Int(strikes) >= persona.value.slowStrikes { return leave(.impatient) }
     }

@@ -35,7 +35,7 @@ public struct Client: Sendable, BitwiseCopyable {
 public struct Population: Sendable {
   /// All that the scenario may name.
   public let personas: [Persona]
-  /// The same.
+  /// The same by reference, as actors want them.
   public let shared: [SharedPersona]
   /// As it was given.
   public let scenario: Scenario

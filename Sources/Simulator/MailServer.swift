@@ -109,7 +109,8 @@ struct MailServer {
       // Inside a line the end of a message, five octets, is still to come whole; an octet behind "." undoes all of it
       // that may have begun. So most of a message is passed by in steps of five.
       if session.inBody && session.end == 0 {
-        while k + 4 < bytes.count && bytes[k + 4] > 46 { k += 5 }
+        while k &+ 4 < bytes.count && bytes[k &+ 4] > 46 { k &+= 5 }
+        while k < bytes.count && bytes[k] > 46 { k &+= 1 }
       }
       if k == bytes.count { break }
       let byte = bytes[k]

@@ -12,6 +12,7 @@ package struct World: ~Copyable {
   /// A connection of a client, from both ends.
   struct Bot: Linked {
     var actor = Actor()
+    /// Which of those it is that had this record: events of an earlier one are not for it.
     var generation: UInt16 = 0
     /// Its place in the engine, or -1 once that is given back.
     var slot: Int32 = -1

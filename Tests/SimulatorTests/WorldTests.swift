@@ -84,6 +84,26 @@ struct WorldTests {
     #expect(trace(8) != first)
   }
 
+  @Test("who has closed answers a reply with a reset, so what it sent ahead is not gone through")
+  func closed() {
+    var harvester = bot("B", patience: .const(60))
+    harvester.aim = .harvest
+    harvester.pipelinesEarly = 1
+    harvester.recipients = .const(20)
+    harvester.unknown = 1
+    harvester.slowStrikes = 2
+    harvester.slowReply = 0.9
+    harvester.tries = [1]
+    var world = world([(harvester, rate: 2)], duration: 30)
+    // It leaves at the first slow replies; those to its recipients would take a second each, and more.
+    world.run(after: 15)
+    let found = world.population.findings[0]
+    #expect(
+      found.connections > 30 && found.leftAfter.total == found.connections, "\(found.endings)")
+    #expect(world.engine.heldCount == 0 && world.engine.linkCount == 0)
+    for check in world.checks.all { #expect(check.broken == 0, "\(check.name)") }
+  }
+
   @Test("clients come as often as the scenario says, many a millisecond too")
   func rate() {
     var quick = bot("B", patience: .const(1))
