@@ -468,6 +468,7 @@ package struct World: ~Copyable {
 
   /// Bytes of the shield go to a client.
   mutating func hand(_ i: Int, _ region: Region) {
+    // What would come after the run's end is not kept until then.
     guard !bots[i].hasEnded, now + Int64(bots[i].latency) <= horizon else { return }
     add(.hear, toReach: i, Int(letters.put(engine.arena, region)))
   }

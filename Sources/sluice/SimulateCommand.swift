@@ -43,7 +43,10 @@ struct SimulateCommand: ParsableCommand {
 
   @Option(
     help:
-      "Seconds to go on after the scenario's end, until the last retry of honest mail. Default: 6 days."
+      """
+      Seconds to go on after the scenario's end, until the last retry of honest mail. Default: 6 days. Bots that come \
+      back without end stop when the scenario does. The whole run has 49 days at most.
+      """
   )
   var after: Double = 6 * 86_400
 
