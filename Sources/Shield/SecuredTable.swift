@@ -13,6 +13,10 @@ package struct TLSFacts: BitwiseCopyable, Sendable {
   package var isResumed = false
   /// The peer showed a certificate.
   package var hasCertificate = false
+  /// Of that certificate: SHA-256, and the beginning of the subject's common name.
+  package var fingerprint = InlineArray<32, UInt8>(repeating: 0)
+  package var subject = InlineArray<64, UInt8>(repeating: 0)
+  package var subjectCount: UInt8 = 0
   /// And it is one that was asked for: the chain, and for a downstream the name.
   package var isVerified = false
   /// The name the client asked for (SNI, RFC 6066, 3); empty for none and for one above 128 octets.

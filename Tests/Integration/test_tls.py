@@ -18,7 +18,7 @@ import pytest
 from conftest import need
 from harness import DIRECT, NO_DELAYS, SHORT_TIMEOUTS, SLUICE, Closed, free_port, wait_until
 from secure import (
-    BACK, HOST, Keys, SecureDialogue, SecurePostfix, SecureRecorder, run_all)
+    BACK, HOST, Keys, SecureDialogue, SecurePostfix, SecureRecorder, openssl, run_all)
 from test_mail import digest, letter
 
 pytestmark = [
@@ -364,6 +364,21 @@ def test_each_name_has_its_certificate(sink, front, keys):
         done = s_client(shield.implicit, *arguments)
         assert f"subject=CN = {subject}.example" in done.stdout, (name, done.stdout)
     shield.program.wait_for("sni=<other.example>")
+
+
+def test_a_client_certificate_is_recorded_and_lets_nobody_in_or_out(sink, front, keys):
+    mine = keys.make("customer", names=["customer.example"])
+    shield = front(sink(store=False), {"tls": {"client_certificates": "request"}})
+    fingerprint = openssl("x509", "-in", mine["certificate"], "-noout", "-fingerprint", "-sha256").stdout.decode()
+    fingerprint = fingerprint.split("=")[1].strip().replace(":", "").lower()
+    for version in ("-tls1_2", "-tls1_3"):
+        done = s_client(
+            shield.implicit, version, "-quiet", "-cert", mine["certificate"], "-key", mine["key"])
+        assert "220 " in done.stdout, done
+    shield.program.wait_for(
+        f"client certificate not verified subject=<customer.example> sha256={fingerprint}")
+    # Who has none is taken as well.
+    assert "220 " in s_client(shield.implicit, "-quiet").stdout
 
 
 def test_certificates_are_reloaded_under_load_without_touching_live_sessions(sink, front, keys):

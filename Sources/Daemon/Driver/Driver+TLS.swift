@@ -362,6 +362,12 @@ extension Driver {
     facts.isResumed = info.isResumed
     facts.hasCertificate = info.peerCertificate != .none
     facts.isVerified = info.peerCertificate == .verified
+    if engine.isClient(i), let shown = secures[i].channel.peerCertificate {
+      for (k, octet) in shown.fingerprint.prefix(32).enumerated() { facts.fingerprint[k] = octet }
+      let name = (shown.commonName ?? "").utf8.prefix(facts.subject.count)
+      for (k, octet) in name.enumerated() { facts.subject[k] = octet }
+      facts.subjectCount = UInt8(name.count)
+    }
     if engine.isClient(i), let name = secures[i].channel.serverName?.utf8,
       name.count <= facts.name.count
     {

@@ -104,8 +104,21 @@ package struct JournalText {
     return "\(version) with cipher \(TLSCipher.name(facts.cipher)) (\(facts.bits) bits)"
       + (facts.isResumed ? ", resumed" : "")
       + (facts.hasCertificate
-        ? ", client certificate \(facts.isVerified ? "verified" : "not verified")" : "")
+        ? ", client certificate \(facts.isVerified ? "verified" : "not verified")\(certificate(facts))"
+        : "")
       + (name.isEmpty ? "" : " sni=<\(escape(name))>")
+  }
+
+  /// Whose it is, by its own word, and by what it can be told from others.
+  private func certificate(_ facts: TLSFacts) -> String {
+    let digits = Array("0123456789abcdef")
+    var fingerprint = ""
+    for k in 0..<facts.fingerprint.count {
+      fingerprint.append(digits[Int(facts.fingerprint[k] >> 4)])
+      fingerprint.append(digits[Int(facts.fingerprint[k] & 15)])
+    }
+    let subject = (0..<Int(facts.subjectCount)).map { facts.subject[$0] }
+    return " subject=<\(escape(subject))> sha256=\(fingerprint)"
   }
 
   private func command(_ entry: JournalEntry) -> String {
