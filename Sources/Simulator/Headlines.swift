@@ -480,7 +480,7 @@ package struct Headlines: Sendable {
   private func harvest() -> Headline {
     // Recipients that reach the mail server, in the busiest minute.
     func peak(_ shielded: Bool) -> (peak: Double, mean: Double) {
-      var run = experiment("H10", [("B7", 0.5), ("L4", 1)], duration: 600)
+      var run = experiment("H10", [("B7", 0.5), ("L4", 1.6)], duration: 600)
       run.sampleEvery = 10
       // As published: a delay for each bad recipient, and nothing else.
       run.fix(.banner, seconds: 0)
