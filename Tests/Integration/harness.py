@@ -12,6 +12,7 @@ Sources in one /24 share a reputation and a second chance, and so do equal HELO 
 """
 
 import contextlib
+import copy
 import os
 import pathlib
 import re
@@ -141,13 +142,14 @@ def yaml(value, indent=0):
 
 
 def merged(base, change):
-    """The base with the change laid over it, mapping by mapping."""
-    result = dict(base)
+    """The base with the change laid over it, mapping by mapping. Shares nothing with either, so that a test that
+    changes its settings later changes nobody else's."""
+    result = copy.deepcopy(base)
     for key, value in change.items():
         if isinstance(value, dict) and isinstance(result.get(key), dict):
             result[key] = merged(result[key], value)
         else:
-            result[key] = value
+            result[key] = copy.deepcopy(value)
     return result
 
 
