@@ -4,6 +4,7 @@ import SMTP
 package import Structures
 import Suspicion
 import Synchronization
+import TLS
 
 /// What the probing of a downstream came to, in words for the operator.
 ///
@@ -14,8 +15,8 @@ package struct Preflight: Sendable {
   package private(set) var isGood = false
   /// It answered at all.
   package private(set) var isReached = true
-  /// It does not take what it is told about the client: no mail can be delivered.
-  package private(set) var isMismatch = false
+  /// It does not take what it is told about the client, or not the TLS that is asked for: no mail can be delivered.
+  package private(set) var isUseless = false
   package private(set) var sentences: [String] = []
 
   /// Asks the downstream of a configuration, as a stranger of each family at the same time. Takes some ten
@@ -23,26 +24,50 @@ package struct Preflight: Sendable {
   package init(_ configuration: Configuration, at address: Address) {
     let downstream = configuration.downstream
     let hostname = configuration.policy.hostname
-    @Sendable func probe(_ client: ClientEnds, _ identity: Downstream.Identity) -> RelayProbe {
-      RelayProbe(
-        address: address, port: downstream.port, identity: identity, client: client,
-        hostname: hostname)
+    var security: RelayProbe.Security?
+    do throws(TLSContextError) {
+      if let settings = downstream.clientSettings {
+        security = .init(try TLSClientContext(settings), isImplicit: downstream.tlsImplicit)
+      }
+    } catch {
+      isUseless = true
+      sentences = ["\(downstream.text) could not be asked under TLS: \(error)"]
+      return
     }
     // Where the server sees us and not the client, one family is as good as the other.
     let clients: [ClientEnds] =
       downstream.identity.namesClient ? [.stranger, .strangerV6] : [.stranger]
-    let findings = inParallel(
-      clients.map { client in { probe(client, downstream.identity).run() } })
-    let good = findings.filter { if case .refuses = $0 { true } else { false } }.count
-    isGood = good == findings.count
-    for (client, finding) in zip(clients, findings) {
-      add(finding, client, downstream)
-      // One sentence is enough about what has nothing to do with the client.
-      if isMismatch { break }
-      if case .silent = finding { break }
+    let probes = clients.map { client in
+      RelayProbe(
+        address: address, port: downstream.port, identity: downstream.identity, client: client,
+        hostname: hostname, security: security)
     }
-    if isMismatch && downstream.identity != .none {
-      explainMismatch(probe(.stranger, .none).run(), downstream)
+    let outcomes = inParallel(probes.map { probe in { probe.run() } })
+    isGood = outcomes.allSatisfy { if case .refuses = $0.finding { true } else { false } }
+    for (client, outcome) in zip(clients, outcomes) {
+      add(outcome.finding, client, downstream)
+      // One sentence is enough about what has nothing to do with the client.
+      if isUseless { break }
+      if case .silent = outcome.finding { break }
+    }
+    tellSecurity(outcomes)
+    if outcomes.contains(where: { if case .mismatch = $0.finding { true } else { false } }),
+      downstream.identity != .none
+    {
+      let plain = RelayProbe(
+        address: address, port: downstream.port, identity: .none, client: .stranger,
+        hostname: hostname, security: security)
+      explainMismatch(plain.run().finding, downstream)
+    }
+  }
+
+  private mutating func tellSecurity(_ outcomes: [RelayProbe.Outcome]) {
+    if let why = outcomes.lazy.compactMap(\.insecurity).first {
+      isGood = false
+      sentences.append("It was asked in clear, as mail will go to it, because under TLS \(why)")
+    } else if let agreed = outcomes.lazy.compactMap(\.agreed).first {
+      let trust = agreed.peerCertificate == .verified ? "verified" : "not verified"
+      sentences.append("It was asked under \(agreed), its certificate \(trust)")
     }
   }
 
@@ -72,10 +97,16 @@ package struct Preflight: Sendable {
         "\(downstream.text) could not be asked whether it relays for strangers: \(why). Until it answers, "
           + "mail is deferred with 451")
     case .mismatch(let why):
-      isMismatch = true
+      isUseless = true
       sentences.append(
         "\(downstream.text) does not take identity \(downstream.identity.rawValue): \(why). All mail would be "
           + "deferred with 451")
+    case .insecure(let why):
+      isUseless = true
+      sentences.append(
+        "\(downstream.text) cannot be reached with downstream.tls: \(downstream.tls.rawValue)"
+          + "\(downstream.tlsImplicit ? " and tls_implicit" : ""): \(why). All mail would be deferred "
+          + "with 451")
     }
   }
 
@@ -89,7 +120,7 @@ package struct Preflight: Sendable {
 
   private mutating func explainMismatch(_ plain: RelayProbe.Finding, _ downstream: Downstream) {
     switch plain {
-    case .silent:
+    case .silent, .insecure:
       sentences.append("Without it, it does not answer either.")
     case .refuses, .unclear, .relays, .mismatch:
       let edit =

@@ -69,10 +69,10 @@ struct CheckCommand: ParsableCommand {
     }
     let preflight = Preflight(configuration, at: address)
     let word =
-      preflight.isOpenRelay || preflight.isMismatch
+      preflight.isOpenRelay || preflight.isUseless
       ? "error: " : preflight.isGood ? "" : "warning: "
     for sentence in preflight.sentences { StandardError.write(word + sentence) }
-    if preflight.isOpenRelay || preflight.isMismatch { throw ExitCode(78) }
+    if preflight.isOpenRelay || preflight.isUseless { throw ExitCode(78) }
     if !preflight.isReached { throw ExitCode(69) }
   }
 }
@@ -239,9 +239,7 @@ struct ServeCommand: ParsableCommand {
     signals: SignalQueue, sink: LogSink, logger: Logger
   ) throws {
     var tls = tls
-    var certificates = configuration.tls
-    // What the start has said already is said again in a day.
-    var warnAt = Date(timeIntervalSinceNow: ServeCommand.day)
+    var certificates = CertificateWatch(configuration.tls, now: clock())
     var drainUntil: Date?
     var mode = configuration.policy.mode
     while true {
@@ -251,8 +249,7 @@ struct ServeCommand: ParsableCommand {
         if let now = reload(
           service, started: configuration, mode: &mode, tls: &tls, logger: logger)
         {
-          certificates = now
-          warnAt = Date(timeIntervalSinceNow: ServeCommand.day)
+          certificates = CertificateWatch(now, now: clock())
         }
       case SIGTERM where drainUntil == nil:
         logger.notice("draining: no new clients, \(drainSeconds) s for what is under way")
@@ -267,12 +264,7 @@ struct ServeCommand: ParsableCommand {
       default: break
       }
       if let drainUntil, Date() > drainUntil { service.stop() }
-      if Date() > warnAt {
-        warnAt = Date(timeIntervalSinceNow: ServeCommand.day)
-        if let days = daysLeft(certificates), days < TLSIdentity.warningDays {
-          logger.warning("\(ServeCommand.warning(days: days))")
-        }
-      }
+      if let warning = certificates.warning(now: clock()) { logger.warning("\(warning)") }
       if service.isDone { break }
       if let fault = service.fault {
         logger.critical("a worker ended: \(fault)")
@@ -290,22 +282,12 @@ struct ServeCommand: ParsableCommand {
     }
   }
 
-  private static let day = 86_400.0
+  /// Seconds since 1970: certificates end by the calendar.
+  private func clock() -> Int64 { Int64(Date().timeIntervalSince1970) }
 
-  /// Whole days until the first certificate ends.
-  private func daysLeft(_ certificates: TLSSection) -> Int64? {
-    certificates.daysLeft(at: Int64(Date().timeIntervalSince1970))
-  }
-
-  private static func warning(days: Int64) -> String {
-    days < 0
-      ? "a TLS certificate has ended: senders that look at it deliver in clear text or not at all"
-      : "a TLS certificate ends in \(days) days: renew it and send HUP"
-  }
-
-  private func figures(_ service: Service, _ certificates: TLSSection) -> Snapshot {
+  private func figures(_ service: Service, _ certificates: CertificateWatch) -> Snapshot {
     var snapshot = service.snapshot
-    snapshot.tlsCertificateDays = daysLeft(certificates)
+    snapshot.tlsCertificateDays = certificates.daysLeft(now: clock())
     return snapshot
   }
 
@@ -365,7 +347,10 @@ struct ServeCommand: ParsableCommand {
     let changed = [
       ("limits", configuration.limits != started.limits),
       ("workers", configuration.workers != started.workers),
-      ("listeners", configuration.listeners != started.listeners),
+      (
+        "listeners",
+        !configuration.listeners.elementsEqual(started.listeners) { $0.isOpenLike($1) }
+      ),
       ("downstream", configuration.downstream != started.downstream),
       ("log", configuration.log != started.log),
     ].filter(\.1).map(\.0)

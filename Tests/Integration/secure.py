@@ -244,8 +244,13 @@ class SecurePostfix(harness.Postfix):
                 "smtpd_tls_security_level = may\nsmtpd_tls_loglevel = 1\nsmtpd_tls_received_header = yes\n"
                 f"smtpd_tls_session_cache_database =\nmyhostname = {BACK}\n"
             )
+        self.smtps_port = harness.free_port()
         with (self.etc / "master.cf").open("a") as master:
-            master.write("tlsmgr unix - - n 1000? 1 tlsmgr\n")
+            master.write(
+                "tlsmgr unix - - n 1000? 1 tlsmgr\n"
+                f"127.0.0.1:{self.smtps_port} inet n - n - 200 smtpd\n"
+                "  -o smtpd_tls_wrappermode=yes -o smtpd_upstream_proxy_protocol=haproxy\n"
+            )
 
 
 def run_all(count, job):

@@ -449,6 +449,104 @@ def test_tls_can_be_switched_on_by_a_reload(sink, front, keys):
     send_letter(shield, keys.trusting(), letter(3, 300_000))
 
 
+# MARK: Asking the downstream beforehand
+
+
+class OwnPostfix(SecurePostfix):
+    """Lets this machine relay, as is usual, and takes XCLIENT from it."""
+
+    NETWORKS = "127.0.0.0/8"
+    PROTOCOLS = "all"
+    PLAIN_OPTIONS = "\n  -o smtpd_authorized_xclient_hosts=127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def own_postfix(keys):
+    reason = OwnPostfix.missing()
+    if reason:
+        pytest.skip(reason)
+    one = OwnPostfix(keys.back)
+    try:
+        yield one.start()
+    finally:
+        one.stop()
+
+
+@pytest.fixture
+def probe(front):
+    """probe(port, level, …): what `sluice check --probe-downstream` exits with and says."""
+
+    def ask(port, downstream):
+        shield = front(port, {"downstream": downstream}, start=False)
+        done = subprocess.run(
+            [SLUICE, "check", "--config", str(shield.config), "--probe-downstream"], capture_output=True, text=True,
+            timeout=40)
+        return done.returncode, done.stderr
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "place, identity, more",
+    [("proxy_port", "proxy_v2", {}), ("port", "xclient", {}), ("smtps_port", "proxy_v2", {"tls_implicit": True})],
+    ids=["STARTTLS", "STARTTLS and XCLIENT", "TLS alone"])
+def test_the_probe_asks_as_mail_will_go(own_postfix, probe, keys, place, identity, more):
+    code, text = probe(
+        getattr(own_postfix, place), {**back_by(keys, "verify"), "identity": identity, **more})
+    assert code == 0, text
+    assert "does not relay for a client at 192.0.2.1" in text and "at 2001:db8::1" in text
+    assert "It was asked under TLSv1.3 with cipher" in text and "its certificate verified" in text
+    code, text = probe(
+        getattr(own_postfix, place), {**back_by(keys, "verify"), "identity": identity, "tls_name": "x.example", **more})
+    assert code == 78 and "certificate verify failed: hostname mismatch" in text, text
+
+
+def test_mail_goes_under_tls_alone_behind_a_proxy_header(own_postfix, front, keys):
+    shield = front(own_postfix.smtps_port, {
+        "downstream": {**back_by(keys, "verify"), "identity": "proxy_v2", "tls_implicit": True}})
+    shield.wait_for_keyword("8BITMIME")
+    before = own_postfix.count()
+    send_letter(shield, keys.trusting(), letter(9, 300_000))
+    wait_until(lambda: own_postfix.count() > before, 10, "the letter")
+
+
+def test_the_probe_finds_a_relay_under_tls(own_postfix, probe, keys):
+    code, text = probe(own_postfix.port, {**back_by(keys, "required"), "identity": "none"})
+    assert code == 78 and "OPEN RELAY" in text and "It was asked under TLSv1.3" in text, text
+
+
+@pytest.mark.parametrize("injection, why", [
+    ("one segment", "it said more before the handshake"),
+    ("two segments", "(?i)wrong version number|bad protocol version|plain text"),
+])
+def test_the_probe_does_not_believe_what_is_said_before_the_handshake(secure_recorder, probe, keys, injection, why):
+    back = secure_recorder(injection=injection)
+    code, text = probe(back.port, back_by(keys, "required"))
+    assert code == 78 and "cannot be reached with downstream.tls: required" in text, text
+    assert re.search(why, text) and "451" in text, text
+    # Where clear text does, it is asked there; and this one takes mail for everybody.
+    code, text = probe(back.port, back_by(keys, "opportunistic"))
+    assert code == 78 and "OPEN RELAY" in text and "It was asked in clear" in text, text
+
+
+def test_the_probe_says_what_tls_is_missing(sink, probe, keys, own_postfix):
+    box = sink(store=False)
+    code, text = probe(box.port, back_by(keys, "required"))
+    assert code == 78 and "its EHLO does not list STARTTLS" in text, text
+    code, text = probe(box.port, {**back_by(keys, "required"), "tls_implicit": True})
+    assert code == 78 and "cannot be reached with downstream.tls: required and tls_implicit" in text, text
+    code, text = probe(own_postfix.smtps_port, {"identity": "proxy_v2"})
+    assert code == 69 and "TLS from the first byte on" in text, text
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        code, text = probe(silent.getsockname()[1], {**back_by(keys, "required"), "tls_implicit": True})
+        assert code == 78 and "in the handshake it does not answer" in text, text
+        assert time.monotonic() - started < 15
+
+
+# MARK: Certificates
+
+
 def test_check_tells_certificates_apart(front, sink, keys, tmp_path):
     shield = front(sink(store=False), start=False)
     expired = keys.make("expired", days=("20240101000000Z", "20250101000000Z"))

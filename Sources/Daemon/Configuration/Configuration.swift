@@ -133,6 +133,12 @@ package struct Listener: Sendable, Equatable {
     self.tls = tls ?? .off
   }
 
+  /// Whether it is open as the other is: all but TLS, which a reload changes.
+  package func isOpenLike(_ other: Listener) -> Bool {
+    text == other.text && address == other.address && port == other.port && role == other.role
+      && balancers == other.balancers
+  }
+
   package static let shipped = Listener(
     address: Address(v4: 0), port: 25, role: .inbound, text: "0.0.0.0:25")
 

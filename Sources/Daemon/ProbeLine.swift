@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A connection to a mail server for a few questions before the service runs: blocking, in clear or under TLS,
+// every wait bounded by one deadline. It knows replies and no command. Keeps: nothing that came in clear is
+// taken for something that came under TLS.
+
+import Glibc
+import Structures
+import TLS
+import Uring
+
+/// One connection. For one thread.
+struct ProbeLine: ~Copyable {
+  enum Failure: Error {
+    /// It could not be made: errno.
+    case connect(Int32)
+    /// The server closed it, or said what is no SMTP.
+    case closed
+    /// The deadline has come.
+    case late
+    /// There is no TLS: why.
+    case insecure(String)
+  }
+
+  /// A reply of which nothing is kept but its code and its lines.
+  struct Reply {
+    var code = 0
+    var lines: [String] = []
+    /// The last line, printable and short.
+    var text: String {
+      let line = lines.last ?? ""
+      return String(
+        line.unicodeScalars.prefix(160).map { (32..<127).contains($0.value) ? Character($0) : "?" })
+    }
+  }
+
+  private let descriptor: Int32
+  private let deadline: Int64
+  private var session: Session?
+  private var waiting: [UInt8] = []
+  /// Whole replies so far.
+  private(set) var replies = 0
+  /// Octets of one reply at most.
+  private static let replyMax = 65_536
+
+  /// Milliseconds of a clock that nobody sets.
+  static func clock() -> Int64 { MonotonicClock.now() / 1_000 }
+
+  /// Connects.
+  ///
+  /// - Parameter deadline: by `clock()`, for all that is done with it.
+  init(_ address: Address, _ port: UInt16, until deadline: Int64) throws(Failure) {
+    descriptor = try ProbeLine.open(SocketAddress(address, port: port), deadline)
+    self.deadline = deadline
+  }
+
+  deinit { PlainSocket.close(descriptor) }
+
+  private static func open(_ address: SocketAddress, _ deadline: Int64) throws(Failure) -> Int32 {
+    let flags =
+      Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue)
+    let descriptor = socket(address.family, flags, 0)
+    guard descriptor >= 0 else { throw .connect(errno) }
+    var failure = PlainSocket.connect(descriptor, to: address) == 0 ? 0 : errno
+    if failure == EINPROGRESS {
+      var count = socklen_t(MemoryLayout<Int32>.size)
+      // A firewall that drops must not take all the time there is.
+      if !wait(descriptor, Int16(POLLOUT), min(deadline, clock() + 5_000)) {
+        failure = ETIMEDOUT
+      } else if getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &failure, &count) != 0 {
+        failure = errno
+      }
+    }
+    if failure != 0 {
+      PlainSocket.close(descriptor)
+      throw .connect(failure)
+    }
+    return descriptor
+  }
+
+  private static func wait(_ descriptor: Int32, _ events: Int16, _ deadline: Int64) -> Bool {
+    while true {
+      let left = deadline - clock()
+      if left <= 0 { return false }
+      var item = pollfd(fd: descriptor, events: events, revents: 0)
+      let count = poll(&item, 1, Int32(clamping: left))
+      if count > 0 { return true }
+      if count < 0 && errno != EINTR { return false }
+    }
+  }
+
+  /// Whether more has come than was asked for.
+  var hasMore: Bool { !waiting.isEmpty }
+
+  // MARK: TLS
+
+  /// Shakes hands; from here on everything is under TLS.
+  ///
+  /// - Returns: what was agreed on.
+  mutating func secure(_ context: TLSClientContext) throws(Failure) -> TLSInfo {
+    guard waiting.isEmpty else { throw .insecure("it said more before the handshake") }
+    let session = Session(context)
+    var fresh: [UInt8] = []
+    while true {
+      let found = session.advance(fresh)
+      try sendSealed(session)
+      switch found {
+      case .needsMore: fresh = try takeRaw()
+      case .established(let info):
+        self.session = session
+        // Of TLS alone, a greeting may have come with the end of the handshake.
+        waiting = session.open([]) ?? []
+        return info
+      case .failed(let failure): throw .insecure(failure.description)
+      }
+    }
+  }
+
+  private func sendSealed(_ session: Session) throws(Failure) {
+    let bytes = session.takeOutput()
+    if !bytes.isEmpty { try sendRaw(bytes) }
+  }
+
+  // MARK: Out
+
+  mutating func send(_ bytes: [UInt8]) throws(Failure) {
+    guard let session else { return try sendRaw(bytes) }
+    guard session.seal(bytes) else { throw .closed }
+    try sendSealed(session)
+  }
+
+  private func sendRaw(_ bytes: [UInt8]) throws(Failure) {
+    var sent = 0
+    while sent < bytes.count {
+      guard ProbeLine.wait(descriptor, Int16(POLLOUT), deadline) else { throw .late }
+      let count = bytes.withUnsafeBytes {
+        Glibc.send(
+          descriptor, $0.baseAddress?.advanced(by: sent), bytes.count - sent,
+          Int32(truncatingIfNeeded: MSG_NOSIGNAL))
+      }
+      if count > 0 { sent += count } else if errno != EINTR && errno != EAGAIN { throw .closed }
+    }
+  }
+
+  mutating func ask(_ command: String) throws(Failure) -> Reply {
+    try send(Array((command + "\r\n").utf8))
+    return try reply()
+  }
+
+  // MARK: In
+
+  /// The next whole reply.
+  mutating func reply() throws(Failure) -> Reply {
+    var reply = Reply()
+    var taken = 0
+    while taken < ProbeLine.replyMax {
+      guard let end = waiting.firstIndex(of: 10) else {
+        guard waiting.count < ProbeLine.replyMax else { throw .closed }
+        let fresh = try takeRaw()
+        if let session {
+          guard let text = session.open(fresh) else { throw .closed }
+          waiting += text
+          // Answers to a change of keys.
+          try sendSealed(session)
+        } else {
+          waiting += fresh
+        }
+        continue
+      }
+      let line = String(decoding: waiting[..<end].filter { $0 != 13 }, as: UTF8.self)
+      waiting.removeFirst(end + 1)
+      taken += end + 1
+      guard let code = Int(line.prefix(3)), (200...599).contains(code) else { throw .closed }
+      reply.code = code
+      reply.lines.append(String(line.dropFirst(4)))
+      if line.dropFirst(3).first != "-" {
+        replies += 1
+        return reply
+      }
+    }
+    throw .closed
+  }
+
+  /// What comes next of the wire, at least an octet.
+  private func takeRaw() throws(Failure) -> [UInt8] {
+    while true {
+      guard ProbeLine.wait(descriptor, Int16(POLLIN), deadline) else { throw .late }
+      var room = [UInt8](repeating: 0, count: 16_384)
+      let count = room.withUnsafeMutableBytes { recv(descriptor, $0.baseAddress, $0.count, 0) }
+      if count > 0 { return Array(room[..<count]) }
+      if count == 0 || (errno != EINTR && errno != EAGAIN) { throw .closed }
+    }
+  }
+}
+
+/// A channel with arrays for octets.
+private final class Session {
+  private var channel: TLSChannel
+  /// What came behind the end of the handshake.
+  private var held: [UInt8] = []
+
+  init(_ context: TLSClientContext) { channel = TLSChannel(context) }
+
+  func advance(_ bytes: [UInt8]) -> TLSHandshake {
+    bytes.withUnsafeBytes { raw in
+      var rest = raw
+      let found = channel.advance(&rest)
+      held = Array(rest)
+      return found
+    }
+  }
+
+  func takeOutput() -> [UInt8] {
+    var bytes = [UInt8](repeating: 0, count: channel.pendingOutput)
+    let count = bytes.withUnsafeMutableBytes { channel.take(into: $0) }
+    return Array(bytes[..<count])
+  }
+
+  func seal(_ bytes: [UInt8]) -> Bool {
+    bytes.withUnsafeBytes { raw in
+      if case .accepted(raw.count) = channel.write(raw) { true } else { false }
+    }
+  }
+
+  /// - Returns: plain text; nil if there can be no more of it.
+  func open(_ bytes: [UInt8]) -> [UInt8]? {
+    let input = held + bytes
+    held = []
+    var text: [UInt8] = []
+    var room = [UInt8](repeating: 0, count: 16_384)
+    let isOpen = input.withUnsafeBytes { raw in
+      var rest = raw
+      while true {
+        let found = room.withUnsafeMutableBytes { channel.read(&rest, into: $0) }
+        switch found {
+        case .bytes(let count): text += room[..<count]
+        case .needsMore: return true
+        case .closed, .mustSend, .failed: return !text.isEmpty
+        }
+      }
+    }
+    return isOpen ? text : nil
+  }
+}
