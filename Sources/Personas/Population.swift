@@ -240,10 +240,11 @@ public struct Population: Sendable {
   ///
   /// - Parameters:
   ///   - letThrough: whether the mail server behind judged a recipient of it.
+  ///   - byFault: whether the network or the mail server broke in the middle of it, as the scenario has it.
   /// - Returns: when the client connects again; nil if it is through with it.
-  public mutating func ended(_ client: inout Client, _ actor: Actor, letThrough: Bool, now: Int64)
-    -> Int64?
-  {
+  public mutating func ended(
+    _ client: inout Client, _ actor: Actor, letThrough: Bool, byFault: Bool = false, now: Int64
+  ) -> Int64? {
     let entry = Int(client.entry)
     let ending = actor.ending
     let seconds = Double(now - actor.openedAt) / 1_000_000
@@ -260,12 +261,12 @@ public struct Population: Sendable {
     if letThrough { found[entry].letThrough += 1 }
     found[entry].delivered += Int(actor.delivered)
     if actor.delivered > 0 { client.hasDelivered = true }
-    return next(&client, actor, shared[Int(client.persona)], now)
+    return next(&client, actor, shared[Int(client.persona)], byFault, now)
   }
 
   /// When a client connects again whose connection has ended; notes what it has lost if it does not.
   private mutating func next(
-    _ client: inout Client, _ actor: Actor, _ persona: SharedPersona, _ now: Int64
+    _ client: inout Client, _ actor: Actor, _ persona: SharedPersona, _ byFault: Bool, _ now: Int64
   ) -> Int64? {
     let entry = Int(client.entry)
     let ending = actor.ending
@@ -287,6 +288,8 @@ public struct Population: Sendable {
         ? Self.left(at: actor.endedAt)
         : "\(ending.name), \(actor.lastWord) at \(actor.endedAt.name)"
       found[entry].lost[reason, default: 0] += 1
+      // Whoever tries but once loses by a broken connection what no shield could have saved.
+      if byFault && client.attempt == 1 { found[entry].lostByFault += 1 }
       return nil
     case .probe:
       if ending != .done && ending != .delivered {

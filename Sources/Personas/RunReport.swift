@@ -30,6 +30,9 @@ public struct PersonaFindings: Sendable, Codable {
   public var delay = Histogram()
   /// Messages given up for good, by the reason of the last try ("impatient: banner", "450 at rcpt").
   public var lost: [String: Int] = [:]
+  /// Those of them whose only try met a fault that the scenario has in it, a mail server that breaks or a network that
+  /// does: they are lost without a shield, too.
+  public var lostByFault = 0
   /// Connections that began within the scenario: what follows until the last retry belongs to no steady state.
   public var begunWithin = 0
   /// The seconds of them that lie within it.
@@ -58,6 +61,7 @@ public struct PersonaFindings: Sendable, Codable {
     gaveUp += other.gaveUp
     endings.merge(other.endings, uniquingKeysWith: +)
     lost.merge(other.lost, uniquingKeysWith: +)
+    lostByFault += other.lostByFault
     held.add(other.held)
     leftAfter.add(other.leftAfter)
     banner.add(other.banner)

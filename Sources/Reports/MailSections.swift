@@ -17,7 +17,10 @@ extension View {
       func at(_ q: Double) -> String {
         delay.total > 0 ? Figures.seconds(delay.quantile(q)) : Figures.none
       }
-      let reasons = ranked(persona.lost).map { "\(Figures.count($0.count)) × \($0.name)" }
+      var reasons = ranked(persona.lost).map { "\(Figures.count($0.count)) × \($0.name)" }
+      if persona.lostByFault > 0 {
+        reasons.append("\(Figures.count(persona.lostByFault)) by faults of the scenario")
+      }
       cells.append([
         named(k, persona.label), Figures.count(persona.clients),
         persona.kind == "sender" ? Figures.count(delay.total) : Figures.none, at(0.5), at(0.95),

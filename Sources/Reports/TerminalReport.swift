@@ -116,6 +116,11 @@ public enum TerminalReport {
         lines.append(
           ink.bad("  lost: \(cut(found.label, 27)): \(Figures.count(count)) × \(cut(name, 50))"))
       }
+      if found.lostByFault > 0 {
+        lines.append(
+          "  \(Figures.count(found.lostByFault)) of them by faults of the scenario, with a shield or without"
+        )
+      }
     }
     return lines
   }

@@ -24,7 +24,7 @@ package struct World: ~Copyable {
     var hasEnded = false
     var endTold = false
     var isReset = false
-    var isSlow = false
+    var marks = Marks()
     /// The shield has closed.
     var isClosed = false
     /// Lines that have arrived and are not read yet, of those in `said`.
@@ -37,6 +37,15 @@ package struct World: ~Copyable {
       get { said }
       set { said = newValue }
     }
+  }
+
+  /// What the scenario has in store for a connection. An octet, because there are many.
+  struct Marks: OptionSet {
+    let rawValue: UInt8
+    /// It reads slowly.
+    static let slow = Marks(rawValue: 1)
+    /// The mail server behind was away or broke in the middle of it.
+    static let metFault = Marks(rawValue: 2)
   }
 
   /// Something that a bot said and that the shield has not read.
@@ -326,7 +335,7 @@ package struct World: ~Copyable {
     bots[i].generation = UInt16(truncatingIfNeeded: offered)
     bots[i].isTaken = true
     bots[i].latency = max(1, faults.latency)
-    bots[i].isSlow = faults.isSlow
+    if faults.isSlow { bots[i].marks.insert(.slow) }
     botsOpen += 1
     offered += 1
     let port = UInt16(1_024 + random.next() % 60_000)
@@ -436,8 +445,10 @@ package struct World: ~Copyable {
       )
     }
     var client = bots[i].client
+    let isFault = bots[i].marks.contains(.metFault) || bots[i].isReset || server.isAway(now * 1_000)
     let again = population.ended(
-      &client, bots[i].actor, letThrough: bots[i].actor.isLetThrough, now: now * 1_000)
+      &client, bots[i].actor, letThrough: bots[i].actor.isLetThrough, byFault: isFault,
+      now: now * 1_000)
     if let again, again / 1_000 <= horizon {
       let place = waiting.take(Waiting(client: client))
       add(.comeBack, at: max(again / 1_000, now + 1), place)
@@ -563,7 +574,7 @@ package struct World: ~Copyable {
     }
     if isTraced(i) { tell("hears \(text(region))") }
     hand(i, region)
-    if bots[i].isSlow {
+    if bots[i].marks.contains(.slow) {
       sockets[k].sending = Int32(region.count)
       add(.taken, at: now + Int64(region.count), k, Int(engine.generation(of: k) & 0xFFFF))
     } else {
@@ -578,6 +589,7 @@ package struct World: ~Copyable {
     if behind[l].doom >= 0 {
       behind[l].doom -= region.count
       if behind[l].doom < 0 {
+        fault(behind: l)
         sockets[k].hasFailed = true
         makeReady(Int32(k))
         return
@@ -588,6 +600,13 @@ package struct World: ~Copyable {
     replies.removeAll(keepingCapacity: true)
     sockets[k].sent = Int32(region.count)
     makeReady(Int32(k))
+  }
+
+  /// A fault of the scenario, not of the shield: whose downstream connection it is, is noted.
+  private mutating func fault(behind l: Int) {
+    guard let client = engine.client(ofLink: l) else { return }
+    let i = Int(sockets[client].bot)
+    if i >= 0 { bots[i].marks.insert(.metFault) }
   }
 
   mutating func answer(_ k: Int, _ reply: MailServer.Reply) {
@@ -605,6 +624,7 @@ package struct World: ~Copyable {
     case .linkUp, .linkDown:
       guard current == UInt16(truncatingIfNeeded: event.payload) else { return }
       if event.kind == .linkDown {
+        fault(behind: k - clientSlots)
         sockets[k].hasFailed = true
       } else {
         sockets[k].isUp = true

@@ -142,9 +142,11 @@ extension World {
     }
     for findings in population.findings where findings.kind == Persona.Kind.sender.rawValue {
       checks.honest.looked += findings.clients
-      for (reason, count) in findings.lost.sorted(by: { $0.key < $1.key }) {
-        checks.honest.broken += count
-        if checks.honest.first == nil { checks.honest.first = "\(findings.id): \(reason)" }
+      let lost = findings.lost.values.reduce(0, +) - findings.lostByFault
+      checks.honest.broken += lost
+      if lost > 0 && checks.honest.first == nil {
+        let reasons = findings.lost.keys.sorted().joined(separator: "; ")
+        checks.honest.first = "\(findings.id): \(lost), \(reasons)"
       }
     }
     trace = trace ^ UInt64(server.messages)
