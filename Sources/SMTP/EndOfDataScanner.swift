@@ -81,6 +81,15 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
   /// Whether the end of data was found or a fault reported.
   package var isDone: Bool { state == .done }
 
+  /// Whether these octets, which come next, make white space the first of the message as its reader will see it,
+  /// without the dot of the stuffing (RFC 5321, 4.5.2): it would go on with whatever header was put before it.
+  package func beginsWithSpace(_ bytes: Span<UInt8>) -> Bool {
+    var place = 0
+    if octets == 0 && bytes.count > 0 && bytes[0] == UInt8(ascii: ".") { place = 1 }
+    guard octets == 0 || octets == 1 && state == .dot, place < bytes.count else { return false }
+    return bytes[place] == UInt8(ascii: " ") || bytes[place] == UInt8(ascii: "\t")
+  }
+
   // MARK: - Transparent
 
   /// Looks at the next bytes of the stream.

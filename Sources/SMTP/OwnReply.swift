@@ -11,12 +11,12 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     badParameter
   case unknownParameter, needsSMTPUTF8, messageTooLarge, tooManyRecipients, noValidRecipients
   case dataTooEarly, bareNewline, badSyntaxClosing, commandTooLong
-  case nulInMessage, textLineTooLong, notSMTP
+  case nulInMessage, textLineTooLong, foldedStart, notSMTP
   case tooManyCommands, tooManyErrors, sessionTooLong, timeout, shuttingDown
   case messageRate, recipientRate, rateRefused
   case authenticationLost, tooManyLogins
   case readyForTLS, tlsUnavailable, clearBehindSTARTTLS
-  case downstreamUnavailable, downstreamLost, transactionLost, noDownstreamRoom
+  case downstreamUnavailable, downstreamLost, transactionLost, noDownstreamRoom, clientUnnamed
 
   package var code: UInt16 { parts.code }
 
@@ -52,6 +52,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .commandTooLong: (500, "5.5.2 Line too long")
     case .nulInMessage: (554, "5.6.0 Message holds a NUL octet")
     case .textLineTooLong: (554, "5.6.0 Message holds a line that is too long")
+    case .foldedStart: (554, "5.6.0 Message begins with white space where a header belongs")
     case .notSMTP: (521, "5.5.1 This is not SMTP, closing connection")
     case .tooManyCommands: (421, "4.7.0 Too many commands, closing connection")
     case .tooManyErrors: (421, "4.7.0 Too many errors, closing connection")
@@ -74,6 +75,8 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .downstreamLost: (451, "4.3.0 Service unavailable: mail server lost, try again later")
     case .transactionLost: (451, "4.3.0 Transaction lost with the mail server, try again later")
     case .noDownstreamRoom: (451, "4.3.2 Service unavailable: too busy, try again later")
+    case .clientUnnamed:
+      (451, "4.3.0 Service unavailable: the load balancer does not say who the client is")
     }
   }
 

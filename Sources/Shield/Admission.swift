@@ -13,6 +13,8 @@ package struct Peer: BitwiseCopyable, Sendable {
   package var listener: UInt8
   /// The load balancer that said by a PROXY header who it is; nil for who came by itself.
   package var via: Address?
+  /// A load balancer itself, which speaks for no client.
+  var isNobody = false
 
   package init(address: Address, port: UInt16, listener: UInt8, via: Address? = nil) {
     self.address = address
@@ -66,7 +68,9 @@ extension Engine {
   /// A client whom a load balancer has named goes on in the slot that its connection has.
   mutating func enter(_ peer: Peer, in i: Int, now: Instant, into effects: inout EffectQueue) {
     counters.accepted += 1
-    let arrival = arrival(of: peer, now: now)
+    var arrival = arrival(of: peer, now: now)
+    // It only looks whether we are there, and is listed for that. No mail of it is taken: see `forward`.
+    if peer.isNobody && !arrival.isDenied { arrival.tier = .known }
     install(peer, in: i, now: now)
     guard !isDraining, clientIndexes.free >= (arrival.tier == .known ? 0 : reservedSlots) else {
       refuse(i, isDraining ? .shed : .busy, now: now, into: &effects)
@@ -86,6 +90,7 @@ extension Engine {
     connections[i].address = peer.address
     connections[i].port = peer.port
     connections[i].listener = peer.listener
+    connections[i].isNobody = peer.isNobody
     connections[i].accepted = UInt32(truncatingIfNeeded: now.microseconds / 10_000)
   }
 

@@ -114,15 +114,11 @@ extension Engine {
   /// - Returns: false if there is nothing to be told, or it was told.
   mutating func introduce(_ l: Int, now: Instant, into effects: inout EffectQueue) -> Bool {
     guard isUnintroduced(l) else { return false }
-    let text = linkReply(l).prefix(Int(links[l].replyCount))
-    guard let listed = ClientAttributes("XCLIENT", inEHLO: arena.span(text)),
-      listed.contains(.address)
-    else {
+    guard links[l].listed.contains(.address) else {
       // Without it the downstream would take the client for Sluice, whom it may trust.
       linkFailed(l, .identityNotOffered, now: now, into: &effects)
       return true
     }
-    links[l].listed = listed
     links[l].linesSaid = 0
     _ = sayClientLine(l, "XCLIENT", now: now, into: &effects)
     return true
@@ -208,7 +204,9 @@ extension Engine {
     case (.greeting, .closed), (.greeting, .unexpectedReply), (.greeting, .malformedReply),
       (.ehlo, .closed), (.ehlo, .unexpectedReply), (.ehlo, .heloRefused), (.helo, .closed),
       (.helo, .unexpectedReply), (.helo, .heloRefused):
-      downstream.identity.isHeader ? .headerNotTaken : why
+      // Once it has taken one, it is this client that it does not take.
+      downstream.identity.isHeader && (links[l].session < 0 || downstream.isUp != true)
+        ? .headerNotTaken : why
     default: why
     }
   }

@@ -130,7 +130,7 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
     silence,
     early
   case headerNotTaken, greetingMissing, identityNotOffered, identityRefused
-  case unlistedBalancer, headerMissing, headerMalformed, headersWaiting
+  case unlistedBalancer, headerMissing, headerMalformed, headersWaiting, clientUnnamed
 
   package var words: String {
     switch self {
@@ -178,6 +178,7 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
     case .headerMissing: "no PROXY header within 3 s"
     case .headerMalformed: "what came is no PROXY header"
     case .headersWaiting: "too many connections without their PROXY header"
+    case .clientUnnamed: "mail behind a PROXY header that names no client (LOCAL or UNKNOWN)"
     }
   }
 }

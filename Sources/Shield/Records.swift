@@ -75,7 +75,7 @@ package struct Connection: BitwiseCopyable, Sendable {
   private var parts: (UInt32, UInt32, UInt32, UInt32) = (0, 0, 0, 0)
   /// Generation (24 bits) and listener (8).
   private var life: UInt32 = 0
-  /// Signals (26 bits), state (4), tier (2).
+  /// Signals (25 bits), whether it is a load balancer that speaks for nobody (1), state (4), tier (2).
   private var standing: UInt32 = 0
   /// The session it leases, or in the tarpit the replies owed: nobody has both.
   private var lease: UInt32 = 0
@@ -138,8 +138,14 @@ package struct Connection: BitwiseCopyable, Sendable {
   }
 
   package var signals: SignalSet {
-    get { SignalSet(rawValue: standing & 0x3FF_FFFF) }
-    set { standing = standing & ~0x3FF_FFFF | newValue.rawValue & 0x3FF_FFFF }
+    get { SignalSet(rawValue: standing & 0x1FF_FFFF) }
+    set { standing = standing & ~0x1FF_FFFF | newValue.rawValue & 0x1FF_FFFF }
+  }
+
+  /// A load balancer whose header named no client.
+  var isNobody: Bool {
+    get { standing >> 25 & 1 == 1 }
+    set { standing = standing & ~(1 << 25) | (newValue ? 1 << 25 : 0) }
   }
 
   package var state: ConnectionState {

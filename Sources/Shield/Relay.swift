@@ -48,6 +48,17 @@ extension Engine {
       sendCommand(i, l, now: now, into: &effects)
       return
     }
+    if l < 0 && sessions[s].flags.contains(.authenticated) {
+      // On another connection it would be a stranger.
+      leave(i, .authenticationLost, now: now, into: &effects)
+      return
+    }
+    if l < 0 && connections[i].isNobody {
+      // The downstream would take it for the balancer, whom it may trust.
+      refuseHeader(.clientUnnamed, peer(i), now: now)
+      answer(i, .clientUnnamed, now: now, into: &effects)
+      return
+    }
     let verb = sessions[s].verb
     let mayOpen =
       l < 0
@@ -542,6 +553,7 @@ extension Engine {
       if code == 220 {
         secureLink(l, now: now, into: &effects)
       } else if downstream.tls == .opportunistic {
+        if introduce(l, now: now, into: &effects) { return }
         linkReady(l, now: now, into: &effects)
       } else {
         linkFailed(l, .noTLS, now: now, into: &effects)
@@ -583,12 +595,18 @@ extension Engine {
     defer { links[l].pipelines = downstream.capabilities.keywords.contains(.pipelining) }
     let text = linkReply(l).prefix(Int(links[l].replyCount))
     downstream.capabilities = Capabilities(ehloReply: arena.span(text))
-    if downstream.identity == .xforward {
-      links[l].listed = ClientAttributes("XFORWARD", inEHLO: arena.span(text)) ?? []
-    }
+    let word: StaticString? =
+      switch downstream.identity {
+      case .xforward: "XFORWARD"
+      case .xclient: "XCLIENT"
+      case .none, .proxyV1, .proxyV2, .received: nil
+      }
+    if let word { links[l].listed = ClientAttributes(word, inEHLO: arena.span(text)) ?? [] }
   }
 
   mutating func linkReady(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+    // Every way here leads past `introduce`: mail in our own name would be an open relay.
+    invariant(!isUnintroduced(l), "a downstream connection is ready that does not know its client")
     noteDownstream(up: true, now: now)
     links[l].state = .ready
     let s = Int(links[l].session)
@@ -625,9 +643,22 @@ extension Engine {
       }
       downstream.isUp = up
     }
-    if !up {
-      downstream.nextProbe = min(
-        downstream.nextProbe, now.after(microseconds: Downstream.probeRetry))
+    if !up { probeSoon(now: now) }
+  }
+
+  private mutating func probeSoon(now: Instant) {
+    downstream.nextProbe = min(
+      downstream.nextProbe, now.after(microseconds: Downstream.probeRetry))
+  }
+
+  /// Whether the downstream may have refused this client and none but it: then only a probe can say more.
+  private func isRefusalOfClient(_ why: Subject, _ state: LinkState) -> Bool {
+    switch (state, why) {
+    case (.greeting, .greeting), (.greeting, .closed), (.ehlo, .heloRefused), (.ehlo, .closed),
+      (.helo, .heloRefused), (.helo, .closed), (.introducing, .identityRefused),
+      (.introducing, .closed):
+      downstream.isUp == true
+    default: false
     }
   }
 
@@ -921,10 +952,11 @@ extension Engine {
     // What passes unread may end when it likes.
     let isOrderly = state == .spliced && why == .closed
     if !isOrderly { counters.linkFailures += 1 }
+    let isAboutClient = s >= 0 && isRefusalOfClient(why, state)
     let why = cause(why, l)
     switch state {
     case .connecting, .greeting, .ehlo, .helo, .introducing, .starttls, .securing:
-      noteDownstream(up: false, now: now)
+      if isAboutClient { probeSoon(now: now) } else { noteDownstream(up: false, now: now) }
     default: break
     }
     if !isOrderly && (state != .ready || s >= 0 && sessions[s].flags.contains(.mail)) {
@@ -942,16 +974,13 @@ extension Engine {
     sessions[s].link = -1
     sessions[s].flags.remove(.authenticating)
     switch sessions[s].phase {
-    case .opening:
-      answer(i, .downstreamUnavailable, now: now, into: &effects)
-      if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    case .opening: answer(i, .downstreamUnavailable, now: now, into: &effects)
     case .forwarded:
       guard answerOutstanding(i, l, now: now) else {
         close(i, now: now, into: &effects)
         return
       }
       transactionLost(i, now: now, into: &effects)
-      if connections[i].state == .talking { work(i, now: now, into: &effects) }
     case .holding:
       // The reply was there before the downstream went: the client is owed that one.
       wheel.cancel(i)
@@ -965,7 +994,6 @@ extension Engine {
         close(i, now: now, into: &effects)
         return
       }
-      if connections[i].state == .talking { work(i, now: now, into: &effects) }
     case .challenge:
       // It owes us an answer that nobody will read: nothing said now could pair with it.
       leave(i, .authenticationLost, now: now, into: &effects)
@@ -978,12 +1006,15 @@ extension Engine {
       tally(s, .data, good: false)
       resetTransaction(i)
       sessions[s].phase = .command
-      work(i, now: now, into: &effects)
-    case .command, .delaying: loseTransaction(s)
+    case .command, .delaying:
+      loseTransaction(s)
+      loginLost(i, now: now, into: &effects)
+      return
     case .spliced: spliceLost(i, now: now, into: &effects)
     case .swallow, .leaving, .securing: break
     }
     loginLost(i, now: now, into: &effects)
+    if connections[i].state == .talking { work(i, now: now, into: &effects) }
   }
 
   /// All commands that were with a downstream when it went, but the last, hear so. It is no error of theirs.

@@ -268,6 +268,10 @@ extension Engine {
       return
     }
     var data = sessions[s].data
+    if continuesTrace(data, region.from(1).prefix(count)) {
+      leave(i, .foldedStart, now: now, into: &effects)
+      return
+    }
     let step = data.scan(arena.span(region.from(1).prefix(count)))
     sessions[s].data = data
     let start = sessions[s].holdsCR ? 0 : 1
@@ -336,6 +340,12 @@ extension Engine {
     }
   }
 
+  /// Whether the message goes on with the trace header that was put before it. What an access filter goes by must
+  /// be ours alone.
+  private func continuesTrace(_ data: EndOfDataScanner, _ piece: Region) -> Bool {
+    downstream.identity == .received && data.beginsWithSpace(arena.span(piece))
+  }
+
   private mutating func bodyFault(
     _ i: Int, _ fault: BodyFault, now: Instant, into effects: inout EffectQueue
   ) {
@@ -368,6 +378,10 @@ extension Engine {
     let source = arrival.prefix(count)
     let target = region.prefix(arrival.offset - region.offset)
     var data = sessions[s].data
+    if continuesTrace(data, source) {
+      leave(i, .foldedStart, now: now, into: &effects)
+      return
+    }
     var step = NormalizeStep.body
     let written = arena.transform(from: source, into: target) { input, out in
       step = data.normalize(input, into: &out)

@@ -40,7 +40,7 @@ extension Engine {
     return peer
   }
 
-  private func peer(_ i: Int) -> Peer {
+  func peer(_ i: Int) -> Peer {
     Peer(
       address: connections[i].address, port: connections[i].port,
       listener: connections[i].listener)
@@ -79,7 +79,7 @@ extension Engine {
     return .held(slot(client: i))
   }
 
-  private mutating func refuseHeader(_ why: Subject, _ peer: Peer, now: Instant) {
+  mutating func refuseHeader(_ why: Subject, _ peer: Peer, now: Instant) {
     counters.proxyRefused += 1
     var entry = JournalEntry(.proxyRefused, at: now)
     entry.address = peer.address
@@ -143,6 +143,7 @@ extension Engine {
     } else {
       // Its own health check: nobody spoke for anybody.
       peer.via = nil
+      peer.isNobody = true
     }
     releaseHeader(i)
     wheel.cancel(i)
