@@ -187,7 +187,7 @@ extension Engine {
 
   /// Whether a link is to be secured before mail goes over it.
   func wantsTLS(_ l: Int, now: Instant) -> Bool {
-    if links[l].isSecured || downstream.tls == .off { return false }
+    if links[l].isSecured || links[l].staysClear || downstream.tls == .off { return false }
     let s = Int(links[l].session)
     // There the handshake is the client's.
     if s >= 0 && sessions[s].verb == .starttls { return false }
@@ -203,9 +203,11 @@ extension Engine {
   /// The downstream's EHLO reply is there. STARTTLS comes before anything else, if there is to be TLS.
   ///
   /// - Returns: false if the link may be used as it is.
-  mutating func securesFirst(_ l: Int, now: Instant, into effects: inout EffectQueue) -> Bool {
+  mutating func securesFirst(
+    _ l: Int, _ offers: Capabilities, now: Instant, into effects: inout EffectQueue
+  ) -> Bool {
     guard wantsTLS(l, now: now) else { return false }
-    if downstream.capabilities.keywords.contains(.starttls) {
+    if offers.keywords.contains(.starttls) {
       links[l].state = .starttls
       sayOnLink(l, "STARTTLS", now: now, into: &effects)
       return true
@@ -222,8 +224,7 @@ extension Engine {
     links[l].isSecured = true
     links[l].isVerified = facts.isVerified
     counters.linksSecured += 1
-    // What it said before is forgotten (RFC 3207, 4.2).
-    downstream.capabilities = Capabilities()
+    // What it said before is forgotten (RFC 3207, 4.2); what it offered there was never kept.
     links[l].inStart = 0
     links[l].inEnd = 0
     links[l].reader.reset()
@@ -236,11 +237,14 @@ extension Engine {
     }
   }
 
-  private mutating func linkNotSecured(
+  /// Whether clear text does where a handshake fails.
+  var mayStayClear: Bool { downstream.tls == .opportunistic && !downstream.isImplicitTLS }
+
+  mutating func linkNotSecured(
     _ l: Int, _ why: Subject, now: Instant, into effects: inout EffectQueue
   ) {
     guard links[l].state == .securing else { return }
-    guard downstream.tls == .opportunistic, !downstream.isImplicitTLS else {
+    guard mayStayClear else {
       linkFailed(l, why, now: now, into: &effects)
       return
     }
@@ -255,5 +259,7 @@ extension Engine {
     let i = Int(sessions[s].owner)
     sessions[s].link = -1
     forward(i, now: now, into: &effects)
+    // Where no other is to be had, that was an answer.
+    if connections[i].state == .talking { work(i, now: now, into: &effects) }
   }
 }

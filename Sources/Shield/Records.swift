@@ -525,6 +525,8 @@ struct Link: BitwiseCopyable, Sendable {
   /// Whether TLS is spoken on it, and whether the downstream is surely the right one.
   var isSecured = false
   var isVerified = false
+  /// It was asked for TLS and refused; it is used as it is.
+  var staysClear = false
   /// What of a client it wants to be told, by XCLIENT or XFORWARD, and how many lines it was told.
   var listed = ClientAttributes()
   var linesSaid: UInt8 = 0

@@ -532,8 +532,10 @@ extension Engine {
       }
     case .ehlo:
       if code == 250 {
-        learn(l)
-        if securesFirst(l, now: now, into: &effects) { return }
+        let text = linkReply(l).prefix(Int(links[l].replyCount))
+        let offers = Capabilities(ehloReply: arena.span(text))
+        if securesFirst(l, offers, now: now, into: &effects) { return }
+        learn(l, offers)
         if introduce(l, now: now, into: &effects) { return }
         linkReady(l, now: now, into: &effects)
       } else if code >= 500 && code != 521 && mayFallBack(l) {
@@ -543,8 +545,8 @@ extension Engine {
       }
     case .helo:
       if code == 250 {
+        if securesFirst(l, Capabilities(), now: now, into: &effects) { return }
         downstream.capabilities = Capabilities()
-        if securesFirst(l, now: now, into: &effects) { return }
         linkReady(l, now: now, into: &effects)
       } else {
         linkFailed(l, .heloRefused, now: now, into: &effects)
@@ -553,8 +555,9 @@ extension Engine {
       if code == 220 {
         secureLink(l, now: now, into: &effects)
       } else if downstream.tls == .opportunistic {
-        if introduce(l, now: now, into: &effects) { return }
-        linkReady(l, now: now, into: &effects)
+        // In clear, then. What it offers was not kept, so it is asked again.
+        links[l].staysClear = true
+        greetDownstream(l, extended: true, now: now, into: &effects)
       } else {
         linkFailed(l, .noTLS, now: now, into: &effects)
       }
@@ -590,11 +593,14 @@ extension Engine {
     }
   }
 
-  /// Takes what the downstream's EHLO reply offers as what it offers from now on.
-  private mutating func learn(_ l: Int) {
-    defer { links[l].pipelines = downstream.capabilities.keywords.contains(.pipelining) }
+  /// Takes what the downstream's EHLO reply offers as what it offers from now on. All clients are offered that, so
+  /// it is not for anybody to say in clear who is on the way to a downstream that must be spoken to under TLS.
+  private mutating func learn(_ l: Int, _ offers: Capabilities) {
+    links[l].pipelines = offers.keywords.contains(.pipelining)
+    if links[l].isSecured || downstream.tls == .off || downstream.tls == .opportunistic {
+      downstream.capabilities = offers
+    }
     let text = linkReply(l).prefix(Int(links[l].replyCount))
-    downstream.capabilities = Capabilities(ehloReply: arena.span(text))
     let word: StaticString? =
       switch downstream.identity {
       case .xforward: "XFORWARD"
@@ -947,6 +953,11 @@ extension Engine {
     let s = Int(links[l].session)
     if state == .quitting {
       closeLink(l, into: &effects)
+      return
+    }
+    // Whichever way a handshake ends that need not have been.
+    if state == .securing && mayStayClear {
+      linkNotSecured(l, why, now: now, into: &effects)
       return
     }
     // What passes unread may end when it likes.

@@ -326,7 +326,9 @@ struct ServeCommand: ParsableCommand {
     var policy = configuration.enginePolicy
     policy.roles = started.listeners.map(\.role)
     policy.tls = started.listeners.map { listener in
-      configuration.listeners.first { $0.text == listener.text }?.tls ?? listener.tls
+      let asked = configuration.listeners.first { $0.text == listener.text }?.tls ?? listener.tls
+      // One that is not in the file any more. Of TLS alone, it closes at once.
+      return asked == .starttls && configuration.tls.certificates.isEmpty ? .off : asked
     }
     do {
       tls = try TLSContexts(

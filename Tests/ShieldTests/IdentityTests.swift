@@ -90,6 +90,50 @@ struct IdentityTests {
     #expect(shield.downstream.accepted.count == 2)
   }
 
+  @Test("XCLIENT is said as well where opportunistic STARTTLS is refused")
+  func xclientWithoutTLS() throws {
+    var shield = telling(
+      .xclient, offering: ["STARTTLS", everything],
+      rules: [
+        xclientRule, .init(prefix: "STARTTLS", answer: .reply("454 4.7.0 TLS not available")),
+      ])
+    shield.driver.engine.setDownstreamTLS(.opportunistic, implicit: false)
+    let before = shield.downstream.lines.count
+    let arrived = shield.arrive("192.0.2.7")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    #expect(shield.deliver(client).hasPrefix("250"))
+    let words = shield.downstream.lines[before...].prefix(6).map { line in
+      String(line.prefix { $0 != " " })
+    }
+    #expect(words == ["EHLO", "STARTTLS", "EHLO", "XCLIENT", "EHLO", "MAIL"])
+  }
+
+  @Test("one client whose name the downstream refuses does not take the downstream down")
+  func refusedForOne() throws {
+    var shield = telling(
+      .proxyV1,
+      rules: [
+        .init(prefix: "PROXY", answer: .silence),
+        .init(prefix: "EHLO banned", answer: .reply("550 5.7.1 go away")),
+      ])
+    #expect(shield.driver.engine.isDownstreamUp == true)
+    _ = shield.events()
+    let arrived = shield.arrive("192.0.2.7")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    _ = shield.ask(client, "EHLO banned.example.org\r\n")
+    #expect(shield.ask(client, "MAIL FROM:<a@b.c>\r\n").hasPrefix("451"))
+    let events = shield.events()
+    #expect(events.filter { $0.event == .downstreamFailed }.map(\.subject) == [.heloRefused])
+    #expect(!events.contains { $0.event == .downstreamDown })
+    #expect(shield.driver.engine.isDownstreamUp == true)
+    let other = shield.arrive("192.0.2.8")
+    let honest = try #require(other)
+    _ = shield.banner(honest)
+    #expect(shield.deliver(honest).hasPrefix("250"))
+  }
+
   @Test("XCLIENT names an IPv6 client, and only what was listed")
   func xclientV6() throws {
     var shield = telling(.xclient, offering: ["XCLIENT ADDR FROB"], rules: [xclientRule])
@@ -190,6 +234,36 @@ struct IdentityTests {
       let lines = text.components(separatedBy: "\r\n")
       #expect(lines[2] == "\tSat, 21 Nov 2026 10:00:01 +0000")
       #expect(lines.dropFirst(3).joined(separator: "\r\n") == body)
+    }
+  }
+
+  @Test(
+    "a message cannot go on with the trace header that stands before it",
+    arguments: [BareNewline.reject, .normalize])
+  func folded(mode: BareNewline) throws {
+    let cases: [(pieces: [String], isTaken: Bool)] = [
+      ([" by trusted.example\r\n\r\n.\r\n"], false), (["\tx\r\n.\r\n"], false),
+      ([". x\r\n.\r\n"], false), ([".", " x\r\n.\r\n"], false), ([".", "\t\r\n.\r\n"], false),
+      (["S", " x\r\n.\r\n"], true), ([".", ". x\r\n.\r\n"], true), ([".x\r\n.\r\n"], true),
+      (["Subject: x\r\n y\r\n\r\n .\r\n.\r\n"], true), (["\r\n x\r\n.\r\n"], true),
+    ]
+    for (pieces, isTaken) in cases {
+      for identity in [Identity.received, .none] {
+        var shield = telling(identity)
+        shield.driver.engine.policy.bareNewline = mode
+        let arrived = shield.arrive("192.0.2.7")
+        let client = try #require(arrived)
+        _ = shield.banner(client)
+        _ = shield.ask(client, "EHLO client.example.org\r\n")
+        _ = shield.ask(client, "MAIL FROM:<a@b.c>\r\n")
+        _ = shield.ask(client, "RCPT TO:<d@e.f>\r\n")
+        _ = shield.ask(client, "DATA\r\n")
+        var reply = ""
+        for piece in pieces { reply += shield.ask(client, piece) }
+        let wants = isTaken || identity == .none
+        #expect(reply.hasPrefix(wants ? "250" : "554 5.6.0"), "\(pieces) \(identity) \(reply)")
+        #expect(shield.downstream.accepted.count == (wants ? 1 : 0))
+      }
     }
   }
 

@@ -68,6 +68,38 @@ struct LoginTests {
     #expect(later.hasPrefix("535"))
   }
 
+  @Test(
+    "a log-in that is lost with its downstream is told, whatever was sent ahead",
+    arguments: ["dot", "RSET", "MAIL FROM:<second"])
+  func lost(moment: String) throws {
+    var shield = guarded()
+    shield.downstream.rules = [
+      .init(prefix: "AUTH", answer: .reply("235 2.7.0 Welcome")),
+      .init(prefix: moment, answer: .close),
+    ]
+    let arrived = shield.arrive("192.0.2.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    _ = shield.ask(client, "EHLO x.example.org\r\n")
+    #expect(shield.ask(client, Self.ann).hasPrefix("235"))
+    _ = shield.ask(client, "MAIL FROM:<first@b.c>\r\n")
+    _ = shield.ask(client, "RCPT TO:<d@e.f>\r\n")
+    let dialled = shield.driver.dialled.count
+    let ahead = "MAIL FROM:<second@b.c>\r\nRCPT TO:<d@e.f>\r\n"
+    var heard = ""
+    if moment == "RSET" {
+      heard = shield.ask(client, "RSET\r\n" + ahead)
+    } else {
+      _ = shield.ask(client, "DATA\r\n")
+      heard = shield.ask(client, "hello\r\n.\r\n" + ahead)
+    }
+    shield.advance(by: .seconds(10))
+    heard += shield.heard(client)
+    #expect(heard.contains("421 4.3.0"), "\(heard)")
+    // Nothing of it went out as a stranger's.
+    #expect(shield.driver.dialled.count == dialled)
+  }
+
   @Test("a user name waits longer each time, wherever it is tried, and is never refused")
   func user() throws {
     var shield = guarded { $0.logins.userFailures = 3 }

@@ -153,7 +153,7 @@ struct UpstreamTests {
 
   @Test("a health check is the balancer itself; one that only connects is no event")
   func healthCheck() throws {
-    var shield = behind(policy(access: "10.0.0.0/24 trusted\n"))
+    var shield = behind(policy())
     let local = Array(v2("0.0.0.0").prefix(12)) + [0x20, 0, 0, 0]
     for header in [local, Array("PROXY UNKNOWN\r\n".utf8)] {
       let arrived = shield.arrive(balancer)
@@ -175,6 +175,42 @@ struct UpstreamTests {
     shield.driver.end(slot)
     #expect(shield.events().map(\.subject) == [.headerMalformed])
     #expect(shield.driver.engine.heldCount == 0)
+  }
+
+  @Test("who it is that a header does not say sends no mail, whomever the balancer is taken for")
+  func nobody() throws {
+    let local = Array(v2("0.0.0.0").prefix(12))
+    let headers = [
+      local + [0x20, 0, 0, 0], local + [0x21, 0, 0, 0], Array("PROXY UNKNOWN\r\n".utf8),
+    ]
+    for (access, mode) in [("10.0.0.0/24 trusted\n", Mode.enforce), ("", .enforce), ("", .observe)]
+    {
+      var shield = behind(
+        policy(access: access) {
+          $0.mode = mode
+          $0.roles = [.outbound]
+          $0.authOnClear = true
+        })
+      shield.downstream.offers.append("AUTH PLAIN LOGIN")
+      shield.advance(by: .seconds(61))
+      let dialled = shield.driver.dialled.count
+      for header in headers {
+        let arrived = shield.arrive(balancer)
+        let slot = try #require(arrived)
+        shield.driver.say(slot, header)
+        #expect(shield.heard(slot).hasPrefix("220 "))
+        #expect(shield.ask(slot, "EHLO check.example.org\r\n").contains("250"))
+        _ = shield.events()
+        #expect(shield.ask(slot, "MAIL FROM:<a@b.c>\r\n").hasPrefix("451 4.3.0"))
+        #expect(shield.ask(slot, "RCPT TO:<d@e.f>\r\n").hasPrefix("503"))
+        #expect(shield.ask(slot, "AUTH PLAIN AGFubgBwYXNzd29yZA==\r\n").hasPrefix("451"))
+        let refusals = shield.events().filter { $0.event == .proxyRefused }
+        #expect(refusals.map(\.subject) == [.clientUnnamed, .clientUnnamed])
+        #expect(shield.ask(slot, "QUIT\r\n").hasPrefix("221"))
+        shield.driver.reset(slot)
+      }
+      #expect(shield.driver.dialled.count == dialled)
+    }
   }
 
   @Test("tables, rates and counts are the client's and not the balancer's")

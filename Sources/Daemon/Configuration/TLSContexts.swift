@@ -39,7 +39,9 @@ package struct TLSContexts: Sendable {
       var keys: TLSTicketKeys?
       if configuration.tls.ticketRotation != nil {
         let old = before.flatMap { number < $0.servers.count ? $0.servers[number] : nil }
-        keys = old?.ticketKeys ?? configuration.tls.ticketKeys()
+        let fresh = configuration.tls.ticketKeys()
+        // Of another time, tickets of before are worth a whole handshake each, and no more.
+        keys = old?.ticketKeys?.rotation == fresh?.rotation ? old?.ticketKeys : fresh
       }
       servers.append(
         try TLSServerContext(configuration.tls.serverSettings(for: listener), ticketKeys: keys))

@@ -62,7 +62,7 @@ extension Driver {
   mutating func open(_ slot: Slot, into region: Region?) {
     let i = Int(slot.index)
     places[i].want = region == nil ? .listen : .fill
-    secures[i].region = region.map { ($0.offset, $0.count) }
+    if let region { secures[i].region = (region.offset, region.count) }
     if places[i].flags.contains(.closing) { return }
     // Not at once: the fact would come in the middle of the orders of another one.
     if secures[i].stashed.count > 0 || secures[i].channel.holdsInput || secures[i].inputEnded {
@@ -242,6 +242,7 @@ extension Driver {
 
   private mutating func tellEnded(_ slot: Slot, now: Instant) {
     places[Int(slot.index)].want = .nothing
+    secures[Int(slot.index)].region = nil
     engine.ended(slot, now: now, into: &effects)
   }
 
@@ -252,28 +253,26 @@ extension Driver {
     if isStashed { secures[i].keep(fresh) }
     var input = isStashed ? secures[i].stashed : fresh
     defer { if isStashed { secures[i].drop(keeping: input.count) } else { secures[i].keep(input) } }
+    let region = secures[i].region
     let found: TLSRead
-    switch places[i].want {
-    case .fill:
-      guard let region = secures[i].region else { return }
+    if let region {
       found = secures[i].channel.read(
         &input,
         into: UnsafeMutableRawBufferPointer(
           start: engine.arena.base + region.offset, count: region.count))
-    case .listen:
+    } else if places[i].want == .listen {
       found = secures[i].channel.read(
         &input,
         into: UnsafeMutableRawBufferPointer(start: scratch, count: Driver.bufferBytes))
-    case .watch:
-      if secures[i].inputEnded { tellEnded(slot, now: now) }
+    } else {
+      if places[i].want == .watch && secures[i].inputEnded { tellEnded(slot, now: now) }
       return
-    case .nothing: return
     }
     switch found {
     case .bytes(let count):
-      let want = places[i].want
       places[i].want = .nothing
-      if want == .fill {
+      secures[i].region = nil
+      if region != nil {
         engine.filled(slot, count, now: now, into: &effects)
       } else {
         let bytes = Span(

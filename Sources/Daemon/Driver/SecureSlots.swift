@@ -11,7 +11,7 @@ import TLS
 /// TLS of one slot.
 struct SecureSlot: ~Copyable {
   var channel: TLSChannel
-  /// Where the engine's next `filled` goes.
+  /// Where the engine's next `filled` goes. A `fill` stands until it is answered, whatever else is wanted since.
   var region: (offset: Int, count: Int)?
   var isShakingHands = true
   /// Its source has had many handshakes: each step waits its turn.
