@@ -175,10 +175,12 @@ class SecureDialogue(harness.Dialogue):
 class SecureRecorder(harness.Recorder):
     """The recorder with STARTTLS; what it kept is what was said, opened."""
 
-    def __init__(self, certificate, injection=None, **options):
+    def __init__(self, certificate, injection=None, breaks=None, **options):
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(certificate["certificate"], certificate["key"])
         self.injection = injection
+        # How each handshake ends: by "close", "reset" or "silence"; None for well.
+        self.breaks = breaks
         self.bodies = []
         super().__init__(**options)
 
@@ -209,6 +211,13 @@ class SecureRecorder(harness.Recorder):
                     peer.sendall(b"250 forged.example\r\n")
                 else:
                     peer.sendall(b"220 go on\r\n")
+                if self.breaks:
+                    peer.recv(65_536)
+                    if self.breaks == "silence":
+                        time.sleep(60)
+                    if self.breaks == "reset":
+                        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return
                 peer = self.context.wrap_socket(peer, server_side=True)
                 stream = peer.makefile("rb")
                 secured = True

@@ -265,6 +265,44 @@ def test_300_sessions_at_once_each_deliver(sink, front, keys, version):
     all_gone(shield)
 
 
+@pytest.mark.parametrize("secured", [False, True], ids=["clear", "TLS"])
+def test_a_group_with_a_refused_recipient_is_answered_and_the_client_is_heard_on(
+        secure_postfix, front, keys, secured):
+    """The reply to a refused recipient is held back while what follows DATA is awaited already."""
+    shield = front(secure_postfix, {
+        "delays": {**NO_DELAYS, "rcpt_rejected": {"clean": "700ms", "suspicious": "1s", "bad": "1s"}}})
+    shield.wait_for_keyword("PIPELINING")
+    for number, good in enumerate(["", "RCPT TO:<b@example.com>\r\n"]):
+        with dialogue(shield, f"127.1.{40 + 2 * number + secured}.9") as client:
+            if secured:
+                client.starttls(keys.trusting())
+            else:
+                client.greet()
+            client.send(f"MAIL FROM:<a@client.example>\r\n{good}RCPT TO:<nobody@example.com>\r\nDATA\r\n")
+            client.expect(250)
+            if good:
+                client.expect(250)
+            client.expect(550)
+            if good:
+                client.expect(354)
+                client.send("Subject: letter in a group\r\n\r\nhello\r\n.\r\n")
+                client.expect(250)
+            else:
+                client.expect(554)
+            client.command("RSET", 250)
+            client.command("QUIT", 221)
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "silence"])
+def test_opportunistic_tls_falls_back_however_a_handshake_ends(secure_recorder, front, keys, how):
+    back = secure_recorder(breaks=how)
+    shield = front(back, {"downstream": back_by(keys, "opportunistic"), "tls": {"handshake_timeout": "2s"}})
+    with dialogue(shield, timeout=20) as client:
+        client.greet()
+        assert client.deliver().code == 250
+    shield.program.wait_for("DOWNSTREAM IN CLEAR")
+
+
 # MARK: What must not pass
 
 

@@ -392,6 +392,59 @@ struct EncryptionTests {
     }
   }
 
+  @Test("what is said in clear on the way to a downstream under TLS is offered to nobody")
+  func clearOffers() throws {
+    for mode in [DownstreamTLS.required, .verify] {
+      var shield = before(mode)
+      shield.advance(by: .seconds(1))
+      let early = try greeted(&shield)
+      let offer = shield.ask(early, "EHLO a.example.org\r\n")
+      #expect(offer.contains("SIZE 1000000") && offer.contains("8BITMIME"))
+      // Somebody on the path answers in its place, and cannot go on behind the 220.
+      shield.downstream.offers = ["STARTTLS", "SIZE 10"]
+      shield.driver.handshakeFault = .certificate
+      let other = try greeted(&shield, from: "127.0.5.2")
+      #expect(shield.deliver(other).hasPrefix("451"))
+      let late = try greeted(&shield, from: "127.0.5.3")
+      #expect(shield.ask(late, "EHLO a.example.org\r\n").contains("SIZE 1000000"))
+      let mail = "MAIL FROM:<a@b.c> SIZE=1000 BODY=8BITMIME\r\n"
+      #expect(shield.ask(early, mail).hasPrefix("451"))
+      #expect(shield.ask(late, mail).hasPrefix("451"))
+    }
+  }
+
+  @Test(
+    "a handshake that fails where no other connection can be had is answered, and the client goes on"
+  )
+  func noRoomForClear() throws {
+    var driver = VirtualDriver(
+      engine: Engine(policy: policy(), limits: limits { $0.downstreamConnections = 1 }, seed: 1))
+    driver.engine.setDownstreamTLS(.opportunistic, implicit: false)
+    driver.handshakeFault = .certificate
+    var shield = VirtualShield(driver: driver)
+    shield.downstream.offers.append("STARTTLS")
+    shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply("220 Go"))]
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    #expect(shield.ask(client, "MAIL FROM:<a@b.c>\r\n").hasPrefix("451"))
+    #expect(shield.ask(client, "NOOP\r\n").hasPrefix("250"))
+    #expect(shield.deliver(client).hasPrefix("250"))
+  }
+
+  @Test("a handshake that comes to no end is one that failed: in clear, where that is allowed")
+  func standingHandshake() throws {
+    for mode in [DownstreamTLS.opportunistic, .required] {
+      var shield = before(mode)
+      shield.driver.handshakeStands = true
+      let client = try greeted(&shield)
+      _ = shield.ask(client, "EHLO a.example.org\r\n")
+      shield.driver.say(client, "MAIL FROM:<a@b.c>\r\n")
+      shield.advance(by: .seconds(61))
+      #expect(shield.heard(client).hasPrefix(mode == .opportunistic ? "250" : "451"))
+      #expect(shield.events().contains { $0.event == .downstreamClear } == (mode == .opportunistic))
+    }
+  }
+
   @Test("octets of the downstream behind its 220 are an attack: the link ends")
   func responseInjection() throws {
     var shield = before(.required, starttls: .reply("220 Go\r\n250 2.0.0 injected"))
