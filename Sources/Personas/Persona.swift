@@ -51,7 +51,7 @@ public struct Persona: Sendable {
     case mail
     /// Leaves after the banner, or after EHLO's reply.
     case banner, helo
-    /// TLS handshakes: leaves when STARTTLS was answered, or at once where it is not offered.
+    /// TLS handshakes: leaves when the server has done its part of one, or at once where STARTTLS is not offered.
     case tls
     /// Recipients, one after the other, and never DATA.
     case harvest
