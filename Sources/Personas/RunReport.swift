@@ -12,9 +12,9 @@ public struct PersonaFindings: Sendable, Codable {
   public var clients = 0
   /// Connections they opened.
   public var connections = 0
-  /// Those of them on which a TLS handshake began, and on which it failed or was cut off. The others were done, or the
-  /// client left in the middle of it.
+  /// Those of them on which a TLS handshake began.
   public var handshakes = 0
+  /// Of these, handshakes that failed or were cut off. The others were done, or the client left in the middle.
   public var handshakesFailed = 0
   /// Connections on which the mail server behind judged a recipient, as far as the client can know: it was
   /// accepted, or refused with 550.

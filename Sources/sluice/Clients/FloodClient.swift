@@ -843,6 +843,7 @@ private struct FloodThread: ~Copyable {
   private mutating func secure(_ index: Int, _ slot: Int) -> Bool {
     let held = rings[index]
     tally.events += 1
+    tally.handshakes += 1
     population.secures(held.bots[slot].client)
     if context == nil {
       var settings = TLSClientSettings(level: .opportunistic, name: nil)
