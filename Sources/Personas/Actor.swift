@@ -52,13 +52,17 @@ public enum Ending: UInt8, Sendable, CaseIterable, BitwiseCopyable {
 
 /// One connection of a persona: a client that hears bytes and says lines, without I/O and without a clock.
 ///
-/// Facts go in (`opened`, `heard`, `timer`, `closed`), and each may give a step. Times are microseconds of any
-/// monotonic clock. It keeps no text: what it must know of a reply is its code and three keywords.
+/// Facts go in (`opened`, `heard`, `secured`, `timer`, `closed`), and each may give a step. Times are microseconds of
+/// any monotonic clock. It keeps no text: what it must know of a reply is its code and three keywords. Of TLS it knows
+/// when it begins and that it is done; the octets of it are its driver's.
 public struct Actor: Sendable, BitwiseCopyable {
   /// What the client does next.
   public enum Step: Sendable, Equatable, BitwiseCopyable {
     case nothing
     case say(Line)
+    /// Shake hands: `secured`, or `notSecured`. Nothing is said and nothing heard until then, and what came in clear
+    /// behind the server's 220 is thrown away.
+    case secure
     /// Close the connection; what it was is in `ending`.
     case leave
   }
@@ -72,15 +76,21 @@ public struct Actor: Sendable, BitwiseCopyable {
     static let rushes = Traits(rawValue: 16)
     static let pipelines = Traits(rawValue: 32)
     static let isForeign = Traits(rawValue: 64)
-    static let tls = Traits(rawValue: 128)
+    /// Wants STARTTLS, and has not said it yet.
+    static let wantsTLS = Traits(rawValue: 128)
     static let offersAuth = Traits(rawValue: 256)
     static let offersPipelining = Traits(rawValue: 512)
     static let offersTLS = Traits(rawValue: 1_024)
     static let hasGreeted = Traits(rawValue: 2_048)
     static let isLeaving = Traits(rawValue: 4_096)
-    static let isSecured = Traits(rawValue: 8_192)
+    /// HELO was said, because the server does not know EHLO.
+    static let hasFallenBack = Traits(rawValue: 8_192)
     static let bannerOnly = Traits(rawValue: 16_384)
     static let isLetThrough = Traits(rawValue: 32_768)
+    /// What a reply to EHLO offers.
+    static let offers: Traits = [.offersAuth, .offersPipelining, .offersTLS]
+    /// Who is like this has no time for TLS.
+    static let neverSecure: Traits = [.rushes, .isForeign, .bannerOnly]
   }
 
   /// When it was connected. All other times are kept as milliseconds since then, for there may be many actors.
@@ -136,6 +146,10 @@ public struct Actor: Sendable, BitwiseCopyable {
   /// mailbox exists only the server behind can say.
   public var isLetThrough: Bool { traits.contains(.isLetThrough) }
 
+  /// Whether it is in the middle of a TLS handshake, or its connection ended there. Of a 220 that comes byte by byte it
+  /// is so at its end.
+  public var isShakingHands: Bool { awaited == .startTLS && code == 220 && column == 0 }
+
   /// Nobody; `opened` makes a client of it.
   public init() {}
 
@@ -158,8 +172,9 @@ public struct Actor: Sendable, BitwiseCopyable {
     if chance(persona.value.pipelinesEarly) { traits.insert(.rushes) }
     if chance(persona.value.pipelines) { traits.insert(.pipelines) }
     if chance(persona.value.nonSMTP) { traits.insert(.isForeign) }
-    if chance(persona.value.tls) { traits.insert(.tls) }
+    if chance(persona.value.tls) { traits.insert(.wantsTLS) }
     if chance(persona.value.bannerOnly) { traits.insert(.bannerOnly) }
+    if !traits.isDisjoint(with: .neverSecure) { traits.remove(.wantsTLS) }
     messagesLeft = count(persona.value.messages, &generator)
     loginsLeft = persona.value.aim == .auth ? max(1, count(persona.value.logins, &generator)) : 0
     recipientsLeft = count(persona.value.recipients, &generator)
@@ -195,7 +210,7 @@ public struct Actor: Sendable, BitwiseCopyable {
       if column > 7 && byte != UInt8(ascii: "\n") { continue }
       if hear(byte) {
         step = replied(persona, now: now)
-        if step == .leave { return .leave }
+        if step == .leave || step == .secure { return step }
       }
     }
     bePatient(persona)
@@ -211,6 +226,26 @@ public struct Actor: Sendable, BitwiseCopyable {
     bePatient(persona)
     return step
   }
+
+  /// The handshake that `.secure` asked for is done; who came for nothing else need hear no more than the server's
+  /// part of it.
+  ///
+  /// What was said in clear is forgotten on both sides, and EHLO said anew (RFC 3207, 4.2).
+  public mutating func secured(_ persona: SharedPersona, now: Int64) -> Step {
+    let now = since(now)
+    lastHeard = now
+    if persona.value.aim == .tls { return leave(.done) }
+    traits.subtract(.offers)
+    column = 0
+    keyword = 0
+    isLast = true
+    let step = ask(.helo, hello(), now: now)
+    bePatient(persona)
+    return step
+  }
+
+  /// The handshake that `.secure` asked for has failed: the connection is of no more use.
+  public mutating func notSecured() { closed(broken: true) }
 
   /// - Returns: whether a reply is whole by this byte.
   @inline(__always)
@@ -288,9 +323,11 @@ public struct Actor: Sendable, BitwiseCopyable {
       }
       return ask(.helo, hello(), now: now)
     case .helo:
-      if code >= 500 && ahead == 0 && !traits.contains(.isSecured) && persona.value.kind != .bot {
+      if code >= 500 && ahead == 0 && !traits.contains(.hasFallenBack)
+        && persona.value.kind != .bot
+      {
         // RFC 5321, 3.2: who does not know EHLO is told HELO, once.
-        traits.insert(.isSecured)
+        traits.insert(.hasFallenBack)
         return ask(
           .helo, .helo(bare: traits.contains(.bareHelo), extended: false), now: now)
       }
@@ -298,15 +335,23 @@ public struct Actor: Sendable, BitwiseCopyable {
         return end(code < 500 ? .deferred : .rejected, now: now)
       }
       if persona.value.aim == .helo { return end(.done, now: now) }
-      if persona.value.aim == .auth { return logIn(now: now) }
       if persona.value.aim == .tls {
         if traits.contains(.offersTLS) { return ask(.startTLS, .startTLS, now: now) }
         return end(.pointless, now: now)
       }
-      return begin(persona, now: now)
+      if traits.isSuperset(of: [.wantsTLS, .offersTLS]) {
+        traits.remove(.wantsTLS)
+        return ask(.startTLS, .startTLS, now: now)
+      }
+      return proceed(persona, now: now)
     case .startTLS:
+      if code == 220 {
+        began = now
+        return .secure
+      }
       if persona.value.aim == .tls { return end(.done, now: now) }
-      return begin(persona, now: now)
+      // RFC 3207, 4: to go on without TLS is the client's own choice, and who sends mail by MX makes it.
+      return proceed(persona, now: now)
     case .auth:
       loginsLeft -= 1
       return logIn(now: now)
@@ -353,6 +398,11 @@ public struct Actor: Sendable, BitwiseCopyable {
     case .rset: return begin(persona, now: now)
     case .quit: return leave(ending)
     }
+  }
+
+  /// Greetings are over: goes on to what it came for.
+  private mutating func proceed(_ persona: SharedPersona, now: UInt32) -> Step {
+    persona.value.aim == .auth ? logIn(now: now) : begin(persona, now: now)
   }
 
   /// Begins a message, or what else it came for.
@@ -471,7 +521,8 @@ public struct Actor: Sendable, BitwiseCopyable {
     }
     if awaited == .quit { return leave(ending) }
     decide(delivered > 0 && awaited != .dot ? .delivered : .impatient)
-    if traits.contains(.quitsImpatient) && awaited != .banner {
+    // In a handshake there is no way to say it.
+    if traits.contains(.quitsImpatient) && awaited != .banner && !isShakingHands {
       traits.insert(.isLeaving)
       awaited = .quit
       began = now

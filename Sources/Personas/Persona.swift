@@ -51,7 +51,7 @@ public struct Persona: Sendable {
     case mail
     /// Leaves after the banner, or after EHLO's reply.
     case banner, helo
-    /// TLS handshakes: leaves when STARTTLS was answered, or at once where it is not offered.
+    /// TLS handshakes: leaves when the server has done its part of one, or at once where STARTTLS is not offered.
     case tls
     /// Recipients, one after the other, and never DATA.
     case harvest
@@ -101,7 +101,8 @@ public struct Persona: Sendable {
   public var pipelines = 0.0
   /// Speaks another protocol instead.
   public var nonSMTP = 0.0
-  /// Wants STARTTLS, where it is offered.
+  /// Says STARTTLS where it is offered, and goes on in TLS; in clear text if it is told 4xx or 5xx. Not who leaves with
+  /// the banner or the answer to EHLO, nor who does not wait for replies.
   public var tls = 0.0
   /// Says QUIT when it is done.
   public var quits = 1.0

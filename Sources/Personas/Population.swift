@@ -215,6 +215,9 @@ public struct Population: Sendable {
     return seed &* 0x9E37_79B9_7F4A_7C15 ^ place
   }
 
+  /// A TLS handshake of a client begins.
+  public mutating func secures(_ client: Client) { found[Int(client.entry)].handshakes += 1 }
+
   /// The run is over and this connection was still there: how long it would have lasted nobody knows.
   public mutating func stillThere(_ client: Client, _ actor: Actor, letThrough: Bool, now: Int64) {
     let entry = Int(client.entry)
@@ -260,6 +263,9 @@ public struct Population: Sendable {
     }
     if letThrough { found[entry].letThrough += 1 }
     found[entry].delivered += Int(actor.delivered)
+    if actor.isShakingHands && (ending == .broken || ending == .cutOff) {
+      found[entry].handshakesFailed += 1
+    }
     if actor.delivered > 0 { client.hasDelivered = true }
     return next(&client, actor, shared[Int(client.persona)], byFault, now)
   }

@@ -12,6 +12,10 @@ public struct PersonaFindings: Sendable, Codable {
   public var clients = 0
   /// Connections they opened.
   public var connections = 0
+  /// Those of them on which a TLS handshake began.
+  public var handshakes = 0
+  /// Of these, handshakes that failed or were cut off. The others were done, or the client left in the middle.
+  public var handshakesFailed = 0
   /// Connections on which the mail server behind judged a recipient, as far as the client can know: it was
   /// accepted, or refused with 550.
   public var letThrough = 0
@@ -53,6 +57,8 @@ public struct PersonaFindings: Sendable, Codable {
   public mutating func add(_ other: PersonaFindings) {
     clients += other.clients
     connections += other.connections
+    handshakes += other.handshakes
+    handshakesFailed += other.handshakesFailed
     letThrough += other.letThrough
     delivered += other.delivered
     begunWithin += other.begunWithin

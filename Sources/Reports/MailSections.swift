@@ -108,10 +108,16 @@ extension View {
     for persona in found.joined() { totals.merge(persona.endings, uniquingKeysWith: +) }
     let columns = ranked(totals).map(\.name)
     guard !columns.isEmpty else { return "" }
+    let isTLS = found.joined().contains { $0.handshakes > 0 }
+    func head(_ name: String, _ persona: PersonaFindings) -> [String] {
+      [name, Figures.count(persona.clients), Figures.count(persona.connections)]
+        + (isTLS
+          ? [Figures.count(persona.handshakes), Figures.count(persona.handshakesFailed)] : [])
+    }
     var text = ""
     for k in reports.indices {
       let rows = found[k].map { persona in
-        [persona.label, Figures.count(persona.clients), Figures.count(persona.connections)]
+        head(persona.label, persona)
           + columns.map { name in
             let count = persona.endings[name] ?? 0
             return count == 0 ? "·" : Figures.count(count)
@@ -119,12 +125,13 @@ extension View {
       }
       let all = reports[k].everyone
       let sum =
-        ["all", Figures.count(all.clients), Figures.count(all.connections)]
+        head("all", all)
         + columns.map { Figures.count(all.endings[$0] ?? 0) }
         + [Figures.count(all.stillThere), Figures.count(all.gaveUp)]
       text += Markup.table(
         named(k, "connections by how they ended"),
-        ["persona", "clients", "connections"] + columns + ["open at the end", "series given up"],
+        ["persona", "clients", "connections"] + (isTLS ? ["TLS handshakes", "failed"] : [])
+          + columns + ["open at the end", "series given up"],
         rows + [sum], marked: [rows.count])
     }
     return Markup.section(

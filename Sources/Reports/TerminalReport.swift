@@ -142,6 +142,12 @@ public enum TerminalReport {
             ? "; without the shield \(Figures.short(report.mean { Double($0.downstreamWithout) })) and "
               + Figures.count(report.most { Double($0.downstreamWithout) }) : ""))
     }
+    let all = report.everyone
+    if all.handshakes > 0 {
+      lines.append(
+        "  TLS: \(Figures.count(all.handshakes)) handshakes, "
+          + "\(Figures.count(all.handshakesFailed)) failed")
+    }
     if report.hasMemory || report.hasCPU {
       let cores = report.cores.map(\.share)
       let mean = cores.isEmpty ? 0 : cores.reduce(0, +) / Double(cores.count)

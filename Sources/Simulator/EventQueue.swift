@@ -7,6 +7,8 @@ struct SimEvent: Linked {
     case hearByte, hear, seeEnd
     /// A line of a bot reaches the shield; its end does, in order or as a reset.
     case arrive, arriveEnd, arriveReset
+    /// A TLS 1.3 handshake: the bot's hello reaches the shield, the answer the bot, and the end of it the shield.
+    case hello, helloAnswer, finished
     /// A client comes back; the next client of an entry comes.
     case comeBack, arrival
     /// What a slow reader was sent is taken off the shield's hands.

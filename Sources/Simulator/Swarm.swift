@@ -62,6 +62,11 @@ package enum Swarm {
       run.limits.sources = pick(64, 1_024)
       run.limits.buckets = pick(64, 1_024)
     }
+    // For the policy alone: no octet is sealed in virtual time, so no certificate is needed.
+    if chance(0.3) {
+      run.policy.tls = [.starttls]
+      if chance(0.5) { run.limits.tlsSessions = pick(4, 50) }
+    }
     run.after = 3_600
     run.sampleEvery = 5
     return run

@@ -46,6 +46,9 @@ package struct World: ~Copyable {
     static let slow = Marks(rawValue: 1)
     /// The mail server behind was away or broke in the middle of it.
     static let metFault = Marks(rawValue: 2)
+    /// Of its TLS handshake the hello, or the end, is at the shield.
+    static let hello = Marks(rawValue: 4)
+    static let finished = Marks(rawValue: 8)
   }
 
   /// Something that a bot said and that the shield has not read.
@@ -81,7 +84,7 @@ package struct World: ~Copyable {
     var want = Want.nothing
     var isReady = false
     var isClosing = false
-    /// A handshake was asked for; it takes no time.
+    /// A handshake was asked for, and is not done.
     var isSecuring = false
     var hasFailed = false
     /// A connection to the mail server stands; the engine knows that, or that a client's has failed.
@@ -246,7 +249,8 @@ package struct World: ~Copyable {
       connect(client)
     case .sample: sample()
     case .linkUp, .linkDown, .linkReply, .linkEnd, .taken: linkEvent(event)
-    case .hearByte, .hear, .seeEnd, .arrive, .arriveEnd, .arriveReset:
+    case .hearByte, .hear, .seeEnd, .arrive, .arriveEnd, .arriveReset, .hello, .helloAnswer,
+      .finished:
       if bots[i].isTaken && bots[i].generation == event.generation { botEvent(event, i) }
       if event.kind == .hear { letters.give(event.payload) }
     }
@@ -283,6 +287,18 @@ package struct World: ~Copyable {
       bots[i].isReset = true
       makeReady(bots[i].slot)
       forget(i)
+    case .hello:
+      bots[i].marks.insert(.hello)
+      makeReady(bots[i].slot)
+    case .helloAnswer:
+      if bots[i].hasEnded { return }
+      let step = bots[i].actor.secured(persona(i), now: now * 1_000)
+      // Ahead of what it says next.
+      if step != .leave { add(.finished, toReach: i) }
+      goOn(i, step)
+    case .finished:
+      bots[i].marks.insert(.finished)
+      makeReady(bots[i].slot)
     default: break
     }
   }
@@ -377,6 +393,13 @@ package struct World: ~Copyable {
         note(2, i, UInt64(bots[i].actor.awaited.rawValue))
         if isTraced(i) { tell("says \(line)") }
         add(.arrive, toReach: i)
+      }
+    case .secure:
+      population.secures(bots[i].client)
+      if bots[i].slot >= 0 && !bots[i].isClosed {
+        note(9, i, 0)
+        if isTraced(i) { tell("begins a handshake") }
+        add(.hello, toReach: i)
       }
     }
   }
@@ -652,15 +675,40 @@ package struct World: ~Copyable {
     if sockets[k].isClosing {
       close(k, slot)
     } else if sockets[k].isSecuring {
-      sockets[k].isSecuring = false
-      engine.secured(slot, TLSFacts(), now: instant, into: &effects)
-      makeReady(Int32(k))
+      shakeHands(k, slot)
     } else if k < clientSlots {
       deliver(k, slot)
       if hasMore(k) { makeReady(Int32(k)) }
     } else {
       deliverBehind(k, slot)
       if hasMoreBehind(k) { makeReady(Int32(k)) }
+    }
+  }
+
+  /// The shield's part of a handshake: one flight, which answers the hello, and then it waits for the end.
+  mutating func shakeHands(_ k: Int, _ slot: Slot) {
+    let i = Int(sockets[k].bot)
+    if k >= clientSlots || engine.policy.tls(ofListener: 0) == .implicit {
+      // No client of ours does its part of this one: it takes no time.
+      sockets[k].isSecuring = false
+      engine.secured(slot, TLSFacts(), now: instant, into: &effects)
+      makeReady(Int32(k))
+    } else if i < 0 {
+      return
+    } else if bots[i].isReset || sockets[k].hasFailed {
+      sockets[k].isSecuring = false
+      deliver(k, slot)
+    } else if bots[i].marks.contains(.finished) {
+      sockets[k].isSecuring = false
+      engine.secured(slot, TLSFacts(), now: instant, into: &effects)
+      makeReady(Int32(k))
+    } else if bots[i].arrived > 0 || bots[i].endTold {
+      sockets[k].isSecuring = false
+      engine.notSecured(
+        slot, bots[i].arrived > 0 ? .notTLS : .alert, now: instant, into: &effects)
+    } else if bots[i].marks.contains(.hello) {
+      bots[i].marks.remove(.hello)
+      add(.helloAnswer, toReach: i)
     }
   }
 

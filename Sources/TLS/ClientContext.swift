@@ -30,6 +30,8 @@ public struct TLSClientSettings: Sendable {
   public var authorities = TLSAuthorities.system
   /// Protocols, ciphers and groups.
   public var words = TLSWords.client
+  /// Whether a connection goes on with the session of the one before. Not where each stands for another host.
+  public var resumes = true
 
   /// With the system's authorities and the usual words.
   public init(level: Level, name: String?) {
@@ -61,8 +63,10 @@ public final class TLSClientContext: @unchecked Sendable {
     try settings.words.apply(to: made)
     SSL_CTX_set_options(made, CTLS_NO_RENEGOTIATION | CTLS_NO_COMPRESSION)
     TLSServerContext.setCommon(made, sendFragmentMax: 16_384)
-    ctls_set_session_cache(made, CTLS_CACHE_CLIENT)
-    SSL_CTX_sess_set_new_cb(made, newSessionCallback)
+    if settings.resumes {
+      ctls_set_session_cache(made, CTLS_CACHE_CLIENT)
+      SSL_CTX_sess_set_new_cb(made, newSessionCallback)
+    }
     if settings.level == .verify {
       guard let name = settings.name, !name.isEmpty else {
         throw TLSContextError(

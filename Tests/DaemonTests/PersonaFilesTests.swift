@@ -141,7 +141,7 @@ struct ShippedPersonaTests {
     let b12 = try persona("B12")
     #expect(b12.trickle == .uniform(10, 60) && b12.concurrency == .uniform(50, 500))
     #expect(b12.aim == .hold)
-    #expect(try persona("B13").patience[.startTLS] == .const(0))
+    #expect(try persona("B13").patienceOtherwise == .const(30))
     #expect(try persona("B13").aim == .tls)
     let b14 = try persona("B14")
     #expect(b14.remembersSlow == 86_400 && b14.tls == 0.5)

@@ -2,6 +2,7 @@
 """`sluice flood`: it holds what it says it holds, counts what the other side counts, leaves nothing behind, and
 goes to loopback only."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import time
 
 import pytest
 from harness import NO_DELAYS, SLUICE, Program, Shield, Sink, free_port, wait_until
+from secure import Keys
 
 
 def flood(port, *options):
@@ -187,11 +189,11 @@ def run(tmp_path):
     made = []
 
     def make(port, clients="{B: 0}", *options, at_once="{B: 0}", duration="3s", patience="{uniform: [1s, 3s]}",
-             scenario="", bot=""):
+             scenario="", bot="", sender=""):
         folder = tmp_path / f"flood{len(made)}"
         (folder / "personas").mkdir(parents=True)
         (folder / "personas" / "b.yaml").write_text(BOT.replace("PATIENCE", patience) + bot)
-        (folder / "personas" / "l.yaml").write_text(SENDER)
+        (folder / "personas" / "l.yaml").write_text(SENDER + sender)
         text = SCENARIO.replace("DURATION", duration).replace("CLIENTS", clients).replace("ATONCE", at_once)
         (folder / "tried.yaml").write_text(text + scenario)
         program = Program(
@@ -553,3 +555,119 @@ def test_what_a_run_will_not_do_it_says(arguments, sentence):
     done = subprocess.run([SLUICE, "flood", "run", *arguments], capture_output=True, text=True, timeout=20)
     assert done.returncode == 64
     assert sentence in done.stderr
+
+
+# STARTTLS: of personas that want it, where it is offered.
+
+
+def statistic(front, name):
+    before = len(front.program.lines)
+    front.signal(signal.SIGUSR2)
+    pattern = re.compile(rf"\b{name}=(-?\d+)")
+
+    def found():
+        lines = [line for _, line in front.program.lines[before:] if "STATS" in line]
+        return next((match for match in map(pattern.search, lines) if match), None)
+
+    return int(wait_until(found, 5, f"{name} in the statistics").group(1))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    return Keys(tmp_path_factory.mktemp("keys")).make("mx")
+
+
+BURNS = 'aim: {value: tls, source: "of this test"}\n'
+HALF = 'tls: {value: 50%, source: "of this test"}\n'
+# A message of several pieces, and the network's faults but breaks.
+LARGE = 'bytes: {value: 200000, source: "of this test"}\n'
+HINDERED = 'latency: {value: {uniform: [5ms, 40ms]}, source: "of this test"}\n'
+
+
+@pytest.mark.parametrize("more, scenario", [("", ""), (LARGE, ""), (LARGE, HINDERED)], ids=["small", "large", "late"])
+def test_who_wants_tls_sends_its_mail_in_tls_and_none_is_lost(run, sink, shield, certificate, more, scenario):
+    box = sink(store=False)
+    front = shield(box, {"delays": NO_DELAYS, "tls": {"certificates": [certificate]}}, access="# nobody is known\n")
+    flood = run(
+        front.port, "{L: 20, B: 20}", "--seconds", "25", duration="3s", patience="60s", sender=HALF + more, bot=HALF,
+        scenario=scenario)
+    report = finding(flood, 60)
+    honest, bots = report["by"]["L"], report["by"]["B"]
+    assert honest["delivered"] == honest["clients"] > 30 and not honest["lost"]
+    assert honest["delivered"] + bots["delivered"] == box.counts()["messages"]
+    began = honest["handshakes"] + bots["handshakes"]
+    assert 0.3 < began / (honest["connections"] + bots["connections"]) < 0.7
+    assert honest["handshakesFailed"] == bots["handshakesFailed"] == 0
+    assert statistic(front, "tls_handshakes") == began
+    assert statistic(front, "tls_handshakes_failed") == 0
+    wait_until(lambda: statistic(front, "tls_sessions") == 0, 5, "every TLS session given back")
+    assert [check["broken"] for check in report["checks"]] == [0, 0, 0, 0]
+    assert re.search(rb"TLS: \d+ handshakes", flood.output)
+
+
+def test_without_a_certificate_nobody_says_starttls(run, shield, recorder):
+    box = recorder(keywords=["PIPELINING"])
+    front = shield(box, {"delays": NO_DELAYS}, access="# nobody is known\n")
+    report = finding(run(front.port, "{L: 10}", "--seconds", "20", duration="2s", sender=HALF))
+    honest = report["by"]["L"]
+    assert honest["delivered"] == honest["clients"] > 5 and honest["handshakes"] == 0
+    assert statistic(front, "tls_handshakes") == 0
+
+
+def test_the_burner_leaves_when_the_server_has_done_its_part(run, sink, shield, certificate):
+    box = sink(store=False)
+    front = shield(
+        box, {"delays": NO_DELAYS, "tls": {"certificates": [certificate]}}, access="# nobody is known\n")
+    report = finding(
+        run(front.port, "{B: 20}", "--seconds", "20", duration="2s", patience="30s", bot=HALF + BURNS))
+    burner = report["by"]["B"]
+    assert burner["endings"] == {"done": burner["connections"]} and burner["handshakes"] == burner["connections"] > 20
+    assert statistic(front, "tls_handshakes") == burner["handshakes"]
+    wait_until(lambda: statistic(front, "tls_handshakes_failed") == burner["handshakes"], 5, "all seen to have failed")
+
+
+class BadTLS:
+    """Offers STARTTLS, says 220, and then something that is no TLS, or nothing and goes."""
+
+    def __init__(self, behind):
+        self.behind = behind
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=50)
+        self.port = self.listener.getsockname()[1]
+        self.heard = []
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                one, _ = self.listener.accept()
+            except OSError:
+                return
+            with one, contextlib.suppress(OSError):
+                one.settimeout(5)
+                one.sendall(b"220 mx\r\n")
+                one.recv(4096)
+                one.sendall(b"250-mx\r\n250 STARTTLS\r\n")
+                one.recv(4096)
+                one.sendall(b"220 go\r\n")
+                self.heard.append(one.recv(4096)[:1])
+                one.sendall(self.behind)
+
+    def stop(self):
+        self.listener.close()
+
+
+@pytest.mark.parametrize("behind", [b"250 forged.example\r\n", b""], ids=["clear text", "nothing"])
+def test_a_handshake_that_fails_is_counted_and_mail_is_tried_again(run, behind):
+    server = BadTLS(behind)
+    flood = run(
+        server.port, "{B: 0}", "--seconds", "20", at_once="{L: 3}", duration="1s", sender=HALF.replace("50", "100"))
+    report = finding(flood, 40, code=1)
+    server.stop()
+    honest = report["by"]["L"]
+    # A try and two retries of each, and every time a ClientHello.
+    assert honest["connections"] == honest["handshakes"] == honest["handshakesFailed"] == 9
+    assert server.heard == [b"\x16"] * 9
+    assert sum(honest["lost"].values()) == 3
+    assert re.search(rb"TLS: 9 handshakes, 9 failed", flood.output)

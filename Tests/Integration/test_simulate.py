@@ -12,6 +12,7 @@ import subprocess
 import pytest
 
 import harness
+from secure import Keys
 
 DEBUG = os.environ.get("SLUICE_DEBUG", str(harness.ROOT / ".build/debug/sluice"))
 
@@ -193,6 +194,27 @@ def test_the_sweep_that_ships_says_what_the_page_beside_it_says():
     for id in ["B2", "B11", "B14"]:
         assert shares(short, 22, "left", "connections")[id] > 0.98, id
     assert shares(short, 22, "left", "connections")["B3"] < 0.02
+
+
+def test_a_configuration_with_a_certificate_has_clients_in_tls(tmp_path):
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is missing")
+    own = Keys(tmp_path / "keys").make("mx")
+    config = tmp_path / "tls.yaml"
+    config.write_text(
+        "listeners:\n  - {address: 127.0.0.1:2525}\ndownstream: {address: 127.0.0.1:2600}\n"
+        f"tls:\n  certificates:\n    - {{certificate: {own['certificate']}, key: {own['key']}}}\n"
+    )
+    found = tmp_path / "found.json"
+    options = ["--scenario", "ordinary", "--duration", 300, "--no-baseline", "--json", found]
+    text = simulate(*options, "--config", config, status=(0,))
+    senders = [p for p in json.loads(found.read_text())[0]["personas"] if p["kind"] == "sender"]
+    connections = sum(p["connections"] for p in senders)
+    handshakes = sum(p["handshakes"] for p in senders)
+    # 90 % of the honest want it; those whom the banner's delay drives off see no offer of it.
+    assert connections > 100 and 0.7 < handshakes / connections < 0.97, senders
+    assert "TLS: " in text
+    assert "TLS: " not in simulate(*options, status=(0,))
 
 
 def test_random_worlds_of_the_shipped_personas_keep_every_promise():

@@ -33,6 +33,8 @@ final class Talk {
     }
   }
 
+  func secured() -> Actor.Step { actor.secured(persona, now: micros) }
+
   /// Goes to its deadline, or to `most` seconds.
   func wait(atMost most: Double = 1e6) -> Actor.Step {
     now = min(Double(actor.deadline(persona)) / 1_000_000, most)
@@ -354,7 +356,8 @@ struct ActorTests {
     }
     _ = tls.hear("220 mx\r\n")
     #expect(tls.hear(ehlo) == .say(.startTLS))
-    #expect(tls.hear("220 go\r\n") == .leave)
+    #expect(tls.hear("220 go\r\n") == .secure)
+    #expect(tls.secured() == .leave)
     #expect(tls.actor.ending == .done)
     let callout = Talk { $0.aim = .callout }
     _ = callout.hear("220 mx\r\n")
@@ -362,6 +365,108 @@ struct ActorTests {
     #expect(callout.hear("250 ok\r\n") == .say(.rcpt(unknown: false)))
     #expect(callout.hear("550 no\r\n") == .say(.quit))
     #expect(callout.actor.ending == .done)
+  }
+
+  @Test("who wants TLS says STARTTLS where it is offered, and EHLO again under it, once")
+  func startTLS() {
+    let talk = Talk {
+      $0.tls = 1
+      $0.pipelines = 1
+    }
+    #expect(talk.hear("220 mx\r\n") == .say(.helo(bare: false, extended: true)))
+    #expect(talk.hear(ehlo) == .say(.startTLS))
+    #expect(talk.actor.awaited == .startTLS && !talk.actor.isShakingHands)
+    #expect(talk.hear("220 go\r\n") == .secure)
+    #expect(talk.actor.isShakingHands)
+    #expect(talk.secured() == .say(.helo(bare: false, extended: true)))
+    #expect(!talk.actor.isShakingHands)
+    // PIPELINING was offered in clear: that is forgotten. And STARTTLS is not said twice, whoever offers it.
+    #expect(talk.hear("250-mx\r\n250 STARTTLS\r\n") == .say(.mail))
+    let plain = Talk { $0.tls = 1 }
+    _ = plain.hear("220 mx\r\n")
+    #expect(plain.hear("250-mx\r\n250 PIPELINING\r\n") == .say(.mail))
+    let never = Talk()
+    _ = never.hear("220 mx\r\n")
+    #expect(never.hear(ehlo) == .say(.mail))
+  }
+
+  @Test("what came in clear behind the 220 to STARTTLS is thrown away")
+  func behindStartTLS() {
+    let talk = Talk { $0.tls = 1 }
+    _ = talk.hear("220 mx\r\n")
+    _ = talk.hear(ehlo)
+    #expect(talk.hear("220 go\r\n250-forged\r\n250 AUTH\r\n25") == .secure)
+    #expect(talk.secured() == .say(.helo(bare: false, extended: true)))
+    #expect(talk.hear("250 mx\r\n") == .say(.mail))
+  }
+
+  @Test("a server that has no TLS for it now gets its mail in clear", arguments: ["454", "502"])
+  func noTLS(code: String) {
+    let talk = Talk {
+      $0.tls = 1
+      $0.kind = .sender
+      $0.pipelines = 1
+    }
+    _ = talk.hear("220 mx\r\n")
+    #expect(talk.hear(ehlo) == .say(.startTLS))
+    #expect(talk.hear("\(code) no\r\n") == .say(.group(recipients: 1)))
+    let guesser = Talk {
+      $0.tls = 1
+      $0.aim = .auth
+      $0.logins = .const(1)
+    }
+    _ = guesser.hear("220 mx\r\n")
+    #expect(guesser.hear(ehlo) == .say(.startTLS))
+    #expect(guesser.hear("\(code) no\r\n") == .say(.auth))
+  }
+
+  @Test("a handshake that fails or is cut off ends the connection, to be tried again")
+  func failedHandshake() {
+    for isCut in [false, true] {
+      let talk = Talk { $0.tls = 1 }
+      _ = talk.hear("220 mx\r\n")
+      _ = talk.hear(ehlo)
+      _ = talk.hear("220 go\r\n")
+      if isCut { talk.actor.closed() } else { talk.actor.notSecured() }
+      #expect(talk.actor.ending == (isCut ? .cutOff : .broken))
+      #expect(talk.actor.endedAt == .startTLS && talk.actor.isShakingHands)
+    }
+  }
+
+  @Test(
+    "patience with STARTTLS is for the reply and for the handshake, each; in it nobody says QUIT")
+  func handshakePatience() {
+    let talk = Talk {
+      $0.tls = 1
+      $0.patienceOtherwise = .const(300)
+      $0.patience = [.startTLS: .const(5)]
+      $0.quitsImpatient = 1
+    }
+    _ = talk.hear("220 mx\r\n")
+    talk.now = 10
+    _ = talk.hear(ehlo)
+    talk.now = 14
+    #expect(talk.hear("220 go\r\n") == .secure)
+    #expect(talk.wait(atMost: 18.9) == .nothing)
+    #expect(talk.wait() == .leave)
+    #expect(abs(talk.now - 19) < 0.01)
+    #expect(talk.actor.ending == .impatient && talk.actor.endedAt == .startTLS)
+  }
+
+  @Test("whoever does not wait for replies, or wants the banner alone, never says STARTTLS")
+  func neverTLS() {
+    let changes: [(inout Persona) -> Void] = [
+      { $0.pipelinesEarly = 1 }, { $0.bannerOnly = 1 }, { $0.aim = .helo }, { $0.aim = .banner },
+      { $0.nonSMTP = 1 },
+    ]
+    for change in changes {
+      let talk = Talk {
+        $0.tls = 1
+        change(&$0)
+      }
+      _ = talk.hear("220 mx\r\n")
+      #expect(talk.hear(ehlo) != .say(.startTLS))
+    }
   }
 
   @Test("an honest client that is told 500 for EHLO says HELO, once")

@@ -295,6 +295,22 @@ struct PageTests {
 
 @Suite("The terminal report")
 struct TerminalTests {
+  @Test("tells of TLS where there was any, as the page does")
+  func handshakes() {
+    var report = Samples.report()
+    #expect(!TerminalReport.text(report, color: false).contains("TLS:"))
+    #expect(!HTMLReport.page([report]).contains("TLS handshakes"))
+    report.personas[0].handshakes = 1_234
+    report.personas[0].handshakesFailed = 5
+    report.personas[1].handshakes = 1
+    #expect(
+      TerminalReport.text(report, color: false).contains("TLS: 1,235 handshakes, 5 failed"))
+    let page = HTMLReport.page([report])
+    let connections = Figures.count(report.personas[0].connections)
+    #expect(page.contains("TLS handshakes"))
+    #expect(page.contains("<td>\(connections)</td><td>1,234</td><td>5</td>"))
+  }
+
   @Test("fits into 100 columns, with colours only where asked for")
   func width() {
     var large = Samples.report(kind: "real")

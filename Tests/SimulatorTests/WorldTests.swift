@@ -148,6 +148,143 @@ struct WorldTests {
   }
 }
 
+@Suite("TLS in the simulated world")
+struct WorldTLSTests {
+  private static let offered = policy {
+    $0.tls = [.starttls]
+    $0.handshakes = .unlimited
+  }
+
+  private func sender(tls: Double) -> Persona {
+    var persona = honest()
+    persona.tls = tls
+    return persona
+  }
+
+  @Test("as many shake hands as the personas say, no mail is lost, and no slot")
+  func share() {
+    var impatient = bot("B", patience: .const(60))
+    impatient.tls = 0.5
+    impatient.quits = 1
+    var world = world(
+      [(sender(tls: 0.9), rate: 2), (impatient, rate: 4)], duration: 500, policy: Self.offered)
+    world.run(after: 20_000)
+    for (found, share) in zip(world.population.findings, [0.9, 0.5]) {
+      // Of a thousand and more connections, three standard deviations.
+      let most = 3 * (share * (1 - share) / Double(found.connections)).squareRoot()
+      let seen = Double(found.handshakes) / Double(found.connections)
+      #expect(found.connections > 900 && abs(seen - share) < most, "\(found.id): \(seen)")
+      #expect(found.handshakesFailed == 0)
+      #expect(found.delivered == found.clients, "\(found.endings) \(found.lost)")
+    }
+    let all = world.population.findings.reduce(0) { $0 + $1.handshakes }
+    #expect(world.engine.counters.handshakes == UInt64(all))
+    #expect(world.engine.counters.handshakesFailed == 0)
+    for check in world.checks.all {
+      #expect(check.broken == 0, "\(check.name): \(check.first ?? "")")
+    }
+    world.engine.measure()
+    #expect(world.engine.heldCount == 0 && world.engine.counters.tlsSessions == 0)
+  }
+
+  @Test("a server that offers no STARTTLS sees the same run, whatever its clients want")
+  func notOffered() {
+    func trace(_ tls: Double) -> UInt64 {
+      var world = world([(sender(tls: tls), rate: 5)], duration: 100)
+      world.run(after: 600)
+      #expect(world.population.findings[0].handshakes == 0)
+      return world.trace
+    }
+    #expect(trace(0) == trace(1))
+  }
+
+  @Test("a handshake takes a round trip of the wire, and the mail comes in later by so much")
+  func roundTrip() {
+    func delay(_ tls: Double) -> Double {
+      var world = world(
+        [(sender(tls: tls), rate: 1)], duration: 100,
+        policy: policy {
+          $0.tls = [.starttls]
+          $0.handshakes = .unlimited
+          for stage in Stage.allCases { $0.delays[stage].clean = 0 }
+        }
+      ) { $0.latency = .const(0.5) }
+      world.run(after: 600)
+      let delay = world.population.findings[0].delay
+      return delay.sum / Double(delay.total)
+    }
+    // STARTTLS and its reply, the handshake, and EHLO and its reply: three of a second each.
+    let more = delay(1) - delay(0)
+    #expect(abs(more - 3) < 0.05, "\(more) s")
+  }
+
+  @Test("the same seed gives the same run, faults of the network and all")
+  func sameSeed() {
+    func trace(_ seed: UInt64) -> (UInt64, Int) {
+      var burner = bot("B13", patience: .const(30))
+      burner.aim = .tls
+      burner.concurrency = .const(5)
+      burner.addresses = 3
+      var world = world(
+        [(sender(tls: 0.9), rate: 2), (burner, rate: 2)], duration: 60, seed: seed,
+        policy: Self.offered
+      ) {
+        $0.resets = 0.2
+        $0.slowReaders = 0.2
+      }
+      world.run(after: 20_000)
+      for check in world.checks.all where check.name != world.checks.honest.name {
+        #expect(check.broken == 0, "\(check.name): \(check.first ?? "")")
+      }
+      world.engine.measure()
+      #expect(world.engine.heldCount == 0 && world.engine.counters.tlsSessions == 0)
+      let found = world.population.findings[1]
+      #expect(found.handshakes > 400 && found.endings["done"] ?? 0 > 300, "\(found.endings)")
+      // They leave before their own end of it: to the shield each is a failed one, but for resets by the network.
+      let left = found.endings["done"] ?? 0
+      #expect(world.engine.counters.handshakesFailed > UInt64(left * 9 / 10))
+      return (world.trace, world.eventCount)
+    }
+    let first = trace(3)
+    #expect(trace(3) == first)
+    #expect(trace(4) != first)
+  }
+
+  @Test("who loses patience in the middle of a handshake gives its slot back")
+  func impatient() {
+    var hasty = bot("B", patience: .const(60))
+    hasty.tls = 1
+    hasty.patience = [.startTLS: .const(1)]
+    hasty.quitsImpatient = 1
+    var world = world([(hasty, rate: 2)], duration: 50, policy: Self.offered) {
+      // The reply is there after 0.9 s, and the handshake as long after that; or later, both.
+      $0.latency = .uniform(0.4, 0.6)
+    }
+    world.run(after: 100)
+    let found = world.population.findings[0]
+    #expect(found.endings["left: starttls"] ?? 0 > 20, "\(found.endings)")
+    #expect(found.handshakes > 10 && found.handshakesFailed == 0)
+    world.engine.measure()
+    #expect(world.engine.heldCount == 0 && world.engine.counters.tlsSessions == 0)
+    for check in world.checks.all { #expect(check.broken == 0, "\(check.name)") }
+  }
+
+  @Test("where every place for TLS is taken mail goes in clear")
+  func full() {
+    var scenario = Scenario(name: "test")
+    scenario.duration = 100
+    scenario.entries = [Scenario.Entry(persona: "L3", rate: 10)]
+    let population = Population(personas: [sender(tls: 1)], scenario: scenario, seed: 1)
+    var limits = Limits()
+    limits.tlsSessions = 4
+    var world = World(policy: Self.offered, limits: limits, population: population, seed: 1)
+    world.run(after: 20_000)
+    let found = world.population.findings[0]
+    #expect(found.delivered == found.clients, "\(found.endings) \(found.lost)")
+    #expect(found.handshakes > 50 && found.handshakes < found.connections / 2)
+  }
+}
+
 @Suite("The memory of a simulation")
 struct MemoryTests {
   @Test("is 200 bytes for each client with a connection, counted the same in each run")
@@ -187,6 +324,7 @@ struct SwarmTests {
   /// Kinds that differ in what they do; the shipped ones are in the files.
   static let kinds: [Persona] = {
     var early = bot("early", patience: .const(60))
+    early.tls = 0.3
     early.pregreet = 0.7
     early.bareHelo = 0.5
     var harvester = bot("harvester", patience: .const(20))
@@ -209,6 +347,7 @@ struct SwarmTests {
     var guesser = bot("guesser", patience: .const(8))
     guesser.aim = .auth
     guesser.logins = .const(5)
+    guesser.tls = 0.9
     guesser.tries = [0, 0, 0, 0, 1]
     guesser.again = .const(1)
     var callout = honest("callout", patience: 30)
@@ -220,8 +359,12 @@ struct SwarmTests {
     bulk.unknown = 0.1
     bulk.concurrency = .uniform(1, 3)
     bulk.bytes = .lognormal(1_500, 1)
+    bulk.tls = 0.9
+    var burner = bot("burner", patience: .const(30))
+    burner.aim = .tls
+    burner.concurrency = .const(10)
     return [
-      early, harvester, rusher, scanner, slow, foreign, guesser, callout, bulk, honest(),
+      burner, early, harvester, rusher, scanner, slow, foreign, guesser, callout, bulk, honest(),
       bot("impatient", patience: .lognormal(4, 0.4)), bot("patient", patience: .const(300)),
     ]
   }()

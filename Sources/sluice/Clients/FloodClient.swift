@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The personas of a scenario on real sockets: tens of thousands of clients in one or two threads. Who comes when
 // and from where says `Population`, what a connection says and when it leaves says its `Actor`; here are only
-// sockets and time, and what a scenario's network does: bytes that are under way for a while, readers that are
-// slow, connections that break. A connection is a direct descriptor with one poll. Keeps: there ≤ most, always.
+// sockets and time, TLS (`SecureLine`), and what a scenario's network does: bytes that are under way for a while,
+// readers that are slow, connections that break. A connection is a direct descriptor with one poll. Keeps: there ≤
+// most, always; nothing in clear behind the server's 220 to STARTTLS.
 
 import Foundation
 import Glibc
 import Personas
 import Structures
 import Synchronization
+import TLS
 import Uring
 
 /// What `sluice flood run` was told, checked already.
@@ -123,6 +125,8 @@ private struct FloodBot: BitwiseCopyable {
   var watch = ReplyWatch()
   var state = State.free
   var isPolled = false
+  /// From STARTTLS's 220 on: it has an entry among its ring's `secures`.
+  var isSecure = false
 }
 
 /// What is on its way between a client and the kernel, where the scenario has latency.
@@ -130,6 +134,8 @@ private enum Late {
   case heard([UInt8])
   case ended(isBroken: Bool)
   case said(Line)
+  /// What its TLS has to say by itself.
+  case sealed
   case close
 }
 
@@ -144,7 +150,7 @@ private struct Outgoing {
   var generation: UInt32 = 0
   /// Of a large message: octets of its body that are still to be said, whole lines.
   var bodyLeft = 0
-  /// What comes after that.
+  /// What comes after that; of a secured client in clear, to be sealed when its turn has come.
   var following: [UInt8] = []
 }
 
@@ -159,6 +165,8 @@ private final class FloodRing {
   var freeOutgoing: [Int32] = []
   /// By slot, the earliest first: latency is the same for all of a connection.
   var late: [Int32: [Late]] = [:]
+  /// By slot, of those that are secured.
+  var secures: [Int32: SecureLine] = [:]
 
   init(slots: Int) throws(RingError) { ring = try Ring(entries: FloodThread.window, slots: slots) }
 
@@ -224,6 +232,8 @@ private struct FloodThread: ~Copyable {
   private var there = 0
   private var published: Int64 = 0
   private var scratch: [UInt8] = []
+  /// Made for the first that wants TLS; of all, because they differ in nothing that is in it.
+  private var context: TLSClientContext?
   private let buffers: UnsafeMutableRawPointer
   private let piece: UnsafeMutableRawPointer
   private let addresses: UnsafeMutablePointer<SocketAddress>
@@ -499,6 +509,7 @@ private struct FloodThread: ~Copyable {
     case .ended(let isBroken): if isOpen { end(index, slot, isBroken: isBroken) }
     case .said(let line):
       say(line, index, slot, population.shared[Int(held.bots[slot].client.persona)])
+    case .sealed: pushOut(held, slot)
     case .close: leave(index, slot)
     }
   }
@@ -658,8 +669,14 @@ private struct FloodThread: ~Copyable {
     }
   }
 
-  /// A client hears bytes.
+  /// Bytes of the wire have reached a client.
   private mutating func hear(_ bytes: Span<UInt8>, _ index: Int, _ slot: Int) {
+    if rings[index].bots[slot].isSecure { return hearSealed(bytes, index, slot) }
+    hearText(bytes, index, slot)
+  }
+
+  /// A client hears what is said to it.
+  private mutating func hearText(_ bytes: Span<UInt8>, _ index: Int, _ slot: Int) {
     let held = rings[index]
     let persona = population.shared[Int(held.bots[slot].client.persona)]
     let number = held.bots[slot].client.number
@@ -686,6 +703,8 @@ private struct FloodThread: ~Copyable {
     switch step {
     case .nothing: break
     case .leave: return finish(index, slot)
+    case .secure:
+      if !secure(index, slot) { return }
     case .say(let line):
       let held = rings[index]
       tally.events += 1
@@ -721,12 +740,18 @@ private struct FloodThread: ~Copyable {
       held.outgoing[place].following += scratch
       return
     }
-    let base = UnsafeMutableRawPointer.allocate(byteCount: max(scratch.count, 1), alignment: 1)
-    scratch.withUnsafeBytes {
-      UnsafeMutableRawBufferPointer(start: base, count: $0.count).copyMemory(from: $0)
+    if held.bots[slot].isSecure {
+      scratch = scratch.withUnsafeBytes { held.secures[Int32(slot)]?.seal($0) ?? [] }
     }
-    var one = Outgoing(base: base)
-    one.count = scratch.count
+    send(scratch, held, slot, bodyLeft: bodyLeft, following: following)
+  }
+
+  /// Sends octets; nothing of the slot is under way.
+  private func send(
+    _ octets: [UInt8], _ held: FloodRing, _ slot: Int, bodyLeft: Int = 0, following: [UInt8] = []
+  ) {
+    var one = Outgoing(base: copy(octets))
+    one.count = octets.count
     one.slot = slot
     one.generation = held.bots[slot].generation
     one.bodyLeft = bodyLeft
@@ -741,6 +766,14 @@ private struct FloodThread: ~Copyable {
     }
     held.bots[slot].sending = Int32(place)
     send(held, place)
+  }
+
+  private func copy(_ octets: [UInt8]) -> UnsafeMutableRawPointer {
+    let base = UnsafeMutableRawPointer.allocate(byteCount: max(octets.count, 1), alignment: 1)
+    octets.withUnsafeBytes {
+      UnsafeMutableRawBufferPointer(start: base, count: $0.count).copyMemory(from: $0)
+    }
+    return base
   }
 
   private func send(_ held: FloodRing, _ place: Int) {
@@ -770,6 +803,9 @@ private struct FloodThread: ~Copyable {
 
   /// The next piece of the same client; false if there is none.
   private func prepare(_ held: FloodRing, _ place: Int) -> Bool {
+    if let line = secureLine(held, held.outgoing[place].slot) {
+      return prepare(held, place, sealedBy: line)
+    }
     if held.outgoing[place].bodyLeft > 0 {
       if held.outgoing[place].isOwn { held.outgoing[place].base.deallocate() }
       let count = min(held.outgoing[place].bodyLeft, FloodThread.pieceBytes)
@@ -782,16 +818,130 @@ private struct FloodThread: ~Copyable {
     }
     let more = held.outgoing[place].following
     if more.isEmpty { return false }
-    if held.outgoing[place].isOwn { held.outgoing[place].base.deallocate() }
-    let base = UnsafeMutableRawPointer.allocate(byteCount: more.count, alignment: 1)
-    more.withUnsafeBytes {
-      UnsafeMutableRawBufferPointer(start: base, count: $0.count).copyMemory(from: $0)
-    }
-    held.outgoing[place].base = base
-    held.outgoing[place].isOwn = true
-    held.outgoing[place].count = more.count
-    held.outgoing[place].sent = 0
     held.outgoing[place].following = []
+    replace(held, place, by: more)
+    return true
+  }
+
+  private func replace(_ held: FloodRing, _ place: Int, by octets: [UInt8]) {
+    if held.outgoing[place].isOwn { held.outgoing[place].base.deallocate() }
+    held.outgoing[place].base = copy(octets)
+    held.outgoing[place].isOwn = true
+    held.outgoing[place].count = octets.count
+    held.outgoing[place].sent = 0
+  }
+
+  // MARK: - TLS
+
+  private func secureLine(_ held: FloodRing, _ slot: Int) -> SecureLine? {
+    held.bots[slot].isSecure ? held.secures[Int32(slot)] : nil
+  }
+
+  /// Begins a handshake.
+  ///
+  /// - Returns: false if there can be none, and the connection is over.
+  private mutating func secure(_ index: Int, _ slot: Int) -> Bool {
+    let held = rings[index]
+    tally.events += 1
+    tally.handshakes += 1
+    population.secures(held.bots[slot].client)
+    if context == nil {
+      var settings = TLSClientSettings(level: .opportunistic, name: nil)
+      // Clients are hosts of their own: none has another's tickets.
+      settings.resumes = false
+      do { context = try TLSClientContext(settings) } catch {
+        StandardError.write("TLS cannot be had: \(error)")
+      }
+    }
+    guard let context else {
+      held.bots[slot].actor.notSecured()
+      finish(index, slot)
+      return false
+    }
+    let line = SecureLine(context)
+    held.secures[Int32(slot)] = line
+    held.bots[slot].isSecure = true
+    _ = line.shake(Span())
+    flush(index, slot)
+    return true
+  }
+
+  /// Bytes of the wire that are TLS.
+  private mutating func hearSealed(_ bytes: Span<UInt8>, _ index: Int, _ slot: Int) {
+    let held = rings[index]
+    guard let line = held.secures[Int32(slot)] else { return }
+    if line.isEstablished { return hearOpened(bytes, line, index, slot) }
+    let persona = population.shared[Int(held.bots[slot].client.persona)]
+    let found = line.shake(bytes)
+    if persona.value.aim == .tls && found != .failed {
+      // It wanted the server's part of it, and no more.
+      return take(held.bots[slot].actor.secured(persona, now: now), index, slot, persona)
+    }
+    flush(index, slot)
+    switch found {
+    case .shaking: break
+    case .done:
+      let generation = held.bots[slot].generation
+      take(held.bots[slot].actor.secured(persona, now: now), index, slot, persona)
+      guard held.bots[slot].generation == generation, held.bots[slot].state == .open else { return }
+      // Tickets may have come with the end of the handshake.
+      hearOpened(Span(), line, index, slot)
+    case .open, .closed, .failed:
+      held.bots[slot].actor.notSecured()
+      finish(index, slot)
+    }
+  }
+
+  private mutating func hearOpened(
+    _ bytes: Span<UInt8>, _ line: SecureLine, _ index: Int, _ slot: Int
+  ) {
+    let held = rings[index]
+    var text: [UInt8] = []
+    let found = line.open(bytes, into: &text)
+    flush(index, slot)
+    let generation = held.bots[slot].generation
+    if !text.isEmpty { hearText(text.span, index, slot) }
+    guard held.bots[slot].generation == generation, held.bots[slot].state == .open else { return }
+    switch found {
+    case .closed: end(index, slot, isBroken: false)
+    case .failed: end(index, slot, isBroken: true)
+    case .shaking, .done, .open: break
+    }
+  }
+
+  /// What TLS has to say by itself goes on its way.
+  private mutating func flush(_ index: Int, _ slot: Int) {
+    let held = rings[index]
+    guard let line = secureLine(held, slot), line.hasOutput else { return }
+    if held.bots[slot].line.latency > 0 {
+      delay(.sealed, index, slot)
+    } else {
+      pushOut(held, slot)
+    }
+  }
+
+  private func pushOut(_ held: FloodRing, _ slot: Int) {
+    // Whoever ends the send that is under way takes it along.
+    guard held.bots[slot].sending < 0, let line = secureLine(held, slot) else { return }
+    let octets = line.takeOutput()
+    if !octets.isEmpty { send(octets, held, slot) }
+  }
+
+  /// The next piece of a secured client, sealed; false if there is none.
+  private func prepare(
+    _ held: FloodRing, _ place: Int, sealedBy line: SecureLine
+  ) -> Bool {
+    let octets: [UInt8]
+    if held.outgoing[place].bodyLeft > 0 {
+      let count = min(held.outgoing[place].bodyLeft, FloodThread.pieceBytes)
+      held.outgoing[place].bodyLeft -= count
+      octets = line.seal(UnsafeRawBufferPointer(start: piece, count: count))
+    } else {
+      octets = held.outgoing[place].following.withUnsafeBytes { line.seal($0) }
+      held.outgoing[place].following = []
+    }
+    if octets.isEmpty { return false }
+    replace(held, place, by: octets)
     return true
   }
 
@@ -859,6 +1009,7 @@ private struct FloodThread: ~Copyable {
     }
     held.ring.closeDirect(slot: Int32(slot), token: Token(.close, index: UInt32(slot)))
     held.late[Int32(slot)] = nil
+    if bot.isSecure { held.secures[Int32(slot)] = nil }
     held.bots[slot].generation = (bot.generation + 1) & Token.generationMask
     held.bots[slot].state = .free
     held.bots[slot].dueAt = .max

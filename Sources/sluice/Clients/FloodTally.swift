@@ -43,7 +43,9 @@ struct FloodTally: Sendable {
   var fromOne = 0
   /// Clients that will come again, after the run as it may be.
   var away = 0
-  /// Bytes of our own memory for them all, without the buffers that are the same for any number.
+  /// TLS handshakes that began.
+  var handshakes = 0
+  /// Bytes of our own memory for them all, without the buffers that are the same for any number and OpenSSL's.
   var bytes = 0
   /// How far behind its plan the thread was at worst, in microseconds.
   var lagMost: Int64 = 0
@@ -64,6 +66,7 @@ struct FloodTally: Sendable {
     a.byIPv4 += b.byIPv4
     a.fromOne += b.fromOne
     a.away += b.away
+    a.handshakes += b.handshakes
     a.bytes += b.bytes
     a.lagMost = max(a.lagMost, b.lagMost)
     a.isDone = a.isDone && b.isDone

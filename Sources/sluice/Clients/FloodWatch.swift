@@ -140,6 +140,10 @@ final class FloodWatch {
       "the flood itself: at most \(tally.thereMost) connections at once, "
         + "\(bytesMost / max(tally.thereMost, 1)) bytes of its own memory for each; "
         + "at worst \(tally.lagMost / 1_000) ms behind its plan")
+    if tally.handshakes > 0 {
+      lines.append(
+        "OpenSSL's memory, 30 to 35 KB for each client in TLS, is not among these bytes")
+    }
     if tally.away > 0 { lines.append("\(tally.away) clients would have come again later") }
     if tally.missed > 0 {
       lines.append("\(tally.missed) connections were not sent: --most-connections was reached")
