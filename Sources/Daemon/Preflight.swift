@@ -85,6 +85,10 @@ package struct Preflight: Sendable {
       sentences.append(
         "\(downstream.text) refused the probe of \(asker) with '\(reply)', which does not say that it "
           + "would not relay: look at its relay rules yourself")
+    case .putsOff(let reply):
+      sentences.append(
+        "\(downstream.text) put off the probe of \(asker) with '\(reply)', which does not say whether it "
+          + "would relay later: ask again, or look at its relay rules yourself")
     case .relays(let reply):
       isOpenRelay = true
       sentences.append(
@@ -122,7 +126,7 @@ package struct Preflight: Sendable {
     switch plain {
     case .silent, .insecure:
       sentences.append("Without it, it does not answer either.")
-    case .refuses, .unclear, .relays, .mismatch:
+    case .refuses, .unclear, .putsOff, .relays, .mismatch:
       let edit =
         switch downstream.identity {
         case .proxyV1, .proxyV2:

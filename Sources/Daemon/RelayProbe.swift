@@ -16,6 +16,8 @@ package struct RelayProbe: Sendable {
     case refuses(String)
     /// It refused the recipient, and perhaps not because it would not relay; its reply.
     case unclear(String)
+    /// It said "later", which tells nothing of what it will say then; its reply.
+    case putsOff(String)
     /// It would relay for anybody; its reply.
     case relays(String)
     /// It is not there, or does not answer: why.
@@ -232,16 +234,14 @@ package struct RelayProbe: Sendable {
     // The null sender first: a server that looks senders up could refuse any other for another reason.
     var mail = try line.ask("MAIL FROM:<>")
     if mail.code >= 400 { mail = try line.ask("MAIL FROM:<postmaster@\(hostname)>") }
-    guard mail.code < 400 else { return .unclear("\(mail.code) \(mail.text)") }
+    guard mail.code < 400 else {
+      let text = "\(mail.code) \(mail.text)"
+      return mail.code < 500 ? .putsOff(text) : .unclear(text)
+    }
     let reply = try line.ask("RCPT TO:<probe@example.invalid>")
     let text = "\(reply.code) \(reply.text)"
     _ = try? line.ask("RSET")
     _ = try? line.ask("QUIT")
-    if reply.code < 300 { return .relays(text) }
-    // 5.7.1 and its like are about rights; 4.1.2 or 5.4.4 mean that the domain was looked for.
-    let words = reply.text.split(separator: " ")
-    let parts = words.first.map { $0.split(separator: ".") } ?? []
-    let isAboutRights = parts.count == 3 ? parts[1] == "7" : reply.code == 550 || reply.code == 554
-    return isAboutRights ? .refuses(text) : .unclear(text)
+    return RelayProbe.finding(reply.code, reply.lines, shown: text)
   }
 }

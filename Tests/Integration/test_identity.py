@@ -98,6 +98,69 @@ class OpenPostfix(TellingPostfix):
     NETWORKS = "0.0.0.0/0, [::]/0"
 
 
+class PickyPostfix(OpenPostfix):
+    """Relays for everybody who has a name in DNS; puts off the rest."""
+
+    def __init__(self):
+        super().__init__()
+        with (self.etc / "main.cf").open("a") as main:
+            main.write("smtpd_client_restrictions = reject_unknown_client_hostname\n")
+
+
+class Scripted:
+    """A mail server of a few words on one port: what it says to RCPT is up to the test."""
+
+    def __init__(self, rcpt="250 2.1.5 Ok", port=0):
+        self.rcpt = rcpt
+        self.asked = 0
+        self.listener = socket.create_server(("127.0.0.1", port), backlog=64)
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                peer, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._talk, args=(peer,), daemon=True).start()
+
+    def _talk(self, peer):
+        with contextlib.suppress(OSError), peer, peer.makefile("rb") as stream:
+            peer.sendall(b"220 scripted.example ESMTP\r\n")
+            for line in stream:
+                verb = line.strip()[:4].upper()
+                if verb == b"EHLO":
+                    peer.sendall(b"250-scripted.example\r\n250 ENHANCEDSTATUSCODES\r\n")
+                elif verb == b"RCPT":
+                    self.asked += 1
+                    peer.sendall(self.rcpt.encode() + b"\r\n")
+                elif verb == b"QUIT":
+                    peer.sendall(b"221 2.0.0 bye\r\n")
+                    return
+                else:
+                    peer.sendall(b"250 2.0.0 ok\r\n")
+
+    def stop(self):
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+@pytest.fixture
+def scripted():
+    """scripted("450 4.7.1 later", …): a mail server of a few words."""
+    made = []
+
+    def make(*arguments, **options):
+        made.append(Scripted(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
 @pytest.fixture(scope="module")
 def telling_postfix():
     yield from a_postfix(TellingPostfix)
@@ -329,6 +392,28 @@ def test_the_probe_says_what_does_not_fit_together(telling_postfix):
     done = probe(telling_postfix.proxy_port, "none")
     assert done.returncode == 69 and "waits for a PROXY header" in done.stderr, done.stderr
     assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+def test_a_server_that_puts_strangers_off_for_their_name_is_not_called_right(identity):
+    for server in a_postfix(PickyPostfix):
+        done = probe(port_for(server, identity), identity)
+        assert done.returncode == 0, done.stderr
+        assert "put off the probe of a client at 192.0.2.1 with '450 4.7.25" in done.stderr, done.stderr
+        assert "does not relay" not in done.stderr
+
+
+@pytest.mark.parametrize("rcpt, words", [
+    ("450 4.7.1 Greylisted, come back in 300 seconds", "put off the probe"),
+    ("554 5.7.1 Service unavailable; client [192.0.2.1] blocked using x.example", "look at its relay rules"),
+    ("550 5.1.1 no such user", "look at its relay rules"),
+    ("550 relay not permitted", "does not relay for"),
+    ("454 4.7.1 <probe@example.invalid>: Relay access denied", "does not relay for"),
+])
+def test_only_words_about_relaying_are_a_refusal_to_relay(scripted, rcpt, words):
+    done = probe(scripted(rcpt).port, "none")
+    assert done.returncode == 0 and words in done.stderr, done.stderr
+    assert ("does not relay for" in done.stderr) == ("elay" in rcpt)
 
 
 def test_the_probe_ends_in_time_whatever_is_there():
