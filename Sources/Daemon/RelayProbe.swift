@@ -20,8 +20,8 @@ package struct RelayProbe: Sendable {
     case putsOff(String)
     /// It would relay for anybody; its reply.
     case relays(String)
-    /// It is not there, or does not answer: why.
-    case silent(String)
+    /// It is not there, or does not answer: why, and what could be behind that.
+    case silent(String, hint: String = "")
     /// It does not understand how it is told about the client: why.
     case mismatch(String)
     /// It must be asked under TLS, and that cannot be had: why.
@@ -139,7 +139,7 @@ package struct RelayProbe: Sendable {
     if !isHeader { wants.append("a PROXY header") }
     if progress.agreed == nil { wants.append("TLS from the first byte on") }
     let hint = wants.isEmpty ? "" : ": perhaps it waits for \(wants.joined(separator: " or for "))"
-    return .silent("\(what) without a greeting\(hint)")
+    return .silent("\(what) without a greeting", hint: hint)
   }
 
   private var isHeader: Bool { identity == .proxyV1 || identity == .proxyV2 }
@@ -153,7 +153,7 @@ package struct RelayProbe: Sendable {
     guard greeting.code == 220 else {
       // Postfix, 5 s later.
       let hint = isHeader || greeting.code != 421 ? "" : ": perhaps it waits for a PROXY header"
-      return .silent("it greets with '\(greeting.code) \(greeting.text)'\(hint)")
+      return .silent("it greets with '\(greeting.code) \(greeting.text)'", hint: hint)
     }
     var hello = try line.ask("EHLO \(helo)")
     if isHeader && (hello.code >= 500 || line.hasMore) {

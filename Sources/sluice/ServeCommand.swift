@@ -68,12 +68,16 @@ struct CheckCommand: ParsableCommand {
       throw ExitCode(68)
     }
     let preflight = Preflight(configuration, at: address)
-    let word =
-      preflight.isOpenRelay || preflight.isUseless
-      ? "error: " : preflight.isGood ? "" : "warning: "
-    for sentence in preflight.sentences { StandardError.write(word + sentence) }
-    if preflight.isOpenRelay || preflight.isUseless { throw ExitCode(78) }
-    if !preflight.isReached { throw ExitCode(69) }
+    for sentence in preflight.sentences {
+      let word =
+        switch sentence.level {
+        case .good: ""
+        case .warning: "warning: "
+        case .error: "error: "
+        }
+      StandardError.write(word + sentence.text)
+    }
+    if preflight.exitCode != 0 { throw ExitCode(preflight.exitCode) }
   }
 }
 
@@ -192,7 +196,7 @@ struct ServeCommand: ParsableCommand {
       // Beside the service: it delays nobody, and a slow answer must not delay its start.
       startThread {
         let preflight = Preflight(configuration, at: downstream)
-        if !preflight.isGood { for line in preflight.sentences { logger.warning("\(line)") } }
+        tell(preflight, configuration, logger)
       }
     }
     let service: Service
@@ -220,17 +224,25 @@ struct ServeCommand: ParsableCommand {
     _ configuration: Daemon.Configuration, _ address: Address, logger: Logger
   ) -> Bool {
     let preflight = Preflight(configuration, at: address)
-    for line in preflight.sentences {
-      if preflight.isOpenRelay {
-        logger.error("\(line)")
-        if configuration.log.destination != .stderr { StandardError.write("error: \(line)") }
-      } else if preflight.isGood {
-        logger.info("\(line)")
-      } else {
-        logger.warning("\(line)")
+    tell(preflight, configuration, logger)
+    return !preflight.isOpenRelay
+  }
+
+  private func tell(
+    _ preflight: Preflight, _ configuration: Daemon.Configuration, _ logger: Logger
+  ) {
+    for sentence in preflight.sentences {
+      switch sentence.level {
+      case .good: logger.info("\(sentence.text)")
+      case .warning: logger.warning("\(sentence.text)")
+      case .error:
+        logger.error("\(sentence.text)")
+        // Whoever starts it looks there first.
+        if configuration.log.destination != .stderr {
+          StandardError.write("error: \(sentence.text)")
+        }
       }
     }
-    return !preflight.isOpenRelay
   }
 
   /// Waits for signals and for the workers' end.

@@ -354,10 +354,11 @@ def test_another_server_that_trusts_this_machine_is_found_out(jailed):
 # MARK: Open relays
 
 
-def probe(port, identity, *more):
+def probe(port, identity, *more, listeners=("0.0.0.0:25", "[::]:25")):
+    where = [word for address in listeners for word in ("--listen", address)]
     return sluice(
         "check", "--downstream", f"127.0.0.1:{port}", "--identity", identity, "--hostname",
-        "mx.sluice.example", "--probe-downstream", *more)
+        "mx.sluice.example", "--probe-downstream", *where, *more)
 
 
 @pytest.mark.parametrize("identity", IDENTITIES)
@@ -367,6 +368,51 @@ def test_the_probe_passes_a_server_that_sees_who_asks(telling_postfix, identity)
     assert "does not relay for a client at 192.0.2.1" in done.stderr
     assert "does not relay for a client at 2001:db8::1" in done.stderr
     assert "Relay access denied" in done.stderr
+
+
+class OldPostfix(TellingPostfix):
+    """Has no IPv6, as many have."""
+
+    PROTOCOLS = "ipv4"
+
+
+@pytest.fixture(scope="module")
+def old_postfix():
+    yield from a_postfix(OldPostfix)
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+def test_nobody_is_asked_about_who_cannot_come(old_postfix, identity):
+    done = probe(port_for(old_postfix, identity), identity, listeners=["0.0.0.0:25"])
+    assert done.returncode == 0 and "for a client at 192.0.2.1" in done.stderr, done.stderr
+    assert "2001:db8::1" not in done.stderr and "IPv6" not in done.stderr and "451" not in done.stderr
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+def test_a_server_without_ipv6_is_told_from_one_that_takes_nothing(old_postfix, identity):
+    port = port_for(old_postfix, identity)
+    done = probe(port, identity)
+    assert done.returncode == 69 and "does not relay for a client at 192.0.2.1" in done.stderr, done.stderr
+    assert "that of IPv6 clients is deferred with 451: let it take IPv6" in done.stderr, done.stderr
+    assert "error:" not in done.stderr and "All mail" not in done.stderr and "mail is deferred" not in done.stderr
+    # With nothing but IPv6 to serve it is all there is.
+    done = probe(port, identity, listeners=["[::]:25"])
+    assert done.returncode in (69, 78) and "192.0.2.1" not in done.stderr and "mail" in done.stderr, done.stderr
+
+
+def test_behind_a_balancer_either_family_may_come(old_postfix, telling_postfix, tmp_path):
+    def ask(port):
+        path = tmp_path / "sluice.yaml"
+        path.write_text(
+            "hostname: mx.sluice.example\n"
+            f'downstream: {{address: "127.0.0.1:{port}", identity: proxy_v2}}\n'
+            'listeners:\n  - {address: "127.0.0.1:2525", proxy_protocol: {from: [10.0.0.0/24]}}\n')
+        return sluice("check", "--config", str(path), "--probe-downstream")
+
+    done = ask(telling_postfix.proxy_port)
+    assert done.returncode == 0 and "for a client at 2001:db8::1" in done.stderr, done.stderr
+    done = ask(old_postfix.proxy_port)
+    assert done.returncode == 0 and "if none come through the load balancers, all is well" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("identity", ["none", "received", "xforward"])

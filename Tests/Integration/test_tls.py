@@ -478,6 +478,8 @@ def probe(front):
 
     def ask(port, downstream):
         shield = front(port, {"downstream": downstream}, start=False)
+        shield.settings["listeners"].append({"address": f'"[::1]:{free_port()}"'})
+        shield.write_config()
         done = subprocess.run(
             [SLUICE, "check", "--config", str(shield.config), "--probe-downstream"], capture_output=True, text=True,
             timeout=40)
