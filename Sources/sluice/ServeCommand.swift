@@ -57,8 +57,16 @@ struct CheckCommand: ParsableCommand {
     if configuration.tls.findings.hasErrors {
       throw ExitCode(configuration.tls.findings.exitCode)
     }
-    if probeDownstream { try probe(configuration) }
+    if probeDownstream { try probe(configuration) } else { try checkCircle(configuration) }
     StandardError.write("\(options.config ?? "the shipped configuration"): good")
+  }
+
+  /// Of a name that does not resolve here and now nothing can be said.
+  private func checkCircle(_ configuration: Daemon.Configuration) throws {
+    guard configuration.mayCircle, let address = resolve(configuration.downstream.host) else {
+      return
+    }
+    try refuseCircle(configuration, at: address)
   }
 
   private func probe(_ configuration: Daemon.Configuration) throws {
@@ -67,6 +75,7 @@ struct CheckCommand: ParsableCommand {
         "error: '\(configuration.downstream.host)' has no address: name a host that resolves")
       throw ExitCode(68)
     }
+    try refuseCircle(configuration, at: address)
     let preflight = Preflight(configuration, at: address)
     for sentence in preflight.sentences {
       let word =
@@ -79,6 +88,14 @@ struct CheckCommand: ParsableCommand {
     }
     if preflight.exitCode != 0 { throw ExitCode(preflight.exitCode) }
   }
+}
+
+/// Ends a command whose downstream is one of our own listeners.
+private func refuseCircle(_ configuration: Daemon.Configuration, at address: Address) throws {
+  guard let reason = configuration.circle(at: address) else { return }
+  StandardError.write(
+    "downstream.address: error: \(reason)\n  hint: \(Daemon.Configuration.circleHint)")
+  throw ExitCode(78)
 }
 
 struct ExplainCommand: ParsableCommand {
@@ -146,6 +163,7 @@ struct ServeCommand: ParsableCommand {
           + "resolves, or write its address")
       throw ExitCode(68)
     }
+    try refuseCircle(configuration, at: downstream)
     // The wake-ups for signals must be in place before any thread starts: threads inherit the mask.
     let signals = SignalQueue([SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGUSR2])
     signal(SIGPIPE, SIG_IGN)

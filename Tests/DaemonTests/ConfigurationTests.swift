@@ -322,6 +322,38 @@ struct ConfigurationTests {
     }
   }
 
+  @Test("mail that would come back to a listener is told from mail that goes on, by address")
+  func circles() throws {
+    func circle(_ listener: String, at address: String, own: String = "") throws -> Bool {
+      let yaml = """
+        listeners: [{address: "\(listener)"}]
+        downstream: {address: "mail.example.org:25"}
+        own: {addresses: [\(own)]}
+        """
+      let configuration = try #require(read(yaml).configuration, "\(read(yaml).problems)")
+      #expect(configuration.mayCircle == listener.hasSuffix(":25"))
+      let reason = configuration.circle(at: try #require(Address(address)))
+      if let reason {
+        #expect(
+          reason.contains("mail.example.org:25 (\(address)) is our own listener \(listener)"))
+      }
+      return reason != nil
+    }
+    #expect(try circle("127.0.0.1:25", at: "127.0.0.1"))
+    #expect(try circle("127.0.0.1:25", at: "0.0.0.0"))
+    #expect(try circle("0.0.0.0:25", at: "127.0.0.9"))
+    #expect(try circle("0.0.0.0:25", at: "192.0.2.7", own: "192.0.2.7"))
+    #expect(try circle("[::]:25", at: "::1"))
+    #expect(try circle("[::1]:25", at: "::"))
+    #expect(try circle("192.0.2.7:25", at: "192.0.2.7"))
+    #expect(try !circle("192.0.2.7:25", at: "192.0.2.8"))
+    #expect(try !circle("127.0.0.1:25", at: "127.0.0.2"))
+    #expect(try !circle("127.0.0.1:26", at: "127.0.0.1"))
+    #expect(try !circle("0.0.0.0:25", at: "192.0.2.7"))
+    #expect(try !circle("0.0.0.0:25", at: "::1"))
+    #expect(try !circle("[::]:25", at: "127.0.0.1"))
+  }
+
   @Test("a machine without a full name is a warning once Sluice acts, and never an error")
   func machineNames() {
     let box = Environment(machineName: "box", processors: 1)

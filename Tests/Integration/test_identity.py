@@ -489,6 +489,31 @@ def test_the_probe_ends_in_time_whatever_is_there():
         wordy.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.parametrize("listen", ["127.0.0.1", "0.0.0.0"])
+def test_a_circle_by_name_is_refused_as_one_by_address(shield, listen):
+    if socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)[0][4][0] != "127.0.0.1":
+        pytest.skip("localhost is not 127.0.0.1 in the first place here")
+    front = shield(free_port(), start=False)
+    front.settings["listeners"] = [{"address": f"{listen}:{front.port}"}]
+
+    def check(downstream, *more):
+        front.settings["downstream"]["address"] = downstream
+        front.write_config()
+        return sluice("check", "--config", str(front.config), *more)
+
+    for host in ("127.0.0.1", "localhost"):
+        for more in ([], ["--probe-downstream"]):
+            done = check(f"{host}:{front.port}", *more)
+            assert done.returncode == 78 and "mail would go in circles" in done.stderr, done.stderr
+        code, log = start(front)
+        assert code == 78 and "mail would go in circles" in log, log
+    assert "localhost:%d (127.0.0.1) is our own listener" % front.port in log
+    assert check(f"localhost:{front.port - 1}").returncode == 0
+    # A name that is not known here and now is no mistake.
+    done = check(f"mail.invalid:{front.port}")
+    assert done.returncode == 0 and "good" in done.stderr, done.stderr
+
+
 def start(front):
     """Starts a shield that may refuse to; its exit code, or None if it runs."""
     front.program = Program([SLUICE, "serve", "--config", str(front.config)])
