@@ -354,6 +354,25 @@ struct ConfigurationTests {
     #expect(try !circle("[::]:25", at: "127.0.0.1"))
   }
 
+  @Test("what the server does not learn behind a STARTTLS that is passed through is said")
+  func blindness() throws {
+    for (word, count) in [
+      ("proxy_v2", 1), ("proxy_v1", 1), ("xclient", 1), ("none", 3), ("received", 3),
+      ("xforward", 3),
+    ] {
+      let yaml = """
+        listeners: [{address: "192.0.2.1:25", tls: pass_through}, {address: "192.0.2.1:26"}]
+        downstream: {identity: \(word)}
+        """
+      let cautions = try #require(read(yaml).configuration).cautions
+      #expect(cautions.count == count)
+      let found = cautions.filter { $0.contains("learns nothing") }
+      #expect(found.count == (count == 3 ? 1 : 0))
+      #expect(
+        found.allSatisfy { $0.contains("192.0.2.1:25") && $0.contains("proxy_v2 or proxy_v1") })
+    }
+  }
+
   @Test("a machine without a full name is a warning once Sluice acts, and never an error")
   func machineNames() {
     let box = Environment(machineName: "box", processors: 1)
