@@ -113,6 +113,8 @@ class Scripted:
     def __init__(self, rcpt="250 2.1.5 Ok", port=0):
         self.rcpt = rcpt
         self.asked = 0
+        self.dots = 0
+        # On Linux this sets SO_REUSEADDR: a port may be had again.
         self.listener = socket.create_server(("127.0.0.1", port), backlog=64)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -135,6 +137,12 @@ class Scripted:
                 elif verb == b"RCPT":
                     self.asked += 1
                     peer.sendall(self.rcpt.encode() + b"\r\n")
+                elif verb == b"DATA":
+                    peer.sendall(b"354 go on\r\n")
+                    while stream.readline() not in (b".\r\n", b""):
+                        pass
+                    self.dots += 1
+                    peer.sendall(b"250 2.0.0 ok\r\n")
                 elif verb == b"QUIT":
                     peer.sendall(b"221 2.0.0 bye\r\n")
                     return
@@ -565,6 +573,115 @@ def test_serve_starts_where_the_downstream_is_down(shield):
     code, log = start(front)
     assert code is None and "could not be asked" in log, log
     assert time.monotonic() - started < 5
+
+
+def ended(front, seconds=40):
+    """The exit code of a shield that ends by itself, and its log."""
+    program, front.program = front.program, None
+    program.wait(seconds)
+    program.join()
+    return program.process.returncode, program.log
+
+
+UNKNOWN = {"downstream": {"identity": "none", "allow_open_relay": False}, "delays": NO_DELAYS}
+
+
+def test_an_open_relay_that_comes_up_later_ends_what_enforces(scripted, shield):
+    port = free_port()
+    front = shield(port, UNKNOWN, start=False)
+    code, log = start(front)
+    assert code is None and "Connection refused" in log and "is asked again until it answers" in log, log
+    server = scripted(port=port)
+    front.program.wait_for("DOWNSTREAM UP")
+    with front.dialogue() as client:
+        client.greet()
+        client.command("MAIL FROM:<a@client.example>", 250)
+        client.command("RCPT TO:<b@example.com>", 250)
+        client.command("DATA", 354)
+        front.program.wait_for("draining: mode enforce is refused in front of an open relay", 15)
+        # What is under way comes to its end.
+        client.send(b"Subject: last\r\n\r\nhello\r\n.\r\n")
+        client.expect(250)
+        client.command("QUIT")
+    code, log = ended(front)
+    assert code == 78 and "OPEN RELAY: " in log, log
+    assert server.dots == 1
+    # And from now on it does not start.
+    code, log = start(front)
+    assert code == 78 and "OPEN RELAY: " in log, log
+
+
+def test_the_reason_is_on_standard_error_as_well_as_in_the_log(scripted, shield, tmp_path):
+    port = free_port()
+    front = shield(port, UNKNOWN, start=False)
+    front.settings["log"]["destination"] = str(tmp_path / "sluice.log")
+    front.write_config()
+    assert start(front)[0] is None
+    scripted(port=port)
+    code, errors = ended(front)
+    log = (tmp_path / "sluice.log").read_text()
+    assert code == 78
+    for text in (errors, log):
+        assert "OPEN RELAY: " in text and "mode enforce is refused" in text, text
+    assert "stopped" in log
+
+
+def test_a_good_server_that_comes_up_later_is_found_to_be_good(scripted, shield):
+    port = free_port()
+    front = shield(port, UNKNOWN, start=False)
+    assert start(front)[0] is None
+    server = scripted("550 relay not permitted", port=port)
+    front.program.wait_for("does not relay for this machine", 15)
+    time.sleep(0.5)
+    assert front.program.running and server.asked == 1 and "OPEN RELAY: " not in front.log
+
+
+def test_a_server_that_only_puts_off_at_first_is_asked_again(scripted, shield):
+    server = scripted("451 4.3.0 Temporary lookup failure")
+    front = shield(server, UNKNOWN, start=False)
+    code, log = start(front)
+    assert code is None and "put off the probe" in log, log
+    server.rcpt = "250 2.1.5 Ok"
+    code, log = ended(front)
+    assert code == 78 and "OPEN RELAY: " in log, log
+
+
+def test_what_observes_goes_on_and_its_reload_to_enforce_is_watched(scripted, shield):
+    port = free_port()
+    front = shield(port, {**UNKNOWN, "mode": "observe"}, start=False)
+    assert start(front)[0] is None
+    front.program.wait_for("could not be asked")
+    server = scripted(port=port)
+    front.program.wait_for("OPEN RELAY: ", 15)
+    server.stop()
+    time.sleep(0.5)
+    assert front.program.running
+    # It cannot be asked now: the reload goes through.
+    front.settings["mode"] = "enforce"
+    front.write_config()
+    before = len(front.program.lines)
+    front.signal(signal.SIGHUP)
+    front.program.wait_for("RELOAD done.*enforce", 15, after=before)
+    assert front.program.running
+    scripted(port=port)
+    code, log = ended(front)
+    assert code == 78 and "mode enforce is refused" in log, log
+
+
+def test_who_says_yes_to_an_open_relay_is_not_asked_later_either(scripted, shield):
+    port = free_port()
+    front = shield(port, {**UNKNOWN, "downstream": {"identity": "none", "allow_open_relay": True}}, start=False)
+    code, log = start(front)
+    assert code is None and "asked again" not in log
+    server = scripted(port=port)
+    time.sleep(7)
+    assert front.program.running and server.asked == 0
+    # No longer told to look away.
+    front.settings["downstream"]["allow_open_relay"] = False
+    front.write_config()
+    before = len(front.program.lines)
+    front.signal(signal.SIGHUP)
+    front.program.wait_for("RELOAD failed", 15, after=before)
 
 
 def test_serve_starts_with_what_ships_in_front_of_a_good_server(sink, shield):
