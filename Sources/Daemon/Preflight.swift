@@ -10,17 +10,47 @@ import TLS
 ///
 /// Kept: `isOpenRelay` is true only when the server said 2xx to a stranger's foreign recipient.
 package struct Preflight: Sendable {
-  package private(set) var isOpenRelay = false
-  /// It was asked and answered as it should.
-  package private(set) var isGood = false
-  /// It answered at all.
-  package private(set) var isReached = true
-  /// It does not take what it is told about the client, or not the TLS that is asked for: no mail can be delivered.
-  package private(set) var isUseless = false
-  package private(set) var sentences: [String] = []
+  /// One family of clients, and what came of asking as one of them.
+  struct Answer: Sendable {
+    let client: ClientEnds
+    /// Such clients connect here themselves; else they may come through a load balancer, or not.
+    let isSure: Bool
+    let outcome: RelayProbe.Outcome
 
-  /// Asks the downstream of a configuration, as a stranger of each family at the same time. Takes some ten
-  /// seconds at most.
+    var family: String { client.address.isIPv4 ? "IPv4" : "IPv6" }
+
+    /// Mail of such a client can be delivered.
+    var isWorking: Bool {
+      switch outcome.finding {
+      case .refuses, .unclear, .putsOff, .relays: true
+      case .silent, .mismatch, .insecure: false
+      }
+    }
+
+    /// There is nothing to be learnt by asking again.
+    var isFinal: Bool {
+      if case .putsOff = outcome.finding { false } else { isWorking }
+    }
+  }
+
+  package struct Sentence: Sendable, Equatable {
+    package enum Level: Sendable { case good, warning, error }
+    package let level: Level
+    package let text: String
+  }
+
+  package private(set) var isOpenRelay = false
+  /// Something is still to be learnt by asking again.
+  package let isOpen: Bool
+  /// It is there for everybody, and only said "later".
+  package let isPutOff: Bool
+  /// sysexits(3): 78 if it relays or no mail at all could be delivered as it is told about clients, 69 if it does
+  /// not answer, or not for some of those that come, 0 else.
+  package let exitCode: Int32
+  package private(set) var sentences: [Sentence] = []
+
+  /// Asks the downstream of a configuration, as a stranger of each family that comes here, at the same time. Takes
+  /// some ten seconds at most, and as many again to explain what does not fit together.
   package init(_ configuration: Configuration, at address: Address) {
     let downstream = configuration.downstream
     let hostname = configuration.policy.hostname
@@ -30,28 +60,22 @@ package struct Preflight: Sendable {
         security = .init(try TLSClientContext(settings), isImplicit: downstream.tlsImplicit)
       }
     } catch {
-      isUseless = true
-      sentences = ["\(downstream.text) could not be asked under TLS: \(error)"]
+      self.init(unable: "\(downstream.text) could not be asked under TLS: \(error)")
       return
     }
-    // Where the server sees us and not the client, one family is as good as the other.
-    let clients: [ClientEnds] =
-      downstream.identity.namesClient ? [.stranger, .strangerV6] : [.stranger]
-    let probes = clients.map { client in
+    let askers = Preflight.askers(configuration)
+    let probes = askers.map { asker in
       RelayProbe(
-        address: address, port: downstream.port, identity: downstream.identity, client: client,
-        hostname: hostname, security: security)
+        address: address, port: downstream.port, identity: downstream.identity,
+        client: asker.client, hostname: hostname, security: security)
     }
     let outcomes = inParallel(probes.map { probe in { probe.run() } })
-    isGood = outcomes.allSatisfy { if case .refuses = $0.finding { true } else { false } }
-    for (client, outcome) in zip(clients, outcomes) {
-      add(outcome.finding, client, downstream)
-      // One sentence is enough about what has nothing to do with the client.
-      if isUseless { break }
-      if case .silent = outcome.finding { break }
+    let answers = zip(askers, outcomes).map {
+      Answer(client: $0.client, isSure: $0.isSure, outcome: $1)
     }
-    tellSecurity(outcomes)
-    if outcomes.contains(where: { if case .mismatch = $0.finding { true } else { false } }),
+    self.init(downstream, answers)
+    if !answers.contains(where: \.isWorking),
+      outcomes.contains(where: { if case .mismatch = $0.finding { true } else { false } }),
       downstream.identity != .none
     {
       let plain = RelayProbe(
@@ -61,53 +85,138 @@ package struct Preflight: Sendable {
     }
   }
 
-  private mutating func tellSecurity(_ outcomes: [RelayProbe.Outcome]) {
-    if let why = outcomes.lazy.compactMap(\.insecurity).first {
-      isGood = false
-      sentences.append("It was asked in clear, as mail will go to it, because under TLS \(why)")
-    } else if let agreed = outcomes.lazy.compactMap(\.agreed).first {
-      let trust = agreed.peerCertificate == .verified ? "verified" : "not verified"
-      sentences.append("It was asked under \(agreed), its certificate \(trust)")
+  /// Those that clients come as: a listener of IPv6 takes IPv6 only, and behind a load balancer both may come.
+  static func askers(_ configuration: Configuration) -> [(client: ClientEnds, isSure: Bool)] {
+    // Where the server sees us and not the client, one family is as good as the other.
+    guard configuration.downstream.identity.namesClient else { return [(.stranger, true)] }
+    let direct = configuration.listeners.filter { $0.balancers == nil }
+    let isBalanced = direct.count < configuration.listeners.count
+    return [ClientEnds.stranger, .strangerV6].compactMap { client in
+      let isSure = direct.contains { $0.address.isIPv4 == client.address.isIPv4 }
+      return isSure || isBalanced ? (client, isSure) : nil
     }
   }
 
-  private mutating func add(
-    _ finding: RelayProbe.Finding, _ client: ClientEnds, _ downstream: Downstream
-  ) {
+  /// No question can be put at all.
+  private init(unable text: String) {
+    isOpen = false
+    isPutOff = false
+    exitCode = 78
+    say(.error, text)
+  }
+
+  /// What the answers mean together.
+  init(_ downstream: Downstream, _ answers: [Answer]) {
+    let isWorking = answers.contains(where: \.isWorking)
+    // Who only may come is no reason to ask for ever.
+    let counted = isWorking ? answers.filter(\.isSure) : answers
+    isOpen = !answers.contains(where: \.isFinal) || !counted.allSatisfy(\.isFinal)
+    isPutOff = counted.allSatisfy(\.isWorking)
+    let isRelay = answers.contains {
+      if case .relays = $0.outcome.finding { true } else { false }
+    }
+    let isSilent = answers.allSatisfy {
+      if case .silent = $0.outcome.finding { true } else { false }
+    }
+    exitCode =
+      isRelay || !isWorking && !isSilent ? 78 : counted.allSatisfy(\.isWorking) ? 0 : 69
+    // One sentence is enough about what has nothing to do with the client.
+    let worst =
+      answers.first { if case .silent = $0.outcome.finding { false } else { true } }
+      ?? answers.first
+    for answer in isWorking ? answers : worst.map({ [$0] }) ?? [] {
+      if isWorking && !answer.isWorking {
+        addPart(answer, downstream)
+      } else {
+        add(answer, downstream)
+      }
+    }
+    tellSecurity(answers.map(\.outcome))
+  }
+
+  private mutating func say(_ level: Sentence.Level, _ text: String) {
+    sentences.append(Sentence(level: level, text: text))
+  }
+
+  private mutating func tellSecurity(_ outcomes: [RelayProbe.Outcome]) {
+    if let why = outcomes.lazy.compactMap(\.insecurity).first {
+      say(.warning, "It was asked in clear, as mail will go to it, because under TLS \(why)")
+    } else if let agreed = outcomes.lazy.compactMap(\.agreed).first {
+      let trust = agreed.peerCertificate == .verified ? "verified" : "not verified"
+      say(.good, "It was asked under \(agreed), its certificate \(trust)")
+    }
+  }
+
+  private mutating func add(_ answer: Answer, _ downstream: Downstream) {
     let asker =
       downstream.identity.namesClient
-      ? "a client at \(client.address)" : "this machine, which stands for every client"
-    switch finding {
+      ? "a client at \(answer.client.address)" : "this machine, which stands for every client"
+    switch answer.outcome.finding {
     case .refuses(let reply):
-      sentences.append(
-        "\(downstream.text) does not relay for \(asker): it answered '\(reply)'")
+      say(.good, "\(downstream.text) does not relay for \(asker): it answered '\(reply)'")
     case .unclear(let reply):
-      sentences.append(
+      say(
+        .warning,
         "\(downstream.text) refused the probe of \(asker) with '\(reply)', which does not say that it "
           + "would not relay: look at its relay rules yourself")
+    case .putsOff(let reply):
+      say(
+        .warning,
+        "\(downstream.text) put off the probe of \(asker) with '\(reply)', which does not say whether it "
+          + "would relay later: ask again, or look at its relay rules yourself")
     case .relays(let reply):
       isOpenRelay = true
-      sentences.append(
+      say(
+        .error,
         "OPEN RELAY: \(downstream.text) takes mail for probe@example.invalid from \(asker): it answered "
           + "'\(reply)'. \(remedy(downstream)) To serve all the same: downstream.allow_open_relay: yes"
       )
-    case .silent(let why):
-      isReached = false
-      sentences.append(
-        "\(downstream.text) could not be asked whether it relays for strangers: \(why). Until it answers, "
-          + "mail is deferred with 451")
+    case .silent(let why, let hint):
+      say(
+        .warning,
+        "\(downstream.text) could not be asked whether it relays for strangers: \(why)\(hint). Until it "
+          + "answers, mail is deferred with 451")
     case .mismatch(let why):
-      isUseless = true
-      sentences.append(
+      say(
+        .error,
         "\(downstream.text) does not take identity \(downstream.identity.rawValue): \(why). All mail would be "
           + "deferred with 451")
     case .insecure(let why):
-      isUseless = true
-      sentences.append(
-        "\(downstream.text) cannot be reached with downstream.tls: \(downstream.tls.rawValue)"
-          + "\(downstream.tlsImplicit ? " and tls_implicit" : ""): \(why). All mail would be deferred "
-          + "with 451")
+      say(.error, "\(insecurity(downstream)): \(why). All mail would be deferred with 451")
     }
+  }
+
+  /// What fails for one family while the other gets through.
+  private mutating func addPart(_ answer: Answer, _ downstream: Downstream) {
+    let (what, why) =
+      switch answer.outcome.finding {
+      case .silent(let why, _):
+        (
+          "\(downstream.text) could not be asked whether it relays for \(answer.family) clients",
+          why
+        )
+      case .mismatch(let why):
+        (
+          "\(downstream.text) does not take identity \(downstream.identity.rawValue) for \(answer.family) "
+            + "clients", why
+        )
+      case .insecure(let why):
+        ("for \(answer.family) clients \(insecurity(downstream))", why)
+      case .refuses, .unclear, .putsOff, .relays: ("", "")
+      }
+    let remedy =
+      answer.isSure
+      ? "let it take \(answer.family) (Postfix: inet_protocols), or take away the listeners of \(answer.family)"
+      : "if none come through the load balancers, all is well"
+    say(
+      .warning,
+      "\(what): \(why). Mail of other clients goes through; that of \(answer.family) clients is deferred "
+        + "with 451: \(remedy)")
+  }
+
+  private func insecurity(_ downstream: Downstream) -> String {
+    "\(downstream.text) cannot be reached with downstream.tls: \(downstream.tls.rawValue)"
+      + (downstream.tlsImplicit ? " and tls_implicit" : "")
   }
 
   private func remedy(_ downstream: Downstream) -> String {
@@ -120,9 +229,8 @@ package struct Preflight: Sendable {
 
   private mutating func explainMismatch(_ plain: RelayProbe.Finding, _ downstream: Downstream) {
     switch plain {
-    case .silent, .insecure:
-      sentences.append("Without it, it does not answer either.")
-    case .refuses, .unclear, .relays, .mismatch:
+    case .silent, .insecure: say(.error, "Without it, it does not answer either.")
+    case .refuses, .unclear, .putsOff, .relays, .mismatch:
       let edit =
         switch downstream.identity {
         case .proxyV1, .proxyV2:
@@ -138,7 +246,7 @@ package struct Preflight: Sendable {
       if case .relays = plain {
         text += "; but then it would be an OPEN RELAY, because it trusts this machine's address"
       }
-      sentences.append(text)
+      say(.error, text)
     }
   }
 }

@@ -16,10 +16,12 @@ package struct RelayProbe: Sendable {
     case refuses(String)
     /// It refused the recipient, and perhaps not because it would not relay; its reply.
     case unclear(String)
+    /// It said "later", which tells nothing of what it will say then; its reply.
+    case putsOff(String)
     /// It would relay for anybody; its reply.
     case relays(String)
-    /// It is not there, or does not answer: why.
-    case silent(String)
+    /// It is not there, or does not answer: why, and what could be behind that.
+    case silent(String, hint: String = "")
     /// It does not understand how it is told about the client: why.
     case mismatch(String)
     /// It must be asked under TLS, and that cannot be had: why.
@@ -137,7 +139,7 @@ package struct RelayProbe: Sendable {
     if !isHeader { wants.append("a PROXY header") }
     if progress.agreed == nil { wants.append("TLS from the first byte on") }
     let hint = wants.isEmpty ? "" : ": perhaps it waits for \(wants.joined(separator: " or for "))"
-    return .silent("\(what) without a greeting\(hint)")
+    return .silent("\(what) without a greeting", hint: hint)
   }
 
   private var isHeader: Bool { identity == .proxyV1 || identity == .proxyV2 }
@@ -151,7 +153,7 @@ package struct RelayProbe: Sendable {
     guard greeting.code == 220 else {
       // Postfix, 5 s later.
       let hint = isHeader || greeting.code != 421 ? "" : ": perhaps it waits for a PROXY header"
-      return .silent("it greets with '\(greeting.code) \(greeting.text)'\(hint)")
+      return .silent("it greets with '\(greeting.code) \(greeting.text)'", hint: hint)
     }
     var hello = try line.ask("EHLO \(helo)")
     if isHeader && (hello.code >= 500 || line.hasMore) {
@@ -232,16 +234,14 @@ package struct RelayProbe: Sendable {
     // The null sender first: a server that looks senders up could refuse any other for another reason.
     var mail = try line.ask("MAIL FROM:<>")
     if mail.code >= 400 { mail = try line.ask("MAIL FROM:<postmaster@\(hostname)>") }
-    guard mail.code < 400 else { return .unclear("\(mail.code) \(mail.text)") }
+    guard mail.code < 400 else {
+      let text = "\(mail.code) \(mail.text)"
+      return mail.code < 500 ? .putsOff(text) : .unclear(text)
+    }
     let reply = try line.ask("RCPT TO:<probe@example.invalid>")
     let text = "\(reply.code) \(reply.text)"
     _ = try? line.ask("RSET")
     _ = try? line.ask("QUIT")
-    if reply.code < 300 { return .relays(text) }
-    // 5.7.1 and its like are about rights; 4.1.2 or 5.4.4 mean that the domain was looked for.
-    let words = reply.text.split(separator: " ")
-    let parts = words.first.map { $0.split(separator: ".") } ?? []
-    let isAboutRights = parts.count == 3 ? parts[1] == "7" : reply.code == 550 || reply.code == 554
-    return isAboutRights ? .refuses(text) : .unclear(text)
+    return RelayProbe.finding(reply.code, reply.lines, shown: text)
   }
 }

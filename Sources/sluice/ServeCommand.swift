@@ -43,7 +43,8 @@ struct CheckCommand: ParsableCommand {
   @Flag(
     help: """
       Ask the mail server behind, as a stranger, whether it relays; no message is sent. Exits with 78 if it \
-      does or cannot be told who the client is, with 69 if it does not answer.
+      does or cannot be told who the client is, with 69 if it does not answer, or not for every family of \
+      clients that comes here.
       """)
   var probeDownstream = false
 
@@ -57,8 +58,16 @@ struct CheckCommand: ParsableCommand {
     if configuration.tls.findings.hasErrors {
       throw ExitCode(configuration.tls.findings.exitCode)
     }
-    if probeDownstream { try probe(configuration) }
+    if probeDownstream { try probe(configuration) } else { try checkCircle(configuration) }
     StandardError.write("\(options.config ?? "the shipped configuration"): good")
+  }
+
+  /// Of a name that does not resolve here and now nothing can be said.
+  private func checkCircle(_ configuration: Daemon.Configuration) throws {
+    guard configuration.mayCircle, let address = resolve(configuration.downstream.host) else {
+      return
+    }
+    try refuseCircle(configuration, at: address)
   }
 
   private func probe(_ configuration: Daemon.Configuration) throws {
@@ -67,14 +76,27 @@ struct CheckCommand: ParsableCommand {
         "error: '\(configuration.downstream.host)' has no address: name a host that resolves")
       throw ExitCode(68)
     }
+    try refuseCircle(configuration, at: address)
     let preflight = Preflight(configuration, at: address)
-    let word =
-      preflight.isOpenRelay || preflight.isUseless
-      ? "error: " : preflight.isGood ? "" : "warning: "
-    for sentence in preflight.sentences { StandardError.write(word + sentence) }
-    if preflight.isOpenRelay || preflight.isUseless { throw ExitCode(78) }
-    if !preflight.isReached { throw ExitCode(69) }
+    for sentence in preflight.sentences {
+      let word =
+        switch sentence.level {
+        case .good: ""
+        case .warning: "warning: "
+        case .error: "error: "
+        }
+      StandardError.write(word + sentence.text)
+    }
+    if preflight.exitCode != 0 { throw ExitCode(preflight.exitCode) }
   }
+}
+
+/// Ends a command whose downstream is one of our own listeners.
+private func refuseCircle(_ configuration: Daemon.Configuration, at address: Address) throws {
+  guard let reason = configuration.circle(at: address) else { return }
+  StandardError.write(
+    "downstream.address: error: \(reason)\n  hint: \(Daemon.Configuration.circleHint)")
+  throw ExitCode(78)
 }
 
 struct ExplainCommand: ParsableCommand {
@@ -110,7 +132,8 @@ struct ServeCommand: ParsableCommand {
     discussion: """
       HUP reads the configuration and its tables again and keeps the old ones if anything is wrong with \
       the new. TERM takes no new clients and lets transactions end; a second TERM, or INT, stops at \
-      once. USR1 opens the log file anew. USR2 writes the counters to the log.
+      once. USR1 opens the log file anew. USR2 writes the counters to the log. With mode enforce it ends with \
+      78 where the mail server is an open relay, at once or when that is found.
       """)
 
   @OptionGroup var options: ConfigurationOptions
@@ -142,6 +165,7 @@ struct ServeCommand: ParsableCommand {
           + "resolves, or write its address")
       throw ExitCode(68)
     }
+    try refuseCircle(configuration, at: downstream)
     // The wake-ups for signals must be in place before any thread starts: threads inherit the mask.
     let signals = SignalQueue([SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGUSR2])
     signal(SIGPIPE, SIG_IGN)
@@ -183,17 +207,15 @@ struct ServeCommand: ParsableCommand {
     for line in statement.split(separator: "\n") { logger.info("\(line)") }
     for caution in configuration.cautions { logger.warning("\(caution)") }
     tell(configuration.tls.findings, logger)
+    let watch = RelayWatch { Preflight(configuration, at: downstream) }
     if configuration.downstream.allowsOpenRelay {
       logger.warning(
         "downstream.allow_open_relay is yes: whether the downstream relays is not asked")
     } else if configuration.policy.mode == .enforce {
-      guard mayEnforce(configuration, downstream, logger: logger) else { throw ExitCode(78) }
+      guard mayEnforce(configuration, downstream, watch, logger) else { throw ExitCode(78) }
     } else {
       // Beside the service: it delays nobody, and a slow answer must not delay its start.
-      startThread {
-        let preflight = Preflight(configuration, at: downstream)
-        if !preflight.isGood { for line in preflight.sentences { logger.warning("\(line)") } }
-      }
+      watch.begin(after: nil)
     }
     let service: Service
     do {
@@ -212,42 +234,65 @@ struct ServeCommand: ParsableCommand {
     }
     StandardError.write("sluice ready")
     try attend(
-      service, configuration, tls: settings.tls, signals: signals, sink: sink, logger: logger)
+      service, configuration, tls: settings.tls, watch: watch, signals: signals, sink: sink,
+      logger: logger)
   }
 
-  /// Asks the downstream whether it relays for strangers, before anything is enforced.
+  /// Asks the downstream whether it relays for strangers, before anything is enforced. One that gives no answer is
+  /// asked again later.
   private func mayEnforce(
-    _ configuration: Daemon.Configuration, _ address: Address, logger: Logger
+    _ configuration: Daemon.Configuration, _ address: Address, _ watch: RelayWatch,
+    _ logger: Logger
   ) -> Bool {
     let preflight = Preflight(configuration, at: address)
-    for line in preflight.sentences {
-      if preflight.isOpenRelay {
-        logger.error("\(line)")
-        if configuration.log.destination != .stderr { StandardError.write("error: \(line)") }
-      } else if preflight.isGood {
-        logger.info("\(line)")
-      } else {
-        logger.warning("\(line)")
+    tell(preflight, configuration, logger)
+    if preflight.isOpenRelay { return false }
+    watch.stop()
+    if preflight.isOpen {
+      logger.notice(
+        "the downstream is asked again until it answers; if it relays for strangers, sluice ends then"
+      )
+      watch.begin(after: preflight)
+    }
+    return true
+  }
+
+  private func tell(
+    _ preflight: Preflight, _ configuration: Daemon.Configuration, _ logger: Logger
+  ) {
+    for sentence in preflight.sentences {
+      switch sentence.level {
+      case .good: logger.info("\(sentence.text)")
+      case .warning: logger.warning("\(sentence.text)")
+      case .error:
+        logger.error("\(sentence.text)")
+        // Whoever starts it looks there first.
+        if configuration.log.destination != .stderr {
+          StandardError.write("error: \(sentence.text)")
+        }
       }
     }
-    return !preflight.isOpenRelay
   }
 
   /// Waits for signals and for the workers' end.
   private func attend(
     _ service: Service, _ configuration: Daemon.Configuration, tls: TLSContexts,
-    signals: SignalQueue, sink: LogSink, logger: Logger
+    watch: RelayWatch, signals: SignalQueue, sink: LogSink, logger: Logger
   ) throws {
     var tls = tls
     var certificates = CertificateWatch(configuration.tls, now: clock())
     var drainUntil: Date?
-    var mode = configuration.policy.mode
+    var isGuarded = configuration.isGuarded
+    // An open relay was found behind us.
+    var isRefused = false
+    defer { watch.stop() }
     while true {
       let number = signals.next(milliseconds: 200)
       switch number {
       case SIGHUP:
         if let now = reload(
-          service, started: configuration, mode: &mode, tls: &tls, logger: logger)
+          service, started: configuration, isGuarded: &isGuarded, tls: &tls, watch: watch,
+          logger: logger)
         {
           certificates = CertificateWatch(now, now: clock())
         }
@@ -262,6 +307,17 @@ struct ServeCommand: ParsableCommand {
         service.refresh()
         for line in Statistics.lines(figures(service, certificates)) { logger.notice("\(line)") }
       default: break
+      }
+      if let found = watch.take(), drainUntil == nil {
+        tell(found, configuration, logger)
+        if found.isOpenRelay && isGuarded {
+          isRefused = true
+          let why = "mode enforce is refused in front of an open relay: sluice ends with 78"
+          logger.error("draining: \(why)")
+          if configuration.log.destination != .stderr { StandardError.write("error: \(why)") }
+          drainUntil = Date(timeIntervalSinceNow: Double(drainSeconds))
+          service.drain()
+        }
       }
       if let drainUntil, Date() > drainUntil { service.stop() }
       if let warning = certificates.warning(now: clock()) { logger.warning("\(warning)") }
@@ -280,6 +336,7 @@ struct ServeCommand: ParsableCommand {
       logger.critical("a worker ended: \(fault)")
       throw ExitCode(71)
     }
+    if isRefused { throw ExitCode(78) }
   }
 
   /// Seconds since 1970: certificates end by the calendar.
@@ -300,8 +357,8 @@ struct ServeCommand: ParsableCommand {
 
   /// - Returns: the certificates now in force, or nil if nothing has changed.
   private func reload(
-    _ service: Service, started: Daemon.Configuration, mode: inout Mode, tls: inout TLSContexts,
-    logger: Logger
+    _ service: Service, started: Daemon.Configuration, isGuarded: inout Bool,
+    tls: inout TLSContexts, watch: RelayWatch, logger: Logger
   ) -> TLSSection? {
     let (configuration, problems) = Daemon.Configuration.load(
       file: options.config, overrides: options.overrides, keeping: .lines)
@@ -313,10 +370,9 @@ struct ServeCommand: ParsableCommand {
       return nil
     }
     tell(configuration.tls.findings, logger)
-    // From looking on to acting: what is asked before a start with that.
-    if configuration.policy.mode == .enforce && mode != .enforce,
-      !configuration.downstream.allowsOpenRelay, let address = resolve(started.downstream.host),
-      !mayEnforce(started, address, logger: logger)
+    // From looking on to acting, or no longer told to look away: what is asked before a start with that.
+    if configuration.isGuarded && !isGuarded,
+      !mayEnforce(started, service.settings.downstream.0, watch, logger)
     {
       logger.error("RELOAD failed: the configuration in force stays")
       return nil
@@ -339,7 +395,7 @@ struct ServeCommand: ParsableCommand {
       logger.error("RELOAD failed: the configuration in force stays")
       return nil
     }
-    mode = configuration.policy.mode
+    isGuarded = configuration.isGuarded
     service.adopt(policy, tls)
     logger.notice(
       """
@@ -362,6 +418,11 @@ struct ServeCommand: ParsableCommand {
     }
     return configuration.tls
   }
+}
+
+extension Daemon.Configuration {
+  /// Whether it must not be in force in front of an open relay.
+  fileprivate var isGuarded: Bool { policy.mode == .enforce && !downstream.allowsOpenRelay }
 }
 
 /// The address of a host: itself if it is one, else what the resolver says first.

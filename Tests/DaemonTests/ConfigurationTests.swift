@@ -322,6 +322,57 @@ struct ConfigurationTests {
     }
   }
 
+  @Test("mail that would come back to a listener is told from mail that goes on, by address")
+  func circles() throws {
+    func circle(_ listener: String, at address: String, own: String = "") throws -> Bool {
+      let yaml = """
+        listeners: [{address: "\(listener)"}]
+        downstream: {address: "mail.example.org:25"}
+        own: {addresses: [\(own)]}
+        """
+      let configuration = try #require(read(yaml).configuration, "\(read(yaml).problems)")
+      #expect(configuration.mayCircle == listener.hasSuffix(":25"))
+      let reason = configuration.circle(at: try #require(Address(address)))
+      if let reason {
+        #expect(
+          reason.contains("mail.example.org:25 (\(address)) is our own listener \(listener)"))
+      }
+      return reason != nil
+    }
+    #expect(try circle("127.0.0.1:25", at: "127.0.0.1"))
+    #expect(try circle("127.0.0.1:25", at: "0.0.0.0"))
+    #expect(try circle("0.0.0.0:25", at: "127.0.0.9"))
+    #expect(try circle("0.0.0.0:25", at: "192.0.2.7", own: "192.0.2.7"))
+    #expect(try circle("[::]:25", at: "::1"))
+    #expect(try circle("[::1]:25", at: "::"))
+    #expect(try circle("192.0.2.7:25", at: "192.0.2.7"))
+    #expect(try !circle("192.0.2.7:25", at: "192.0.2.8"))
+    #expect(try !circle("127.0.0.1:25", at: "127.0.0.2"))
+    #expect(try !circle("127.0.0.1:26", at: "127.0.0.1"))
+    #expect(try !circle("0.0.0.0:25", at: "192.0.2.7"))
+    #expect(try !circle("0.0.0.0:25", at: "::1"))
+    #expect(try !circle("[::]:25", at: "127.0.0.1"))
+  }
+
+  @Test("what the server does not learn behind a STARTTLS that is passed through is said")
+  func blindness() throws {
+    for (word, count) in [
+      ("proxy_v2", 1), ("proxy_v1", 1), ("xclient", 1), ("none", 3), ("received", 3),
+      ("xforward", 3),
+    ] {
+      let yaml = """
+        listeners: [{address: "192.0.2.1:25", tls: pass_through}, {address: "192.0.2.1:26"}]
+        downstream: {identity: \(word)}
+        """
+      let cautions = try #require(read(yaml).configuration).cautions
+      #expect(cautions.count == count)
+      let found = cautions.filter { $0.contains("learns nothing") }
+      #expect(found.count == (count == 3 ? 1 : 0))
+      #expect(
+        found.allSatisfy { $0.contains("192.0.2.1:25") && $0.contains("proxy_v2 or proxy_v1") })
+    }
+  }
+
   @Test("a machine without a full name is a warning once Sluice acts, and never an error")
   func machineNames() {
     let box = Environment(machineName: "box", processors: 1)

@@ -98,6 +98,77 @@ class OpenPostfix(TellingPostfix):
     NETWORKS = "0.0.0.0/0, [::]/0"
 
 
+class PickyPostfix(OpenPostfix):
+    """Relays for everybody who has a name in DNS; puts off the rest."""
+
+    def __init__(self):
+        super().__init__()
+        with (self.etc / "main.cf").open("a") as main:
+            main.write("smtpd_client_restrictions = reject_unknown_client_hostname\n")
+
+
+class Scripted:
+    """A mail server of a few words on one port: what it says to RCPT is up to the test."""
+
+    def __init__(self, rcpt="250 2.1.5 Ok", port=0):
+        self.rcpt = rcpt
+        self.asked = 0
+        self.dots = 0
+        # On Linux this sets SO_REUSEADDR: a port may be had again.
+        self.listener = socket.create_server(("127.0.0.1", port), backlog=64)
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                peer, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._talk, args=(peer,), daemon=True).start()
+
+    def _talk(self, peer):
+        with contextlib.suppress(OSError), peer, peer.makefile("rb") as stream:
+            peer.sendall(b"220 scripted.example ESMTP\r\n")
+            for line in stream:
+                verb = line.strip()[:4].upper()
+                if verb == b"EHLO":
+                    peer.sendall(b"250-scripted.example\r\n250 ENHANCEDSTATUSCODES\r\n")
+                elif verb == b"RCPT":
+                    self.asked += 1
+                    peer.sendall(self.rcpt.encode() + b"\r\n")
+                elif verb == b"DATA":
+                    peer.sendall(b"354 go on\r\n")
+                    while stream.readline() not in (b".\r\n", b""):
+                        pass
+                    self.dots += 1
+                    peer.sendall(b"250 2.0.0 ok\r\n")
+                elif verb == b"QUIT":
+                    peer.sendall(b"221 2.0.0 bye\r\n")
+                    return
+                else:
+                    peer.sendall(b"250 2.0.0 ok\r\n")
+
+    def stop(self):
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+@pytest.fixture
+def scripted():
+    """scripted("450 4.7.1 later", …): a mail server of a few words."""
+    made = []
+
+    def make(*arguments, **options):
+        made.append(Scripted(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
 @pytest.fixture(scope="module")
 def telling_postfix():
     yield from a_postfix(TellingPostfix)
@@ -291,10 +362,11 @@ def test_another_server_that_trusts_this_machine_is_found_out(jailed):
 # MARK: Open relays
 
 
-def probe(port, identity, *more):
+def probe(port, identity, *more, listeners=("0.0.0.0:25", "[::]:25")):
+    where = [word for address in listeners for word in ("--listen", address)]
     return sluice(
         "check", "--downstream", f"127.0.0.1:{port}", "--identity", identity, "--hostname",
-        "mx.sluice.example", "--probe-downstream", *more)
+        "mx.sluice.example", "--probe-downstream", *where, *more)
 
 
 @pytest.mark.parametrize("identity", IDENTITIES)
@@ -304,6 +376,51 @@ def test_the_probe_passes_a_server_that_sees_who_asks(telling_postfix, identity)
     assert "does not relay for a client at 192.0.2.1" in done.stderr
     assert "does not relay for a client at 2001:db8::1" in done.stderr
     assert "Relay access denied" in done.stderr
+
+
+class OldPostfix(TellingPostfix):
+    """Has no IPv6, as many have."""
+
+    PROTOCOLS = "ipv4"
+
+
+@pytest.fixture(scope="module")
+def old_postfix():
+    yield from a_postfix(OldPostfix)
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+def test_nobody_is_asked_about_who_cannot_come(old_postfix, identity):
+    done = probe(port_for(old_postfix, identity), identity, listeners=["0.0.0.0:25"])
+    assert done.returncode == 0 and "for a client at 192.0.2.1" in done.stderr, done.stderr
+    assert "2001:db8::1" not in done.stderr and "IPv6" not in done.stderr and "451" not in done.stderr
+
+
+@pytest.mark.parametrize("identity", IDENTITIES)
+def test_a_server_without_ipv6_is_told_from_one_that_takes_nothing(old_postfix, identity):
+    port = port_for(old_postfix, identity)
+    done = probe(port, identity)
+    assert done.returncode == 69 and "does not relay for a client at 192.0.2.1" in done.stderr, done.stderr
+    assert "that of IPv6 clients is deferred with 451: let it take IPv6" in done.stderr, done.stderr
+    assert "error:" not in done.stderr and "All mail" not in done.stderr and "mail is deferred" not in done.stderr
+    # With nothing but IPv6 to serve it is all there is.
+    done = probe(port, identity, listeners=["[::]:25"])
+    assert done.returncode in (69, 78) and "192.0.2.1" not in done.stderr and "mail" in done.stderr, done.stderr
+
+
+def test_behind_a_balancer_either_family_may_come(old_postfix, telling_postfix, tmp_path):
+    def ask(port):
+        path = tmp_path / "sluice.yaml"
+        path.write_text(
+            "hostname: mx.sluice.example\n"
+            f'downstream: {{address: "127.0.0.1:{port}", identity: proxy_v2}}\n'
+            'listeners:\n  - {address: "127.0.0.1:2525", proxy_protocol: {from: [10.0.0.0/24]}}\n')
+        return sluice("check", "--config", str(path), "--probe-downstream")
+
+    done = ask(telling_postfix.proxy_port)
+    assert done.returncode == 0 and "for a client at 2001:db8::1" in done.stderr, done.stderr
+    done = ask(old_postfix.proxy_port)
+    assert done.returncode == 0 and "if none come through the load balancers, all is well" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("identity", ["none", "received", "xforward"])
@@ -331,6 +448,28 @@ def test_the_probe_says_what_does_not_fit_together(telling_postfix):
     assert time.monotonic() - started < 15
 
 
+@pytest.mark.parametrize("identity", IDENTITIES)
+def test_a_server_that_puts_strangers_off_for_their_name_is_not_called_right(identity):
+    for server in a_postfix(PickyPostfix):
+        done = probe(port_for(server, identity), identity)
+        assert done.returncode == 0, done.stderr
+        assert "put off the probe of a client at 192.0.2.1 with '450 4.7.25" in done.stderr, done.stderr
+        assert "does not relay" not in done.stderr
+
+
+@pytest.mark.parametrize("rcpt, words", [
+    ("450 4.7.1 Greylisted, come back in 300 seconds", "put off the probe"),
+    ("554 5.7.1 Service unavailable; client [192.0.2.1] blocked using x.example", "look at its relay rules"),
+    ("550 5.1.1 no such user", "look at its relay rules"),
+    ("550 relay not permitted", "does not relay for"),
+    ("454 4.7.1 <probe@example.invalid>: Relay access denied", "does not relay for"),
+])
+def test_only_words_about_relaying_are_a_refusal_to_relay(scripted, rcpt, words):
+    done = probe(scripted(rcpt).port, "none")
+    assert done.returncode == 0 and words in done.stderr, done.stderr
+    assert ("does not relay for" in done.stderr) == ("elay" in rcpt)
+
+
 def test_the_probe_ends_in_time_whatever_is_there():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
@@ -356,6 +495,31 @@ def test_the_probe_ends_in_time_whatever_is_there():
         done = probe(wordy.getsockname()[1], "none")
         assert done.returncode == 69 and time.monotonic() - started < 15, done.stderr
         wordy.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", "0.0.0.0"])
+def test_a_circle_by_name_is_refused_as_one_by_address(shield, listen):
+    if socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)[0][4][0] != "127.0.0.1":
+        pytest.skip("localhost is not 127.0.0.1 in the first place here")
+    front = shield(free_port(), start=False)
+    front.settings["listeners"] = [{"address": f"{listen}:{front.port}"}]
+
+    def check(downstream, *more):
+        front.settings["downstream"]["address"] = downstream
+        front.write_config()
+        return sluice("check", "--config", str(front.config), *more)
+
+    for host in ("127.0.0.1", "localhost"):
+        for more in ([], ["--probe-downstream"]):
+            done = check(f"{host}:{front.port}", *more)
+            assert done.returncode == 78 and "mail would go in circles" in done.stderr, done.stderr
+        code, log = start(front)
+        assert code == 78 and "mail would go in circles" in log, log
+    assert "localhost:%d (127.0.0.1) is our own listener" % front.port in log
+    assert check(f"localhost:{front.port - 1}").returncode == 0
+    # A name that is not known here and now is no mistake.
+    done = check(f"mail.invalid:{front.port}")
+    assert done.returncode == 0 and "good" in done.stderr, done.stderr
 
 
 def start(front):
@@ -409,6 +573,115 @@ def test_serve_starts_where_the_downstream_is_down(shield):
     code, log = start(front)
     assert code is None and "could not be asked" in log, log
     assert time.monotonic() - started < 5
+
+
+def ended(front, seconds=40):
+    """The exit code of a shield that ends by itself, and its log."""
+    program, front.program = front.program, None
+    program.wait(seconds)
+    program.join()
+    return program.process.returncode, program.log
+
+
+UNKNOWN = {"downstream": {"identity": "none", "allow_open_relay": False}, "delays": NO_DELAYS}
+
+
+def test_an_open_relay_that_comes_up_later_ends_what_enforces(scripted, shield):
+    port = free_port()
+    front = shield(port, UNKNOWN, start=False)
+    code, log = start(front)
+    assert code is None and "Connection refused" in log and "is asked again until it answers" in log, log
+    server = scripted(port=port)
+    front.program.wait_for("DOWNSTREAM UP")
+    with front.dialogue() as client:
+        client.greet()
+        client.command("MAIL FROM:<a@client.example>", 250)
+        client.command("RCPT TO:<b@example.com>", 250)
+        client.command("DATA", 354)
+        front.program.wait_for("draining: mode enforce is refused in front of an open relay", 15)
+        # What is under way comes to its end.
+        client.send(b"Subject: last\r\n\r\nhello\r\n.\r\n")
+        client.expect(250)
+        client.command("QUIT")
+    code, log = ended(front)
+    assert code == 78 and "OPEN RELAY: " in log, log
+    assert server.dots == 1
+    # And from now on it does not start.
+    code, log = start(front)
+    assert code == 78 and "OPEN RELAY: " in log, log
+
+
+def test_the_reason_is_on_standard_error_as_well_as_in_the_log(scripted, shield, tmp_path):
+    port = free_port()
+    front = shield(port, UNKNOWN, start=False)
+    front.settings["log"]["destination"] = str(tmp_path / "sluice.log")
+    front.write_config()
+    assert start(front)[0] is None
+    scripted(port=port)
+    code, errors = ended(front)
+    log = (tmp_path / "sluice.log").read_text()
+    assert code == 78
+    for text in (errors, log):
+        assert "OPEN RELAY: " in text and "mode enforce is refused" in text, text
+    assert "stopped" in log
+
+
+def test_a_good_server_that_comes_up_later_is_found_to_be_good(scripted, shield):
+    port = free_port()
+    front = shield(port, UNKNOWN, start=False)
+    assert start(front)[0] is None
+    server = scripted("550 relay not permitted", port=port)
+    front.program.wait_for("does not relay for this machine", 15)
+    time.sleep(0.5)
+    assert front.program.running and server.asked == 1 and "OPEN RELAY: " not in front.log
+
+
+def test_a_server_that_only_puts_off_at_first_is_asked_again(scripted, shield):
+    server = scripted("451 4.3.0 Temporary lookup failure")
+    front = shield(server, UNKNOWN, start=False)
+    code, log = start(front)
+    assert code is None and "put off the probe" in log, log
+    server.rcpt = "250 2.1.5 Ok"
+    code, log = ended(front)
+    assert code == 78 and "OPEN RELAY: " in log, log
+
+
+def test_what_observes_goes_on_and_its_reload_to_enforce_is_watched(scripted, shield):
+    port = free_port()
+    front = shield(port, {**UNKNOWN, "mode": "observe"}, start=False)
+    assert start(front)[0] is None
+    front.program.wait_for("could not be asked")
+    server = scripted(port=port)
+    front.program.wait_for("OPEN RELAY: ", 15)
+    server.stop()
+    time.sleep(0.5)
+    assert front.program.running
+    # It cannot be asked now: the reload goes through.
+    front.settings["mode"] = "enforce"
+    front.write_config()
+    before = len(front.program.lines)
+    front.signal(signal.SIGHUP)
+    front.program.wait_for("RELOAD done.*enforce", 15, after=before)
+    assert front.program.running
+    scripted(port=port)
+    code, log = ended(front)
+    assert code == 78 and "mode enforce is refused" in log, log
+
+
+def test_who_says_yes_to_an_open_relay_is_not_asked_later_either(scripted, shield):
+    port = free_port()
+    front = shield(port, {**UNKNOWN, "downstream": {"identity": "none", "allow_open_relay": True}}, start=False)
+    code, log = start(front)
+    assert code is None and "asked again" not in log
+    server = scripted(port=port)
+    time.sleep(7)
+    assert front.program.running and server.asked == 0
+    # No longer told to look away.
+    front.settings["downstream"]["allow_open_relay"] = False
+    front.write_config()
+    before = len(front.program.lines)
+    front.signal(signal.SIGHUP)
+    front.program.wait_for("RELOAD failed", 15, after=before)
 
 
 def test_serve_starts_with_what_ships_in_front_of_a_good_server(sink, shield):

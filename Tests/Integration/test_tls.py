@@ -516,6 +516,8 @@ def probe(front):
 
     def ask(port, downstream):
         shield = front(port, {"downstream": downstream}, start=False)
+        shield.settings["listeners"].append({"address": f'"[::1]:{free_port()}"'})
+        shield.write_config()
         done = subprocess.run(
             [SLUICE, "check", "--config", str(shield.config), "--probe-downstream"], capture_output=True, text=True,
             timeout=40)
@@ -546,6 +548,33 @@ def test_mail_goes_under_tls_alone_behind_a_proxy_header(own_postfix, front, key
     before = own_postfix.count()
     send_letter(shield, keys.trusting(), letter(9, 300_000))
     wait_until(lambda: own_postfix.count() > before, 10, "the letter")
+
+
+def test_xclient_holds_behind_a_starttls_that_is_passed_through(own_postfix, front, keys):
+    shield = front(own_postfix, {"downstream": {"identity": "xclient"}}, access="0.0.0.0/0 trusted\n", start=False)
+    shield.settings["listeners"].append({
+        "address": f"127.0.0.1:{(port := free_port())}", "tls": "pass_through",
+        "proxy_protocol": {"from": ["127.0.50.0/24"]}})
+    shield.write_config()
+    shield.start().wait_for_keyword("8BITMIME")
+    with dialogue(shield, "127.0.50.1", port) as client:
+        client.send(b"PROXY TCP4 198.51.100.7 127.0.0.1 4321 25\r\n")
+        client.starttls(keys.trusting(), BACK)
+        # This machine may relay and say XCLIENT; the client may neither.
+        client.command("XCLIENT ADDR=127.0.0.1", 550)
+        client.command("MAIL FROM:<a@client.example>", 250)
+        client.command("RCPT TO:<b@elsewhere.example>", 554)
+        client.command("RCPT TO:<b@example.com>", 250)
+        client.command("QUIT", 221)
+    wait_until(lambda: "client=unknown[198.51.100.7]" in own_postfix.log, 10, "the client in Postfix's log")
+
+
+@pytest.mark.parametrize("identity", ["received", "xforward", "none"])
+def test_check_says_what_a_server_does_not_learn_behind_a_starttls_that_is_passed_through(front, keys, identity):
+    shield = front(free_port(), {"mode": "observe", "downstream": {"identity": identity}}, start=False)
+    done = subprocess.run([SLUICE, "check", "--config", str(shield.config)], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0 and f"warning: listener 127.0.0.1:{shield.passing} has" in done.stderr, done.stderr
+    assert "learns nothing" in done.stderr and "Set proxy_v2 or proxy_v1" in done.stderr, done.stderr
 
 
 def test_the_probe_finds_a_relay_under_tls(own_postfix, probe, keys):

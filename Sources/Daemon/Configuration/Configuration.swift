@@ -62,6 +62,13 @@ package struct Configuration: Sendable {
         + "else there. Commands are not limited, mail is not counted, nobody becomes known."
     }
     guard !downstream.identity.namesClient else { return found }
+    // What is said with each transaction ends where we are blind. XCLIENT is said before, stays, and is then refused.
+    found += listeners.filter { $0.tls == .passThrough }.map {
+      "listener \($0.text) has tls: pass_through, and downstream.identity is \(downstream.identity.rawValue): of "
+        + "who says STARTTLS there, \(downstream.text) learns nothing, neither an address nor a name, and may be "
+        + "told anything: what XCLIENT or XFORWARD it takes from Sluice's address it takes from such a client. "
+        + "Set proxy_v2 or proxy_v1 on both sides."
+    }
     found += [
       "downstream.identity is \(downstream.identity.rawValue): \(downstream.text) sees every client with "
         + "Sluice's own address. If that server trusts this address (Postfix: mynetworks), it is an OPEN "

@@ -232,20 +232,8 @@ extension ConfigurationReader {
   private mutating func checkDownstream(_ whole: SourcePosition) {
     let downstream = draft.downstream
     let place = places["downstream.address"] ?? places["downstream.identity"] ?? whole
-    if let address = Address(downstream.host) {
-      let mine = draft.policy.ownAddresses
-      let circle = draft.listeners.first { listener in
-        let reaches =
-          listener.isWildcard && listener.address.isIPv4 == address.isIPv4
-          && (address.isLoopback || mine.contains(address))
-        return listener.port == downstream.port && (listener.address == address || reaches)
-      }
-      if let circle {
-        problems.add(
-          .error, at: place,
-          "the downstream \(downstream.text) is our own listener \(circle.text): mail would go in circles",
-          "name the mail server; on the same machine it needs another port")
-      }
+    if let address = Address(downstream.host), let reason = draft.circle(at: address) {
+      problems.add(.error, at: place, reason, Configuration.circleHint)
     }
     if draft.policy.mode == .enforce && !downstream.identity.namesClient {
       problems.add(
