@@ -179,6 +179,8 @@ class SecureRecorder(harness.Recorder):
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(certificate["certificate"], certificate["key"])
         self.injection = injection
+        # STARTTLS is offered all the same.
+        self.refusing = False
         self.bodies = []
         super().__init__(**options)
 
@@ -200,6 +202,8 @@ class SecureRecorder(harness.Recorder):
                 words = ["recorder.example", *self.keywords] + ([] if secured else ["STARTTLS"])
                 for index, word in enumerate(words):
                     peer.sendall(f"250{' ' if index == len(words) - 1 else '-'}{word}\r\n".encode())
+            elif line.upper() == b"STARTTLS\r\n" and self.refusing:
+                peer.sendall(b"454 4.7.0 Not now\r\n")
             elif line.upper() == b"STARTTLS\r\n":
                 if self.injection == "one segment":
                     peer.sendall(b"220 go on\r\n250 forged.example\r\n")

@@ -179,6 +179,24 @@ def test_pass_through_shows_the_downstreams_own_certificate_and_carries_a_letter
     assert "TLS PASSED ON" in shield.log
 
 
+@pytest.mark.parametrize("level", ["required", "verify"])
+def test_pass_through_sends_no_mail_in_clear_where_starttls_was_refused(secure_recorder, front, keys, level):
+    back = secure_recorder()
+    shield = front(back, {"downstream": back_by(keys, level)})
+    shield.wait_for_keyword("8BITMIME")
+    back.refusing = True
+    with dialogue(shield, port=shield.passing) as client:
+        client.greet()
+        client.command("STARTTLS", 454)
+        client.command("MAIL FROM:<a@client.example>", 451)
+        assert b"MAIL FROM" not in back.bytes and not back.bodies
+        # The same client, once there is TLS again.
+        back.refusing = False
+        assert client.deliver().code == 250
+    assert len(back.bodies) == 1
+    assert not any(b"MAIL FROM" in one for one in back.received if one.count(b"EHLO") < 2), back.received
+
+
 def send_letter(shield, context, data, recipients=1, starttls=True):
     with smtplib.SMTP("127.0.0.1", shield.port, timeout=60) as client:
         if starttls:

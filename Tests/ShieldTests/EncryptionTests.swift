@@ -262,13 +262,15 @@ struct EncryptionTests {
 
   // MARK: Pass-through
 
-  private func passing(_ starttls: String = "220 2.0.0 Go") -> VirtualShield {
+  private func passing(
+    _ starttls: String = "220 2.0.0 Go", mode: DownstreamTLS = .opportunistic
+  ) -> VirtualShield {
     var driver = VirtualDriver(
       engine: Engine(
         policy: policy(access: "127.0.3.0/24 bad\n") { $0.tls = [.passThrough] }, limits: limits(),
         seed: 1))
     // Sluice's own TLS to the downstream is not for these.
-    driver.engine.setDownstreamTLS(.opportunistic, implicit: false)
+    driver.engine.setDownstreamTLS(mode, implicit: false)
     var shield = VirtualShield(driver: driver)
     shield.downstream.offers.append("STARTTLS")
     shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply(starttls))]
@@ -306,6 +308,27 @@ struct EncryptionTests {
     _ = shield.ask(client, "EHLO a.example.org\r\n")
     #expect(shield.ask(client, "STARTTLS\r\n") == "454 4.7.0 Not now\r\n")
     #expect(shield.deliver(client).hasPrefix("250"))
+  }
+
+  @Test(
+    "the connection on which STARTTLS was refused carries no mail where mail is to have TLS",
+    arguments: [DownstreamTLS.opportunistic, .required, .verify], [true, false])
+  func passThroughRefusedBeforeTLS(mode: DownstreamTLS, worksLater: Bool) throws {
+    var shield = passing("454 4.7.0 Not now", mode: mode)
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    #expect(shield.ask(client, "STARTTLS\r\n") == "454 4.7.0 Not now\r\n")
+    let refused = try #require(shield.driver.dialled.last)
+    #expect(!shield.driver.sockets[refused].isOpen)
+    if worksLater {
+      shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply("220 2.0.0 Go"))]
+    }
+    let answer = shield.ask(client, "MAIL FROM:<a@b.c>\r\n")
+    let isTaken = worksLater || mode == .opportunistic
+    #expect(answer.hasPrefix(isTaken ? "250" : "451"), "\(answer)")
+    #expect(shield.downstream.lines.contains("MAIL FROM:<a@b.c>") == isTaken)
+    let link = try #require(shield.driver.dialled.last)
+    if isTaken { #expect(shield.driver.sockets[link].isSecured == worksLater) }
   }
 
   @Test("octets behind STARTTLS do not pass, nor does anything of a held peer")
