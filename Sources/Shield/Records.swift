@@ -337,6 +337,8 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let inFlight: SessionFlags = [.filling, .sending]
   /// The input region is not free to be received into.
   static let inputBusy: SessionFlags = [.filling, .relaying]
+  /// What passes unread does not move the client's deadline: it is for more credit, or for the end.
+  static let keepsDeadline: SessionFlags = [.paused, .ended]
   /// What belongs to one transaction.
   static let transaction: SessionFlags = [
     .mail, .lost, .utf8, .paused, .dotSeen, .normalizing, .parked, .paidRecipient, .paidData,

@@ -71,10 +71,18 @@ extension Engine {
     sessions[s].flags.remove(.relaying)
     wheel.cancel(limits.connections + Int(sessions[s].link))
     if sessions[s].flags.contains(.ended) {
-      close(i, now: now, into: &effects)
+      finishSplice(i, now: now, into: &effects)
     } else {
       readSplice(i, now: now, into: &effects)
     }
+  }
+
+  /// The client has closed its side and all it said is with the downstream, which hears of the end and may answer:
+  /// what it accepted must not be sent again for want of its reply. One deadline for all of that.
+  mutating func finishSplice(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    wheel.set(i, at: now.after(microseconds: policy.timeouts.command))
+    let l = Int(sessions[Int(connections[i].session)].link)
+    effects.append(.finish(slot(link: l)))
   }
 
   /// Octets of the downstream lie ready, or the client has taken those before: one piece at a time.
@@ -86,7 +94,7 @@ extension Engine {
     sessions[s].outEnd = Int32(count)
     links[l].inEnd = 0
     // The answer is what the client waits for: its time begins anew.
-    if !sessions[s].flags.contains(.paused) {
+    if sessions[s].flags.isDisjoint(with: .keepsDeadline) {
       wheel.set(i, at: now.after(microseconds: policy.timeouts.command))
     }
     flush(i, now: now, into: &effects)

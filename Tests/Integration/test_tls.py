@@ -197,6 +197,23 @@ def test_pass_through_sends_no_mail_in_clear_where_starttls_was_refused(secure_r
     assert not any(b"MAIL FROM" in one for one in back.received if one.count(b"EHLO") < 2), back.received
 
 
+def test_pass_through_answers_a_client_that_has_closed_its_side(secure_recorder, front, keys):
+    back = secure_recorder(dot_delay=0.5)
+    shield = front(back)
+    shield.wait_for_keyword("8BITMIME")
+    for _ in range(10):
+        with dialogue(shield, port=shield.passing) as client:
+            client.starttls(keys.trusting(), BACK)
+            client.open_data()
+            client.send("Subject: half closed\r\n\r\nhello\r\n.\r\nQUIT\r\n")
+            client.socket.plain.shutdown(socket.SHUT_WR)
+            client.expect(250)
+            client.expect(221)
+            client.until_closed()
+    assert len(back.bodies) == back.replied_to_dot == 10
+    wait_until(lambda: statistic(shield, "held") == 0, 5, "every slot given back")
+
+
 def send_letter(shield, context, data, recipients=1, starttls=True):
     with smtplib.SMTP("127.0.0.1", shield.port, timeout=60) as client:
         if starttls:

@@ -346,9 +346,57 @@ struct EncryptionTests {
     #expect(!shield.heard(bad).contains("STARTTLS"))
   }
 
+  @Test("who has closed its side still gets the answers to what it said")
+  func passThroughHalfClosed() throws {
+    var shield = passing()
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    _ = shield.ask(client, "STARTTLS\r\n")
+    let link = try #require(shield.driver.dialled.last)
+    shield.downstream.rules.append(.init(prefix: "END", answer: .silence))
+    // The downstream takes nothing for the moment: the end comes behind what was said.
+    shield.driver.setWindow(link, 0)
+    shield.driver.say(client, "END\r\n")
+    shield.driver.end(client)
+    shield.advance(by: .seconds(1))
+    #expect(!shield.driver.sockets[link].isFinished)
+    shield.driver.setWindow(link, .max)
+    shield.advance(by: .seconds(60))
+    #expect(shield.downstream.lines.last == "END")
+    #expect(shield.driver.sockets[link].isFinished && shield.driver.sockets[link].isOpen)
+    shield.driver.say(link, "250 2.0.0 queued\r\n")
+    shield.advance(by: .seconds(1))
+    shield.driver.say(link, "221 2.0.0 bye\r\n")
+    shield.driver.end(link)
+    shield.advance(by: .seconds(1))
+    #expect(shield.heard(client) == "250 2.0.0 queued\r\n221 2.0.0 bye\r\n")
+    #expect(!shield.driver.sockets[client].isOpen)
+    #expect(shield.driver.engine.heldCount == 0 && shield.driver.engine.linkCount == 0)
+    #expect(shield.driver.engine.leasedSessions == 0)
+  }
+
+  @Test("a downstream that talks on to a client that has closed its side has one deadline for it")
+  func passThroughTalksOn() throws {
+    var shield = passing()
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    _ = shield.ask(client, "STARTTLS\r\n")
+    let link = try #require(shield.driver.dialled.last)
+    shield.driver.end(client)
+    for _ in 0..<5 {
+      shield.advance(by: .seconds(50))
+      shield.driver.say(link, "250-more\r\n")
+    }
+    #expect(shield.driver.sockets[client].isOpen)
+    shield.advance(by: .seconds(51))
+    #expect(!shield.driver.sockets[client].isOpen)
+    #expect(shield.driver.engine.counters.timeouts == 1)
+    #expect(shield.driver.engine.linkCount == 0 && shield.driver.engine.leasedSessions == 0)
+  }
+
   @Test("either side's death ends what passes")
   func passThroughDeaths() throws {
-    for side in 0..<3 {
+    for side in 0..<4 {
       var shield = passing()
       let client = try greeted(&shield)
       _ = shield.ask(client, "EHLO a.example.org\r\n")
@@ -356,7 +404,10 @@ struct EncryptionTests {
       let link = try #require(shield.driver.dialled.last)
       switch side {
       case 0: shield.driver.end(link)
-      case 1: shield.driver.end(client)
+      case 1: shield.driver.reset(client)
+      case 2:
+        shield.driver.end(client)
+        shield.driver.end(link)
       default: shield.advance(by: .seconds(301))
       }
       shield.advance(by: .seconds(5))
