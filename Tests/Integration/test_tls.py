@@ -709,7 +709,8 @@ def first_flight(keys):
     return out.read()
 
 
-@pytest.mark.parametrize("how", ["reset", "fin", "close_notify", "garbage", "cut record"])
+@pytest.mark.parametrize("how", [
+    "reset", "fin", "close_notify", "garbage", "cut record", "close_notify behind text", "garbage behind text"])
 def test_a_message_that_is_cut_is_never_accepted(recorder, front, keys, how):
     back = recorder()
     shield = front(back)
@@ -727,6 +728,12 @@ def test_a_message_that_is_cut_is_never_accepted(recorder, front, keys, how):
             client.socket.close_notify()
         elif how == "garbage":
             plain.sendall(b"\x17\x03\x03\x00\x40" + os.urandom(64))
+        elif how == "close_notify behind text":
+            client.tls.write(b"y" * 500)
+            client.socket.close_notify()
+        elif how == "garbage behind text":
+            client.tls.write(b"y" * 500)
+            plain.sendall(client.socket.outgoing.read() + b"\x17\x03\x03\x00\x40" + os.urandom(64))
         else:
             client.tls.write(b".\r\n" + b"y" * 500)
             plain.sendall(client.socket.outgoing.read()[:-5])
