@@ -181,6 +181,23 @@ struct EncryptionTests {
     #expect(shield.heard(bad).hasPrefix("220"))
   }
 
+  @Test("who finds no slot on a listener of TLS alone hears nothing in clear")
+  func implicitFull() throws {
+    for mode in [ListenerTLS.implicit, .starttls] {
+      var shield = shield(policy { $0.tls = [mode] }, limits { $0.connections = 8 })
+      shield.driver.handshakeStands = true
+      for n in 0..<8 { #expect(shield.arrive("127.0.5.\(n + 1)") != nil) }
+      let peer = Peer(address: try #require(Address("127.0.6.1")), port: 40_000, listener: 0)
+      let now = shield.driver.now
+      var effects = EffectQueue()
+      switch (mode, shield.driver.engine.accepted(peer, now: now, into: &effects)) {
+      case (.implicit, .dropped), (.starttls, .refused): break
+      case (_, let admission): Issue.record("\(mode): \(admission)")
+      }
+      #expect(shield.driver.engine.counters.shed == 1)
+    }
+  }
+
   @Test("a held peer may have TLS, and its replies drip on inside")
   func pit() throws {
     var shield = offering(access: "127.0.3.0/24 bad\n") { $0.badSession = 3_600_000_000 }
