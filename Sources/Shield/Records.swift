@@ -169,6 +169,10 @@ package struct Connection: BitwiseCopyable, Sendable {
     set { progress = progress & ~1_023 | min(newValue, 1_023) }
   }
 
+  /// In place of `position`: of the text that is being said there is no rest, because it is another one now. More
+  /// than any text has, and it stays so when more is out.
+  static let noRest: UInt16 = 1_023
+
   /// `position`, for the hot path.
   var nextStep: UInt32 { UInt32(progress) & 1_023 }
   /// One byte more is out. No text has more bytes than `position` counts.

@@ -221,6 +221,85 @@ struct EncryptionTests {
     #expect(ask("QUIT\r\n").hasPrefix("221"))
   }
 
+  /// A policy in which 127.0.3.0/24 is held, and what it says to EHLO.
+  private func holding(_ name: String, _ tls: ListenerTLS) -> (
+    policy: Policy, banner: String, ehlo: String
+  ) {
+    let policy = policy(access: "127.0.3.0/24 bad\n") {
+      $0.hostname = name
+      $0.tls = [tls]
+      $0.badSession = 3_600_000_000
+    }
+    let offer = tls == .starttls ? "250-STARTTLS\r\n" : ""
+    return (
+      policy, "220 \(name) ESMTP\r\n", "250-\(name)\r\n\(offer)250 ENHANCEDSTATUSCODES\r\n"
+    )
+  }
+
+  @Test(
+    "a reload that changes what the tarpit says never makes one reply of two texts",
+    arguments: 0..<5)
+  func pitTexts(how: Int) throws {
+    let (before, after) =
+      [
+        (holding("mx.example.test", .starttls), holding("mx.example.test", .off)),
+        (holding("mx.example.test", .off), holding("mx.example.test", .starttls)),
+        (holding("mx.example.test", .off), holding("mx.example.test.longer.example", .off)),
+        (holding("mx.example.test", .off), holding("a.example", .off)),
+        (holding("mx.example.test", .implicit), holding("mx.example.test", .starttls)),
+      ][how]
+    var whole = 0
+    for isGreeting in [true, false] {
+      let old = isGreeting ? before.banner : before.ehlo
+      let new = isGreeting ? after.banner : after.ehlo
+      for count in 0..<old.utf8.count {
+        var shield = shield(before.policy)
+        let arrived = shield.arrive("127.0.3.1")
+        let client = try #require(arrived)
+        if !isGreeting {
+          #expect(listen(client, &shield, until: before.banner.utf8.count) == before.banner)
+          shield.driver.say(client, "EHLO x.example.org\r\n")
+        }
+        var text = listen(client, &shield, until: count)
+        #expect(text.utf8.count == count)
+        shield.driver.engine.adopt(after.policy)
+        text += listen(client, &shield, until: .max)
+        let isCut = !shield.driver.sockets[client].isOpen && old.utf8.starts(with: text.utf8)
+        #expect(text == old || text == new || isCut, "after \(count): \(text.debugDescription)")
+        if !isCut { whole += 1 }
+      }
+    }
+    #expect(whole > 0)
+  }
+
+  /// What a client hears until it is so many octets, is cut off, or has heard nothing more for a while.
+  private func listen(_ client: Int, _ shield: inout VirtualShield, until count: Int) -> String {
+    var text = ""
+    let end = shield.driver.now + .seconds(200)
+    while text.utf8.count < count && shield.driver.now < end && shield.driver.sockets[client].isOpen
+    {
+      let due = shield.driver.engine.nextDeadline(now: shield.driver.now)
+      shield.advance(to: min(max(due, shield.driver.now + .milliseconds(1)), end))
+      text += shield.heard(client)
+    }
+    return text
+  }
+
+  @Test("a last word that is going out during such a reload goes out as it began")
+  func lastWordDuringReload() throws {
+    for name in ["mx.example.test.longer.example", "a.example"] {
+      var shield = offering()
+      let client = try greeted(&shield)
+      shield.driver.setWindow(client, 0)
+      shield.advance(by: .seconds(301))
+      shield.driver.engine.adopt(holding(name, .off).policy)
+      shield.driver.setWindow(client, .max)
+      shield.advance(by: .seconds(5))
+      #expect(shield.heard(client) == "421 4.4.2 mx.example.test Timeout, closing connection\r\n")
+      #expect(!shield.driver.sockets[client].isOpen)
+    }
+  }
+
   @Test("in the tarpit, too, octets in clear behind STARTTLS end it")
   func pitInjection() throws {
     var shield = offering(access: "127.0.3.0/24 bad\n")
