@@ -58,7 +58,7 @@ extension Engine {
       let i = clientIndexes.take()
     else {
       counters.shed += 1
-      return isDraining ? .dropped : .refused(text(.busy))
+      return isDraining ? .dropped : turnedAway(.busy, peer)
     }
     install(peer, in: i, now: now)
     begin(i, arrival, peer, now: now, into: &effects)
@@ -77,6 +77,11 @@ extension Engine {
       return
     }
     begin(i, arrival, peer, now: now, into: &effects)
+  }
+
+  /// Who comes to a listener of TLS alone does not expect clear text.
+  func turnedAway(_ text: PitText, _ peer: Peer) -> Admission {
+    policy.tls(ofListener: Int(peer.listener)) == .implicit ? .dropped : .refused(self.text(text))
   }
 
   private var reservedSlots: Int { Int(Double(limits.connections) * policy.reservedForKnown) }
@@ -364,9 +369,9 @@ extension Engine {
     writeClosingLine(i, now: now)
     returnSession(i)
     if text == .busy || text == .shed { counters.shed += 1 }
-    if tlsMode(i) == .implicit && connections[i].state == .waiting
-      && !connections[i].flags.contains(.encrypted)
-    {
+    let isUnsecured =
+      connections[i].state == .waiting || connections[i].state == .announced
+    if tlsMode(i) == .implicit && isUnsecured && !connections[i].flags.contains(.encrypted) {
       // It does not expect clear text.
       close(i, now: now, into: &effects)
       return

@@ -673,7 +673,7 @@ extension Engine {
       if !wasReading { fill(i, now: now, into: &effects) }
     case .securing: hungUp(i, now: now, into: &effects)
     case .spliced where sessions[s].flags.contains(.relaying): break  // what it said goes out first
-    case .spliced: close(i, now: now, into: &effects)
+    case .spliced: finishSplice(i, now: now, into: &effects)
     case .leaving: break
     }
   }

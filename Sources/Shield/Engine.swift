@@ -292,8 +292,10 @@ package struct Engine: ~Copyable {
         }
       }
     }
+    let before = lines
     if renamed { textSet = (textSet + 1) % Layout.textSets }
     prepareTexts()
+    if renamed { changeTexts(from: before) }
   }
 
   /// Begins to stop: nobody new, idle clients get 421, transactions may end.

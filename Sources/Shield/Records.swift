@@ -169,6 +169,10 @@ package struct Connection: BitwiseCopyable, Sendable {
     set { progress = progress & ~1_023 | min(newValue, 1_023) }
   }
 
+  /// In place of `position`: of the text that is being said there is no rest, because it is another one now. More
+  /// than any text has, and it stays so when more is out.
+  static let noRest: UInt16 = 1_023
+
   /// `position`, for the hot path.
   var nextStep: UInt32 { UInt32(progress) & 1_023 }
   /// One byte more is out. No text has more bytes than `position` counts.
@@ -337,6 +341,8 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let inFlight: SessionFlags = [.filling, .sending]
   /// The input region is not free to be received into.
   static let inputBusy: SessionFlags = [.filling, .relaying]
+  /// What passes unread does not move the client's deadline: it is for more credit, or for the end.
+  static let keepsDeadline: SessionFlags = [.paused, .ended]
   /// What belongs to one transaction.
   static let transaction: SessionFlags = [
     .mail, .lost, .utf8, .paused, .dotSeen, .normalizing, .parked, .paidRecipient, .paidData,

@@ -797,6 +797,10 @@ extension Engine {
       return
     }
     releaseReply(i, now: now, into: &effects)
+    if verb == .starttls && downstream.tls != .off && !links[l].isSecured {
+      // In clear because the handshake was to be the client's. Mail goes over one that is opened for it.
+      dropLink(of: i, now: now, into: &effects)
+    }
     if isLast && connections[i].state == .talking { work(i, now: now, into: &effects) }
   }
 

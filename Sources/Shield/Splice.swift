@@ -7,6 +7,10 @@ import Suspicion
 // come. Sluice shapes octets and time, and is otherwise blind: no command is seen, no reply, no message, and nobody
 // earns trust by what goes through here.
 extension Engine {
+  /// How long the client may be silent, in microseconds. Which command it waits for is not seen: it may be the end of
+  /// a message, and the time is the downstream's then.
+  private var spliceTimeout: Int64 { max(policy.timeouts.command, policy.timeouts.endOfData) }
+
   /// STARTTLS on a listener that leaves TLS to the downstream.
   mutating func passOnSTARTTLS(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     // A connection that knows of a transaction is not the one to shake hands on.
@@ -51,7 +55,7 @@ extension Engine {
       }
       room = room.prefix(credit)
     }
-    wheel.set(i, at: now.after(microseconds: policy.timeouts.command))
+    wheel.set(i, at: now.after(microseconds: spliceTimeout))
     receive(i, into: room, into: &effects)
   }
 
@@ -71,10 +75,18 @@ extension Engine {
     sessions[s].flags.remove(.relaying)
     wheel.cancel(limits.connections + Int(sessions[s].link))
     if sessions[s].flags.contains(.ended) {
-      close(i, now: now, into: &effects)
+      finishSplice(i, now: now, into: &effects)
     } else {
       readSplice(i, now: now, into: &effects)
     }
+  }
+
+  /// The client has closed its side and all it said is with the downstream, which hears of the end and may answer:
+  /// what it accepted must not be sent again for want of its reply. One deadline for all of that.
+  mutating func finishSplice(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    wheel.set(i, at: now.after(microseconds: spliceTimeout))
+    let l = Int(sessions[Int(connections[i].session)].link)
+    effects.append(.finish(slot(link: l)))
   }
 
   /// Octets of the downstream lie ready, or the client has taken those before: one piece at a time.
@@ -86,8 +98,8 @@ extension Engine {
     sessions[s].outEnd = Int32(count)
     links[l].inEnd = 0
     // The answer is what the client waits for: its time begins anew.
-    if !sessions[s].flags.contains(.paused) {
-      wheel.set(i, at: now.after(microseconds: policy.timeouts.command))
+    if sessions[s].flags.isDisjoint(with: .keepsDeadline) {
+      wheel.set(i, at: now.after(microseconds: spliceTimeout))
     }
     flush(i, now: now, into: &effects)
     effects.append(.fill(slot(link: l), linkIn(l)))

@@ -108,6 +108,10 @@ extension Engine {
       refuse(i, .timeout, now: now, into: &effects)
       return
     }
+    if connections[i].position == Connection.noRest {
+      shed(i, now: now, into: &effects)
+      return
+    }
     let line = line(connections[i].text)
     let position = Int(connections[i].position)
     if position < Int(line.count) {
@@ -135,6 +139,37 @@ extension Engine {
     } else {
       refuse(i, .shed, now: now, into: &effects)
     }
+  }
+
+  /// The texts are others now. Who is in the middle of one goes on in the new one if that begins as the old one did;
+  /// everybody else is cut off when the next byte is due, because the rest would belong to nothing that was said.
+  mutating func changeTexts(from old: InlineArray<16, PitLine>) {
+    for i in 0..<connections.capacity {
+      let state = connections[i].state
+      guard state == .dripping || state == .banner || state == .refusing else { continue }
+      let text = state == .banner ? PitText.banner : connections[i].text
+      let (new, old) = (line(text), old[Int(text.rawValue)])
+      let goesOn: Bool
+      if state == .dripping {
+        // Who may not be offered STARTTLS may have begun a text that has it now.
+        goesOn =
+          begins(new, as: old, upTo: Int(connections[i].position))
+          && (text != .ehlo || offersTLS(i) == policy.offersTLS)
+      } else {
+        // The send in flight has all that is left of the old one; only what it does not take would be read here.
+        goesOn = new.count == old.count && begins(new, as: old, upTo: Int(old.count) - 1)
+      }
+      if !goesOn { connections[i].position = Connection.noRest }
+    }
+  }
+
+  /// Whether two texts are the same up to `count`, and the first goes on there.
+  private func begins(_ new: PitLine, as old: PitLine, upTo count: Int) -> Bool {
+    if count >= Int(new.count) || count > Int(old.count) { return false }
+    for k in 0..<count where arena[Int(new.offset) + k] != arena[Int(old.offset) + k] {
+      return false
+    }
+    return true
   }
 
   /// Drips the reply to the next line it is owed one for, or listens.

@@ -52,19 +52,19 @@ extension Engine {
   ) -> Admission {
     guard balancers.find(peer.address) != nil else {
       refuseHeader(.unlistedBalancer, peer, now: now)
-      return .refused(text(.shed))
+      return turnedAway(.shed, peer)
     }
     let key = headerKey(peer.address)
     guard !isDraining, headerCounts.count(key) < max(limits.proxyHeaders / 4, 1),
       let place = headerIndexes.take()
     else {
       if !isDraining { refuseHeader(.headersWaiting, peer, now: now) }
-      return isDraining ? .dropped : .refused(text(.busy))
+      return isDraining ? .dropped : turnedAway(.busy, peer)
     }
     guard let i = clientIndexes.take() else {
       headerIndexes.release(place)
       counters.shed += 1
-      return .refused(text(.busy))
+      return turnedAway(.busy, peer)
     }
     let counted = headerCounts.increment(key)
     invariant(counted != nil, "more balancers wait than headers do")

@@ -172,6 +172,9 @@ public struct TLSChannel: ~Copyable {
   /// The peer has closed the connection, or its sending side: was that all it had to say?
   public func inputEnded() -> TLSEnd { state.pointee.isClosed ? .clean : .cut }
 
+  /// Whether the next `read` needs no input to say that the peer has closed its side, or that the session has failed.
+  public var hasEnded: Bool { state.pointee.isClosed || state.pointee.failure != nil }
+
   /// Whether bytes of the wire wait inside: the front of a record, or plain text that found no room.
   /// Before the first `advance` it is false.
   public var holdsInput: Bool { SSL_has_pending(state.pointee.session) == 1 }

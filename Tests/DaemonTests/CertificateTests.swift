@@ -161,6 +161,11 @@ struct CertificateTests {
       _ = try TLSServerContext(
         read.tls.serverSettings(for: listener), ticketKeys: read.tls.ticketKeys())
     }
+    let hidden = try Self.load(
+      folder, "both.pem", "both.pem", more: listeners.replacing("v2}", with: "v2, tls: required}"))
+    #expect(hidden.problems.map(\.severity) == [.warning])
+    #expect(hidden.problems.first?.position.line == 10)
+    #expect(hidden.problems.first?.reason.contains("are not offered") == true)
     let plain = try Self.load(
       folder, "mx.pem", "mx.key", more: "listeners: [{address: \"[::]:25\", tls: implicit}]")
     #expect(plain.problems.map(\.severity) == [.warning])

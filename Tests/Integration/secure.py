@@ -181,6 +181,8 @@ class SecureRecorder(harness.Recorder):
         self.injection = injection
         # How each handshake ends: by "close", "reset" or "silence"; None for well.
         self.breaks = breaks
+        # STARTTLS is offered all the same.
+        self.refusing = False
         self.bodies = []
         super().__init__(**options)
 
@@ -202,6 +204,8 @@ class SecureRecorder(harness.Recorder):
                 words = ["recorder.example", *self.keywords] + ([] if secured else ["STARTTLS"])
                 for index, word in enumerate(words):
                     peer.sendall(f"250{' ' if index == len(words) - 1 else '-'}{word}\r\n".encode())
+            elif line.upper() == b"STARTTLS\r\n" and self.refusing:
+                peer.sendall(b"454 4.7.0 Not now\r\n")
             elif line.upper() == b"STARTTLS\r\n":
                 if self.injection == "one segment":
                     peer.sendall(b"220 go on\r\n250 forged.example\r\n")

@@ -179,6 +179,41 @@ def test_pass_through_shows_the_downstreams_own_certificate_and_carries_a_letter
     assert "TLS PASSED ON" in shield.log
 
 
+@pytest.mark.parametrize("level", ["required", "verify"])
+def test_pass_through_sends_no_mail_in_clear_where_starttls_was_refused(secure_recorder, front, keys, level):
+    back = secure_recorder()
+    shield = front(back, {"downstream": back_by(keys, level)})
+    shield.wait_for_keyword("8BITMIME")
+    back.refusing = True
+    with dialogue(shield, port=shield.passing) as client:
+        client.greet()
+        client.command("STARTTLS", 454)
+        client.command("MAIL FROM:<a@client.example>", 451)
+        assert b"MAIL FROM" not in back.bytes and not back.bodies
+        # The same client, once there is TLS again.
+        back.refusing = False
+        assert client.deliver().code == 250
+    assert len(back.bodies) == 1
+    assert not any(b"MAIL FROM" in one for one in back.received if one.count(b"EHLO") < 2), back.received
+
+
+def test_pass_through_answers_a_client_that_has_closed_its_side(secure_recorder, front, keys):
+    back = secure_recorder(dot_delay=0.5)
+    shield = front(back)
+    shield.wait_for_keyword("8BITMIME")
+    for _ in range(10):
+        with dialogue(shield, port=shield.passing) as client:
+            client.starttls(keys.trusting(), BACK)
+            client.open_data()
+            client.send("Subject: half closed\r\n\r\nhello\r\n.\r\nQUIT\r\n")
+            client.socket.plain.shutdown(socket.SHUT_WR)
+            client.expect(250)
+            client.expect(221)
+            client.until_closed()
+    assert len(back.bodies) == back.replied_to_dot == 10
+    wait_until(lambda: statistic(shield, "held") == 0, 5, "every slot given back")
+
+
 def send_letter(shield, context, data, recipients=1, starttls=True):
     with smtplib.SMTP("127.0.0.1", shield.port, timeout=60) as client:
         if starttls:
@@ -741,7 +776,8 @@ def first_flight(keys):
     return out.read()
 
 
-@pytest.mark.parametrize("how", ["reset", "fin", "close_notify", "garbage", "cut record"])
+@pytest.mark.parametrize("how", [
+    "reset", "fin", "close_notify", "garbage", "cut record", "close_notify behind text", "garbage behind text"])
 def test_a_message_that_is_cut_is_never_accepted(recorder, front, keys, how):
     back = recorder()
     shield = front(back)
@@ -759,6 +795,12 @@ def test_a_message_that_is_cut_is_never_accepted(recorder, front, keys, how):
             client.socket.close_notify()
         elif how == "garbage":
             plain.sendall(b"\x17\x03\x03\x00\x40" + os.urandom(64))
+        elif how == "close_notify behind text":
+            client.tls.write(b"y" * 500)
+            client.socket.close_notify()
+        elif how == "garbage behind text":
+            client.tls.write(b"y" * 500)
+            plain.sendall(client.socket.outgoing.read() + b"\x17\x03\x03\x00\x40" + os.urandom(64))
         else:
             client.tls.write(b".\r\n" + b"y" * 500)
             plain.sendall(client.socket.outgoing.read()[:-5])

@@ -181,6 +181,23 @@ struct EncryptionTests {
     #expect(shield.heard(bad).hasPrefix("220"))
   }
 
+  @Test("who finds no slot on a listener of TLS alone hears nothing in clear")
+  func implicitFull() throws {
+    for mode in [ListenerTLS.implicit, .starttls] {
+      var shield = shield(policy { $0.tls = [mode] }, limits { $0.connections = 8 })
+      shield.driver.handshakeStands = true
+      for n in 0..<8 { #expect(shield.arrive("127.0.5.\(n + 1)") != nil) }
+      let peer = Peer(address: try #require(Address("127.0.6.1")), port: 40_000, listener: 0)
+      let now = shield.driver.now
+      var effects = EffectQueue()
+      switch (mode, shield.driver.engine.accepted(peer, now: now, into: &effects)) {
+      case (.implicit, .dropped), (.starttls, .refused): break
+      case (_, let admission): Issue.record("\(mode): \(admission)")
+      }
+      #expect(shield.driver.engine.counters.shed == 1)
+    }
+  }
+
   @Test("a held peer may have TLS, and its replies drip on inside")
   func pit() throws {
     var shield = offering(access: "127.0.3.0/24 bad\n") { $0.badSession = 3_600_000_000 }
@@ -202,6 +219,85 @@ struct EncryptionTests {
     #expect(ask("MAIL FROM:<a@b.c>\r\n").hasPrefix("250"))
     #expect(ask("RCPT TO:<a@b.c>\r\n").hasPrefix("450"))
     #expect(ask("QUIT\r\n").hasPrefix("221"))
+  }
+
+  /// A policy in which 127.0.3.0/24 is held, and what it says to EHLO.
+  private func holding(_ name: String, _ tls: ListenerTLS) -> (
+    policy: Policy, banner: String, ehlo: String
+  ) {
+    let policy = policy(access: "127.0.3.0/24 bad\n") {
+      $0.hostname = name
+      $0.tls = [tls]
+      $0.badSession = 3_600_000_000
+    }
+    let offer = tls == .starttls ? "250-STARTTLS\r\n" : ""
+    return (
+      policy, "220 \(name) ESMTP\r\n", "250-\(name)\r\n\(offer)250 ENHANCEDSTATUSCODES\r\n"
+    )
+  }
+
+  @Test(
+    "a reload that changes what the tarpit says never makes one reply of two texts",
+    arguments: 0..<5)
+  func pitTexts(how: Int) throws {
+    let (before, after) =
+      [
+        (holding("mx.example.test", .starttls), holding("mx.example.test", .off)),
+        (holding("mx.example.test", .off), holding("mx.example.test", .starttls)),
+        (holding("mx.example.test", .off), holding("mx.example.test.longer.example", .off)),
+        (holding("mx.example.test", .off), holding("a.example", .off)),
+        (holding("mx.example.test", .implicit), holding("mx.example.test", .starttls)),
+      ][how]
+    var whole = 0
+    for isGreeting in [true, false] {
+      let old = isGreeting ? before.banner : before.ehlo
+      let new = isGreeting ? after.banner : after.ehlo
+      for count in 0..<old.utf8.count {
+        var shield = shield(before.policy)
+        let arrived = shield.arrive("127.0.3.1")
+        let client = try #require(arrived)
+        if !isGreeting {
+          #expect(listen(client, &shield, until: before.banner.utf8.count) == before.banner)
+          shield.driver.say(client, "EHLO x.example.org\r\n")
+        }
+        var text = listen(client, &shield, until: count)
+        #expect(text.utf8.count == count)
+        shield.driver.engine.adopt(after.policy)
+        text += listen(client, &shield, until: .max)
+        let isCut = !shield.driver.sockets[client].isOpen && old.utf8.starts(with: text.utf8)
+        #expect(text == old || text == new || isCut, "after \(count): \(text.debugDescription)")
+        if !isCut { whole += 1 }
+      }
+    }
+    #expect(whole > 0)
+  }
+
+  /// What a client hears until it is so many octets, is cut off, or has heard nothing more for a while.
+  private func listen(_ client: Int, _ shield: inout VirtualShield, until count: Int) -> String {
+    var text = ""
+    let end = shield.driver.now + .seconds(200)
+    while text.utf8.count < count && shield.driver.now < end && shield.driver.sockets[client].isOpen
+    {
+      let due = shield.driver.engine.nextDeadline(now: shield.driver.now)
+      shield.advance(to: min(max(due, shield.driver.now + .milliseconds(1)), end))
+      text += shield.heard(client)
+    }
+    return text
+  }
+
+  @Test("a last word that is going out during such a reload goes out as it began")
+  func lastWordDuringReload() throws {
+    for name in ["mx.example.test.longer.example", "a.example"] {
+      var shield = offering()
+      let client = try greeted(&shield)
+      shield.driver.setWindow(client, 0)
+      shield.advance(by: .seconds(301))
+      shield.driver.engine.adopt(holding(name, .off).policy)
+      shield.driver.setWindow(client, .max)
+      shield.advance(by: .seconds(5))
+      #expect(shield.heard(client) == "421 4.4.2 mx.example.test Timeout, closing connection\r\n")
+      #expect(!shield.driver.sockets[client].isOpen)
+    }
   }
 
   @Test("in the tarpit, too, octets in clear behind STARTTLS end it")
@@ -262,13 +358,15 @@ struct EncryptionTests {
 
   // MARK: Pass-through
 
-  private func passing(_ starttls: String = "220 2.0.0 Go") -> VirtualShield {
+  private func passing(
+    _ starttls: String = "220 2.0.0 Go", mode: DownstreamTLS = .opportunistic
+  ) -> VirtualShield {
     var driver = VirtualDriver(
       engine: Engine(
         policy: policy(access: "127.0.3.0/24 bad\n") { $0.tls = [.passThrough] }, limits: limits(),
         seed: 1))
     // Sluice's own TLS to the downstream is not for these.
-    driver.engine.setDownstreamTLS(.opportunistic, implicit: false)
+    driver.engine.setDownstreamTLS(mode, implicit: false)
     var shield = VirtualShield(driver: driver)
     shield.downstream.offers.append("STARTTLS")
     shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply(starttls))]
@@ -308,6 +406,27 @@ struct EncryptionTests {
     #expect(shield.deliver(client).hasPrefix("250"))
   }
 
+  @Test(
+    "the connection on which STARTTLS was refused carries no mail where mail is to have TLS",
+    arguments: [DownstreamTLS.opportunistic, .required, .verify], [true, false])
+  func passThroughRefusedBeforeTLS(mode: DownstreamTLS, worksLater: Bool) throws {
+    var shield = passing("454 4.7.0 Not now", mode: mode)
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    #expect(shield.ask(client, "STARTTLS\r\n") == "454 4.7.0 Not now\r\n")
+    let refused = try #require(shield.driver.dialled.last)
+    #expect(!shield.driver.sockets[refused].isOpen)
+    if worksLater {
+      shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply("220 2.0.0 Go"))]
+    }
+    let answer = shield.ask(client, "MAIL FROM:<a@b.c>\r\n")
+    let isTaken = worksLater || mode == .opportunistic
+    #expect(answer.hasPrefix(isTaken ? "250" : "451"), "\(answer)")
+    #expect(shield.downstream.lines.contains("MAIL FROM:<a@b.c>") == isTaken)
+    let link = try #require(shield.driver.dialled.last)
+    if isTaken { #expect(shield.driver.sockets[link].isSecured == worksLater) }
+  }
+
   @Test("octets behind STARTTLS do not pass, nor does anything of a held peer")
   func passThroughInjection() throws {
     var shield = passing()
@@ -323,9 +442,75 @@ struct EncryptionTests {
     #expect(!shield.heard(bad).contains("STARTTLS"))
   }
 
+  @Test("who has closed its side still gets the answers to what it said")
+  func passThroughHalfClosed() throws {
+    var shield = passing()
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    _ = shield.ask(client, "STARTTLS\r\n")
+    let link = try #require(shield.driver.dialled.last)
+    shield.downstream.rules.append(.init(prefix: "END", answer: .silence))
+    // The downstream takes nothing for the moment: the end comes behind what was said.
+    shield.driver.setWindow(link, 0)
+    shield.driver.say(client, "END\r\n")
+    shield.driver.end(client)
+    shield.advance(by: .seconds(1))
+    #expect(!shield.driver.sockets[link].isFinished)
+    shield.driver.setWindow(link, .max)
+    shield.advance(by: .seconds(60))
+    #expect(shield.downstream.lines.contains("END"))
+    #expect(shield.driver.sockets[link].isFinished && shield.driver.sockets[link].isOpen)
+    shield.driver.say(link, "250 2.0.0 queued\r\n")
+    shield.advance(by: .seconds(1))
+    shield.driver.say(link, "221 2.0.0 bye\r\n")
+    shield.driver.end(link)
+    shield.advance(by: .seconds(1))
+    #expect(shield.heard(client) == "250 2.0.0 queued\r\n221 2.0.0 bye\r\n")
+    #expect(!shield.driver.sockets[client].isOpen)
+    #expect(shield.driver.engine.heldCount == 0 && shield.driver.engine.linkCount == 0)
+    #expect(shield.driver.engine.leasedSessions == 0)
+  }
+
+  @Test(
+    "the downstream may think about the end of a message for as long as on every other listener")
+  func passThroughSlowDot() throws {
+    var shield = passing()
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    _ = shield.ask(client, "STARTTLS\r\n")
+    let link = try #require(shield.driver.dialled.last)
+    shield.downstream.rules.append(.init(prefix: "END", answer: .silence))
+    shield.driver.say(client, "END\r\n")
+    shield.advance(by: .seconds(599))
+    shield.driver.say(link, "250 2.0.0 queued\r\n")
+    #expect(shield.heard(client) == "250 2.0.0 queued\r\n")
+    // And the client has its time again.
+    shield.advance(by: .seconds(599))
+    #expect(shield.ask(client, "NOOP\r\n").hasPrefix("250"))
+  }
+
+  @Test("a downstream that talks on to a client that has closed its side has one deadline for it")
+  func passThroughTalksOn() throws {
+    var shield = passing()
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    _ = shield.ask(client, "STARTTLS\r\n")
+    let link = try #require(shield.driver.dialled.last)
+    shield.driver.end(client)
+    for _ in 0..<5 {
+      shield.advance(by: .seconds(110))
+      shield.driver.say(link, "250-more\r\n")
+    }
+    #expect(shield.driver.sockets[client].isOpen)
+    shield.advance(by: .seconds(51))
+    #expect(!shield.driver.sockets[client].isOpen)
+    #expect(shield.driver.engine.counters.timeouts == 1)
+    #expect(shield.driver.engine.linkCount == 0 && shield.driver.engine.leasedSessions == 0)
+  }
+
   @Test("either side's death ends what passes")
   func passThroughDeaths() throws {
-    for side in 0..<3 {
+    for side in 0..<4 {
       var shield = passing()
       let client = try greeted(&shield)
       _ = shield.ask(client, "EHLO a.example.org\r\n")
@@ -333,8 +518,11 @@ struct EncryptionTests {
       let link = try #require(shield.driver.dialled.last)
       switch side {
       case 0: shield.driver.end(link)
-      case 1: shield.driver.end(client)
-      default: shield.advance(by: .seconds(301))
+      case 1: shield.driver.reset(client)
+      case 2:
+        shield.driver.end(client)
+        shield.driver.end(link)
+      default: shield.advance(by: .seconds(601))
       }
       shield.advance(by: .seconds(5))
       #expect(!shield.driver.sockets[client].isOpen, "\(side)")

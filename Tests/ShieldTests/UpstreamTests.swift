@@ -151,6 +151,29 @@ struct UpstreamTests {
     #expect(shield.driver.engine.heldCount == 0)
   }
 
+  @Test(
+    "on a listener of TLS alone nothing of that is said, because the client would see it in clear")
+  func refusedSilently() throws {
+    var shield = behind(policy { $0.tls = [.implicit] })
+    let peer = Peer(address: try #require(Address("10.0.1.9")), port: 40_000, listener: 0)
+    let now = shield.driver.now
+    var effects = EffectQueue()
+    if case .dropped = shield.driver.engine.accepted(peer, now: now, into: &effects) {
+    } else {
+      Issue.record("who is not listed was told so")
+    }
+    for words in [v1("192.0.2.300"), v1("198.51.100.7").dropLast(1)] {
+      let arrived = shield.arrive(balancer)
+      let slot = try #require(arrived)
+      shield.driver.say(slot, words)
+      shield.advance(by: .milliseconds(3_010))
+      #expect(shield.heard(slot).isEmpty)
+      #expect(!shield.driver.sockets[slot].isOpen)
+    }
+    #expect(shield.driver.engine.counters.proxyRefused == 3)
+    #expect(shield.driver.engine.heldCount == 0)
+  }
+
   @Test("a health check is the balancer itself; one that only connects is no event")
   func healthCheck() throws {
     var shield = behind(policy())

@@ -236,6 +236,13 @@ extension ConfigurationReader {
           "on port 25 mail servers begin in clear text, and would not get through",
           "write tls: starttls; implicit TLS is for port 465")
       }
+      if mode == .passThrough && draft.downstream.tls != .off {
+        problems.add(
+          .warning, at: place,
+          "clients are not offered the downstream's STARTTLS here: with downstream.tls: "
+            + "\(draft.downstream.tls.rawValue) Sluice has TLS with the downstream itself",
+          "write tls: starttls and a certificate, or downstream: {tls: off}")
+      }
     }
   }
 

@@ -64,8 +64,11 @@ extension Driver {
     places[i].want = region == nil ? .listen : .fill
     if let region { secures[i].region = (region.offset, region.count) }
     if places[i].flags.contains(.closing) { return }
-    // Not at once: the fact would come in the middle of the orders of another one.
-    if secures[i].stashed.count > 0 || secures[i].channel.holdsInput || secures[i].inputEnded {
+    // Not at once: the fact would come in the middle of the orders of another one. A close_notify that came with the
+    // last text has been read already, and the wire may stay silent for ever.
+    if secures[i].stashed.count > 0 || secures[i].channel.holdsInput || secures[i].inputEnded
+      || secures[i].channel.hasEnded
+    {
       openable.append(slot.index)
     } else {
       seekRecords(slot)
