@@ -736,7 +736,8 @@ extension Engine {
       }
       if code < 300 {
         sessions[s].flags.insert(.authenticated)
-      } else if code == 535 || code == 454 || code == 538 {
+      } else if code == 535 {
+        // 454 and 538 say nothing of the password: an outage must not lock out who knows it.
         wait = delay(.authFailure, i, count: loginFailed(i, now: now), now: now)
       }
     default: break

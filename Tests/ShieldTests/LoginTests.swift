@@ -68,6 +68,24 @@ struct LoginTests {
     #expect(later.hasPrefix("535"))
   }
 
+  @Test(
+    "what says nothing of the password is no failure",
+    arguments: ["454 4.7.0 Try later", "538 5.7.11 TLS first"])
+  func noFailure(reply: String) throws {
+    var shield = guarded { $0.logins.addressFailures = 2 }
+    shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply(reply))]
+    for _ in 0..<4 {
+      let (answer, took) = try attempt(&shield, Self.ann, from: "192.0.2.1")
+      #expect(answer.hasPrefix(reply) && took < 0.1, "\(answer) after \(took) s")
+    }
+    #expect(shield.driver.engine.counters.loginsFailed == 0)
+    #expect(!shield.events().contains { $0.event == .signal && $0.signal == .authFailure })
+    shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("535 5.7.8 No"))]
+    let (answer, _) = try attempt(&shield, Self.ann, from: "192.0.2.1")
+    #expect(answer.hasPrefix("535"))
+    #expect(shield.driver.engine.counters.loginsFailed == 1)
+  }
+
   @Test("a user name waits longer each time, wherever it is tried, and is never refused")
   func user() throws {
     var shield = guarded { $0.logins.userFailures = 3 }
