@@ -21,41 +21,56 @@ extension Engine {
       answer(i, .notImplemented, now: now, into: &effects)
     } else if mayNotTry(i, now: now) {
       answer(i, .tooManyLogins, now: now, into: &effects)
+    } else if !readMechanism(i) {
+      answer(i, .loginSyntax, now: now, into: &effects)
     } else {
-      readMechanism(i)
       forward(i, now: now, into: &effects)
     }
   }
 
   /// The client's answer to a challenge goes to the downstream as it is. It is never logged.
+  ///
+  /// What cannot be an answer, a command perhaps, does not go there: a downstream that reads it otherwise than we
+  /// would judge a name that we have not seen.
   mutating func answerChallenge(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
-    if !isPrintable(line(s)) {
-      leave(i, .badSyntaxClosing, now: now, into: &effects)
-      return
-    }
-    readName(s, line(s))
     sessions[s].argumentStart = 0
+    if isLoginAnswer(arena.span(line(s))) {
+      readName(s, line(s))
+      forward(i, now: now, into: &effects)
+    } else {
+      endChallenge(i, .loginSyntax, now: now, into: &effects)
+    }
+  }
+
+  /// Ends the exchange with the downstream (RFC 4954, 4: `*`), whose reply to that gives way to our own.
+  private mutating func endChallenge(
+    _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(connections[i].session)
+    sessions[s].verdict = reply
+    sessions[s].flags.insert(.cancelling)
+    sessions[s].mechanism = .other
     forward(i, now: now, into: &effects)
   }
 
   // MARK: The name
 
-  private mutating func readMechanism(_ i: Int) {
+  /// - Returns: whether it is one at all.
+  private mutating func readMechanism(_ i: Int) -> Bool {
     let s = Int(connections[i].session)
     let argument = argument(s)
-    let (mechanism, end) = mechanism(argument)
-    sessions[s].mechanism = mechanism
+    guard let login = LoginArgument(arena.span(argument)) else { return false }
+    sessions[s].mechanism = LoginMechanism(arena.span(argument.prefix(login.mechanism.upperBound)))
     sessions[s].user = 0
-    if end < argument.count { readName(s, argument.from(end + 1)) }
-  }
-
-  /// The mechanism an argument of AUTH begins with, and where that ends.
-  private func mechanism(_ argument: Region) -> (LoginMechanism, Int) {
-    let bytes = arena.span(argument)
-    var end = 0
-    while end < bytes.count && bytes[end] != 0x20 { end += 1 }
-    return (LoginMechanism(bytes.extracting(0..<end)), end)
+    if let response = login.response {
+      let response = argument.from(response.lowerBound)
+      // An empty one is as none to some servers: they ask for the name all the same.
+      if response.count > 1 || arena[response.offset] != UInt8(ascii: "=") {
+        readName(s, response)
+      }
+    }
+    return true
   }
 
   /// The first answer that holds a name is the one that counts: of LOGIN the second is the password.

@@ -321,10 +321,16 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   /// The delay of the first recipient, and that of DATA, was spent before MAIL.
   static let paidRecipient = SessionFlags(rawValue: 262_144)
   static let paidData = SessionFlags(rawValue: 524_288)
+  /// The AUTH exchange is being ended with the downstream; then the client hears `verdict`.
+  static let cancelling = SessionFlags(rawValue: 1_048_576)
 
   // Sets that are asked for on every command, made once: a set literal is an array in a debug build.
   /// What HELO and log-in came to.
-  static let greeting: SessionFlags = [.greeted, .extended, .authenticated, .authenticating]
+  static let greeting: SessionFlags = [
+    .greeted, .extended, .authenticated, .authenticating, .cancelling,
+  ]
+  /// Where an AUTH exchange stands.
+  static let exchange: SessionFlags = [.authenticating, .cancelling]
   /// No handshake can come of this: its side is closed, or is being looked at for that.
   static let cannotSecure: SessionFlags = [.ended, .filling]
   /// The kernel may touch the session's buffers on the client's behalf.
@@ -379,7 +385,7 @@ struct Session: BitwiseCopyable, Sendable {
   var sizeLimit: UInt64 = 0
   /// Octets of the message at which the deadline for more of it was last set.
   var deadlineMark: UInt64 = 0
-  /// The reply owed after `swallow`.
+  /// The reply owed after `swallow`, or at the end of an AUTH exchange that we end.
   var verdict = OwnReply.downstreamLost
   /// Whether the downstream's own verdict lies in the outbox already, to be sent after `swallow`.
   var hasVerdict = false

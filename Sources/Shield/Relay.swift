@@ -169,13 +169,18 @@ extension Engine {
     let line = wasChallenge ? self.line(s) : argument(s)
     let verb = sessions[s].verb
     let utf8 = sessions[s].flags.contains(.utf8)
+    let isCancelled = sessions[s].flags.contains(.cancelling)
     // AUTH= is a claim about the sender that only a trusted peer may make (RFC 4954, 5): taken off.
     let passing = downstream.capabilities.parameters(role: .inbound)
     var isUnsupported = false
     let room = linkOut(l).from(Int(links[l].outEnd))
     let written = arena.transform(from: line, into: room) { bytes, out in
       if wasChallenge {
-        writeLine(bytes, into: &out)
+        if isCancelled {
+          _ = writeCommand("*", Span(), into: &out)
+        } else {
+          writeLine(bytes, into: &out)
+        }
         return
       }
       switch verb {
@@ -672,6 +677,7 @@ extension Engine {
     let rightClass =
       switch verb {
       case .data: code == 354 || code >= 400
+      case .auth where sessions[s].flags.contains(.cancelling): code >= 400
       case .auth: code == 334 || code == 235 || code >= 400
       case .starttls: code == 220 || code >= 400
       default: isSuccess(code) || code >= 400
@@ -723,6 +729,11 @@ extension Engine {
       return
     // Refused at DATA: the recipients stay with the downstream until RSET or MAIL, as here.
     case .rset: resetTransaction(i)
+    case .auth where sessions[s].flags.contains(.cancelling):
+      sessions[s].flags.remove(.exchange)
+      answer(i, sessions[s].verdict, now: now, into: &effects)
+      if connections[i].state == .talking { work(i, now: now, into: &effects) }
+      return
     case .auth:
       sessions[s].flags.remove(.authenticating)
       if code == 334 {
@@ -941,7 +952,7 @@ extension Engine {
     let i = Int(sessions[s].owner)
     links[l].session = -1
     sessions[s].link = -1
-    sessions[s].flags.remove(.authenticating)
+    sessions[s].flags.remove(.exchange)
     switch sessions[s].phase {
     case .opening:
       answer(i, .downstreamUnavailable, now: now, into: &effects)
@@ -1073,7 +1084,7 @@ extension Engine {
     let l = Int(sessions[s].link)
     sessions[s].link = -1
     let isInChallenge = sessions[s].flags.contains(.authenticating)
-    sessions[s].flags.remove(.authenticating)
+    sessions[s].flags.remove(.exchange)
     switch links[l].state {
     case .ready where isInChallenge: closeLink(l, into: &effects)  // QUIT would be its answer
     case .final: links[l].orphanOf = sessionID(i)

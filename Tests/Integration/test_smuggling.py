@@ -318,6 +318,23 @@ def test_outbound_counts_and_slows_failed_log_ins(sink, shield):
     front.program.wait_for("auth_failure")
 
 
+@pytest.mark.parametrize("line", ["AUTH PLAIN  {}", "AUTH PLAIN {} x", "AUTH PLAIN\n{} ", "AUTH PLAIN\nx {}"])
+def test_outbound_log_in_of_another_form_is_refused_here(sink, shield, line):
+    box = sink("--auth", store=False)
+    front = shield(box, auth_config(delays=NO_DELAYS), role="outbound")
+    front.wait_for_keyword("AUTH")
+    with front.dialogue("127.1.93.1") as client:
+        client.greet()
+        *first, last = line.format("AHRlc3QAdGVzdA==").split("\n")
+        for word in first:
+            client.command(word, 334)
+        client.command(last, 501, "5.5.2")
+        # The exchange has ended on both sides: what follows is a command again.
+        client.command("MAIL FROM:<a@client.example>", 250)
+        client.command("RSET", 250)
+        client.command("AUTH PLAIN AHRlc3QAdGVzdA==", 235)
+
+
 def test_a_dialogue_in_the_body_is_only_text(sink, shield):
     box = sink()
     front = shield(box, {"delays": NO_DELAYS})

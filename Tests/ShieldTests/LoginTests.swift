@@ -123,6 +123,8 @@ struct LoginTests {
     arguments: [
       ("PLAIN", "AGFubgBwYXNzd29yZA==", "ann"), ("plain", "eABBTk4AcHc=", "ann"),
       ("LOGIN", "QW5u", "ann"), ("PLAIN", "YW5u", nil), ("PLAIN", "AAA=", nil), ("LOGIN", "", nil),
+      ("PLAIN", String(repeating: "eHh4", count: 2_000) + "AGFubgBwdw==", "ann"),
+      ("LOGIN", String(repeating: "QUFB", count: 100), String(repeating: "a", count: 255)),
       ("LOGIN", "QW5u!", nil), ("XOAUTH2", "QW5u", nil), ("LOGIN", "QQ", "a"),
     ] as [(String, String, String?)])
   func names(mechanism: String, answer: String, expected: String?) {
@@ -156,5 +158,108 @@ struct LoginTests {
       shield.driver.reset(client)
     }
     #expect(waits[0] < 1.1 && waits[2] > 2.9, "\(waits)")
+  }
+
+  @Test(
+    "what is not of AUTH's form is answered here: nothing that hides a name reaches the downstream",
+    arguments: [
+      "AUTH", "AUTH PLAIN  AGFubgBw", "AUTH PLAIN AGFubgBw AGFubgBw", "AUTH PLAIN AGFubgBw\tx",
+      "AUTH PLAIN AGFu!bgBw", "AUTH PLAIN AGFu=bgBw", "AUTH PLAIN ==", "AUTH PLAIN AGFubgBw===",
+      "AUTH PLAIN *", "AUTH PL/AIN AGFubgBw", "AUTH AAAAAAAAAAAAAAAAAAAAA",
+    ])
+  func form(line: String) throws {
+    var shield = guarded()
+    let arrived = shield.arrive("192.0.2.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    _ = shield.ask(client, "EHLO x.example.org\r\n")
+    let answer = shield.ask(client, line + "\r\n")
+    #expect(answer.hasPrefix("501 5.5.2") || answer.hasPrefix("500 5.5."), "\(answer)")
+    #expect(!shield.downstream.lines.contains { $0.hasPrefix("AUTH") })
+    #expect(shield.ask(client, Self.ann).hasPrefix("535"))
+  }
+
+  @Test("space at the end of AUTH is not passed on, and the name behind it is counted")
+  func trailingSpace() throws {
+    var shield = guarded { $0.logins.userFailures = 3 }
+    let line = "AUTH PLAIN AGFubgBwYXNzd29yZA== \r\n"
+    var last = 0.0
+    for n in 0..<3 { (_, last) = try attempt(&shield, line, from: "198.51.\(n).7") }
+    #expect(last > 2.9)
+    #expect(shield.downstream.lines.last == "AUTH PLAIN AGFubgBwYXNzd29yZA==")
+  }
+
+  @Test("an empty answer ahead does not hide the name that follows")
+  func emptyFirst() throws {
+    var shield = guarded { $0.logins.userFailures = 3 }
+    shield.downstream.rules = [
+      .init(prefix: "AUTH", answer: .reply("334 VXNlcm5hbWU6")),
+      .init(prefix: "YW5u", answer: .reply("334 UGFzc3dvcmQ6")),
+      .init(prefix: "cGFzcw==", answer: .reply("535 5.7.8 No")),
+    ]
+    var took = 0.0
+    for n in 0..<3 {
+      let arrived = shield.arrive("198.51.\(n).7")
+      let client = try #require(arrived)
+      _ = shield.banner(client)
+      _ = shield.ask(client, "EHLO x.example.org\r\n")
+      #expect(shield.ask(client, "AUTH LOGIN =\r\n").hasPrefix("334"))
+      #expect(shield.ask(client, "YW5u\r\n").hasPrefix("334"))
+      let began = shield.driver.now
+      #expect(shield.ask(client, "cGFzcw==\r\n").hasPrefix("535"))
+      took = (shield.driver.now - began).inSeconds
+      shield.driver.reset(client)
+    }
+    #expect(took > 2.9)
+  }
+
+  @Test(
+    "an answer that is none ends the exchange on both sides, with one reply",
+    arguments: ["AGFubgBw ", "MAIL FROM:<a@b.example>", "=", "**", "A B", "AGFubgBw="])
+  func badAnswer(line: String) throws {
+    var shield = guarded()
+    shield.downstream.rules = [
+      .init(prefix: "AUTH PLAIN A", answer: .reply("535 5.7.8 No")),
+      .init(prefix: "AUTH", answer: .reply("334 ")),
+      .init(prefix: "*", answer: .reply("501 5.7.0 Given up")),
+    ]
+    let arrived = shield.arrive("192.0.2.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    _ = shield.ask(client, "EHLO x.example.org\r\n")
+    #expect(shield.ask(client, "AUTH PLAIN\r\n").hasPrefix("334"))
+    let answer = shield.ask(client, line + "\r\n")
+    if line == "AGFubgBw=" {
+      // How many octets base64 must have is for the decoder to say.
+      #expect(shield.downstream.lines.last == line)
+      return
+    }
+    #expect(answer == "501 5.5.2 Syntax: AUTH mechanism, answers in base64\r\n")
+    #expect(shield.downstream.lines.suffix(2) == ["AUTH PLAIN", "*"])
+    #expect(shield.ask(client, Self.ann) == "535 5.7.8 No\r\n")
+    #expect(shield.ask(client, "MAIL FROM:<a@b.example>\r\n").hasPrefix("250"))
+    #expect(shield.driver.engine.counters.linkFailures == 0)
+    #expect(shield.driver.engine.counters.loginsFailed == 1)
+  }
+
+  @Test(
+    "a downstream that does not let go of its challenge is let go of",
+    arguments: ["334 Go on", "235 2.7.0 Welcome", "250 Ok"])
+  func stubborn(reply: String) throws {
+    var shield = guarded()
+    shield.downstream.rules = [
+      .init(prefix: "AUTH PLAIN A", answer: .reply("535 5.7.8 No")),
+      .init(prefix: "AUTH", answer: .reply("334 ")), .init(prefix: "*", answer: .reply(reply)),
+    ]
+    let arrived = shield.arrive("192.0.2.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    _ = shield.ask(client, "EHLO x.example.org\r\n")
+    #expect(shield.ask(client, "AUTH PLAIN\r\n").hasPrefix("334"))
+    #expect(shield.ask(client, "no base64\r\n").hasPrefix("451"))
+    #expect(shield.driver.engine.counters.linkFailures == 1)
+    // On another connection, as a command.
+    #expect(shield.ask(client, Self.ann) == "535 5.7.8 No\r\n")
+    #expect(shield.ask(client, "MAIL FROM:<a@b.example>\r\n").hasPrefix("250"))
   }
 }
