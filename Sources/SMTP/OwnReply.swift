@@ -116,10 +116,9 @@ package func writeHELOReply(hostname: Span<UInt8>, into out: inout OutputSpan<UI
   if !written { out.removeLast(out.count - start) }
 }
 
-/// Appends a line as it is, or nothing if it is not plain printable text or does not fit. For the answers
-/// to AUTH's challenges.
-package func writeLine(_ line: Span<UInt8>, into out: inout OutputSpan<UInt8>) {
+/// Appends a word and the space behind it, or nothing if they do not fit.
+package func writeWord(_ word: StaticString, into out: inout OutputSpan<UInt8>) {
   let start = out.count
-  let written = out.appendToken(line, in: 0..<line.count) && out.appendLineEnd()
+  let written = out.appendLiteral(word) && out.appendLiteral(" ")
   if !written { out.removeLast(out.count - start) }
 }

@@ -54,6 +54,88 @@ extension Engine {
     forward(i, now: now, into: &effects)
   }
 
+  // MARK: Saying it
+
+  /// Says AUTH at hand, an answer, or that there will be none, to the downstream. Its form is checked.
+  ///
+  /// The line may be longer than a link's buffer: what has no room waits in the client's input, where the line stays
+  /// until its reply has come, and follows when the rest is out (`sayMore`).
+  mutating func sayLogin(_ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    let flags = sessions[s].flags
+    let room = linkOut(l).from(Int(links[l].outEnd))
+    let written = arena.append(into: room) { out in
+      if flags.contains(.cancelling) {
+        _ = writeCommand("*", Span(), into: &out)
+      } else if !flags.contains(.authenticating) {
+        writeWord("AUTH", into: &out)
+      }
+    }
+    links[l].outstanding.append(.auth)
+    guard written > 0 || flags.contains(.authenticating) && !flags.contains(.cancelling) else {
+      // It answered what it has not been sent: there is no room even for a word.
+      linkFailed(l, .unexpectedReply, now: now, into: &effects)
+      return
+    }
+    links[l].outEnd += Int32(written)
+    setLinkTimer(l, policy.timeouts.reply, now: now)
+    effects.append(.watch(slot(client: i)))
+    if flags.contains(.cancelling) { return }
+    links[l].unsaid = Int32(argument(s).count + 2)
+    takeMore(l, s)
+    // It goes out with `flush`.
+  }
+
+  /// The downstream has taken all that was said of a line: there is room for more of it.
+  mutating func sayMore(_ l: Int, into effects: inout EffectQueue) {
+    let s = Int(links[l].session)
+    guard s >= 0, links[l].state == .busy else { return }
+    takeMore(l, s)
+    flushLink(l, into: &effects)
+  }
+
+  /// The downstream refuses a line before its end, as too long perhaps. The client hears so; that connection is of no
+  /// more use, for the rest of the line could be a command there.
+  mutating func refusedEarly(
+    _ i: Int, _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+  ) {
+    guard code >= 400 else {
+      linkFailed(l, .unexpectedReply, now: now, into: &effects)
+      return
+    }
+    let s = Int(connections[i].session)
+    links[l].repliedVerb = nil
+    passReply(i, l, now: now)
+    dropLink(of: i, now: now, into: &effects)
+    finish(i)
+    if code == 421 {
+      sessions[s].phase = .leaving
+      wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
+      flush(i, now: now, into: &effects)
+      return
+    }
+    tooManyErrors(i, now: now, into: &effects)
+    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+  }
+
+  private mutating func takeMore(_ l: Int, _ s: Int) {
+    let line = argument(s)
+    let room = linkOut(l).from(Int(links[l].outEnd))
+    let rest = line.from(line.count + 2 - max(Int(links[l].unsaid), 2))
+    let piece = rest.prefix(min(rest.count, room.count))
+    arena.move(piece, to: room.offset)
+    links[l].outEnd += Int32(piece.count)
+    links[l].unsaid -= Int32(piece.count)
+    // The line's end is not taken apart.
+    if links[l].unsaid == 2 {
+      let written = arena.append(into: room.from(piece.count)) { out in
+        _ = out.appendLineEnd()
+      }
+      links[l].outEnd += Int32(written)
+      links[l].unsaid -= Int32(written)
+    }
+  }
+
   // MARK: The name
 
   /// - Returns: whether it is one at all.

@@ -508,6 +508,8 @@ struct Link: BitwiseCopyable, Sendable {
   var sending = false
   var outStart: Int32 = 0
   var outEnd: Int32 = 0
+  /// Octets of the AUTH line at hand, CRLF included, for which there was no room yet: the last of it.
+  var unsaid: Int32 = 0
   /// Input: bytes at `inStart..<inEnd` of the input region are not read yet.
   var inStart: Int32 = 0
   var inEnd: Int32 = 0

@@ -162,27 +162,19 @@ extension Engine {
       effects.append(.watch(slot(client: i)))
       return
     }
-    let wasChallenge =
-      sessions[s].verb == .auth && sessions[s].flags.contains(.authenticating)
     links[l].state = .busy
     sessions[s].phase = .forwarded
-    let line = wasChallenge ? self.line(s) : argument(s)
     let verb = sessions[s].verb
+    if verb == .auth {
+      sayLogin(i, l, now: now, into: &effects)
+      return
+    }
     let utf8 = sessions[s].flags.contains(.utf8)
-    let isCancelled = sessions[s].flags.contains(.cancelling)
     // AUTH= is a claim about the sender that only a trusted peer may make (RFC 4954, 5): taken off.
     let passing = downstream.capabilities.parameters(role: .inbound)
     var isUnsupported = false
     let room = linkOut(l).from(Int(links[l].outEnd))
-    let written = arena.transform(from: line, into: room) { bytes, out in
-      if wasChallenge {
-        if isCancelled {
-          _ = writeCommand("*", Span(), into: &out)
-        } else {
-          writeLine(bytes, into: &out)
-        }
-        return
-      }
+    let written = arena.transform(from: argument(s), into: room) { bytes, out in
       switch verb {
       case .mail:
         if case .parsed(let arguments) = MailArguments.parse(bytes) {
@@ -202,7 +194,6 @@ extension Engine {
         }
       case .data: _ = writeCommand("DATA", Span(), into: &out)
       case .rset: _ = writeCommand("RSET", Span(), into: &out)
-      case .auth: _ = writeCommand("AUTH", bytes, into: &out)
       case .starttls: _ = writeCommand("STARTTLS", Span(), into: &out)
       default: break
       }
@@ -221,8 +212,7 @@ extension Engine {
     links[l].outEnd += Int32(written)
     links[l].outstanding.append(verb)
     if verb == .rcpt { keepRecipient(l, s) }
-    setLinkTimer(
-      l, verb == .data && !wasChallenge ? policy.timeouts.data : policy.timeouts.reply, now: now)
+    setLinkTimer(l, verb == .data ? policy.timeouts.data : policy.timeouts.reply, now: now)
     if verb == .data {
       listenForBody(i, now: now, into: &effects)
     } else if links[l].outstanding.count == 1 {
@@ -402,6 +392,7 @@ extension Engine {
     } else {
       links[l].outStart = 0
       links[l].outEnd = 0
+      if links[l].unsaid > 0 { sayMore(l, into: &effects) }
       // The PROXY header is out.
       if links[l].state == .securing {
         secureLink(l, now: now, into: &effects)
@@ -684,6 +675,10 @@ extension Engine {
       }
     guard rightClass else {
       linkFailed(l, .wrongClass, now: now, into: &effects)
+      return
+    }
+    if links[l].unsaid > 0 {
+      refusedEarly(i, l, code, now: now, into: &effects)
       return
     }
     // It cannot have seen the DATA that is not all sent: what followed would stand among our commands.

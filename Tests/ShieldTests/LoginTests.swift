@@ -262,4 +262,36 @@ struct LoginTests {
     #expect(shield.ask(client, Self.ann) == "535 5.7.8 No\r\n")
     #expect(shield.ask(client, "MAIL FROM:<a@b.example>\r\n").hasPrefix("250"))
   }
+
+  /// A session of its own behind a greeting.
+  private func greeted(_ shield: inout VirtualShield) throws -> Int {
+    let arrived = shield.arrive("192.0.2.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    _ = shield.ask(client, "EHLO x.example.org\r\n")
+    return client
+  }
+
+  @Test(
+    "a line longer than the link's buffer reaches the downstream whole",
+    arguments: [
+      4_080, 4_089, 4_090, 4_091, 4_092, 4_093, 4_094, 4_095, 4_096, 4_097, 8_192, 12_000,
+    ])
+  func long(count: Int) throws {
+    var shield = guarded { $0.session.commandBytes = 16_384 }
+    shield.downstream.rules = [
+      .init(prefix: "AUTH PLAIN A", answer: .reply("535 5.7.8 No")),
+      .init(prefix: "AUTH", answer: .reply("334 ")),
+      .init(prefix: "A", answer: .reply("535 5.7.8 No")),
+    ]
+    let response = String(repeating: "A", count: count)
+    let client = try greeted(&shield)
+    #expect(shield.ask(client, "AUTH PLAIN \(response)\r\n") == "535 5.7.8 No\r\n")
+    #expect(shield.downstream.lines.last == "AUTH PLAIN \(response)")
+    #expect(shield.ask(client, "AUTH PLAIN\r\n").hasPrefix("334"))
+    #expect(shield.ask(client, "\(response)\r\n") == "535 5.7.8 No\r\n")
+    #expect(shield.downstream.lines.last == response)
+    #expect(shield.ask(client, "MAIL FROM:<a@b.example>\r\n").hasPrefix("250"))
+    #expect(shield.driver.engine.counters.linkFailures == 0)
+  }
 }
