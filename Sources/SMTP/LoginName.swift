@@ -54,6 +54,11 @@ package struct LoginArgument: Equatable, Sendable {
   }
 }
 
+/// Whether a line, perhaps not whole yet, begins as AUTH with an argument.
+package func beginsLogin(_ line: Span<UInt8>) -> Bool {
+  line.count > 5 && line.matches("AUTH ", in: 0..<5)
+}
+
 /// Whether an answer to a challenge is one (RFC 4954, 4): base64, which may be empty, or `*`, which ends the exchange.
 package func isLoginAnswer(_ line: Span<UInt8>) -> Bool {
   line.count == 1 && line[0] == UInt8(ascii: "*") || isBase64(line, in: 0..<line.count)

@@ -14,7 +14,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case nulInMessage, textLineTooLong, notSMTP
   case tooManyCommands, tooManyErrors, sessionTooLong, timeout, shuttingDown
   case messageRate, recipientRate, rateRefused
-  case authenticationLost, tooManyLogins, loginSyntax
+  case authenticationLost, tooManyLogins, loginSyntax, loginTooLong
   case readyForTLS, tlsUnavailable, clearBehindSTARTTLS
   case downstreamUnavailable, downstreamLost, transactionLost, noDownstreamRoom
 
@@ -68,6 +68,8 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .clearBehindSTARTTLS: (554, "5.5.0 Sent in clear behind STARTTLS, closing connection")
     case .tooManyLogins: (454, "4.7.0 Too many failed log-ins, try again later")
     case .loginSyntax: (501, "5.5.2 Syntax: AUTH mechanism, answers in base64")
+    // RFC 4954, 4 and 6.
+    case .loginTooLong: (500, "5.5.6 Authentication exchange line is too long")
     case .authenticationLost:
       (421, "4.3.0 Service unavailable: mail server lost, please connect and log in again")
     case .downstreamUnavailable:

@@ -44,10 +44,11 @@ extension Engine {
   }
 
   /// Ends the exchange with the downstream (RFC 4954, 4: `*`), whose reply to that gives way to our own.
-  private mutating func endChallenge(
+  mutating func endChallenge(
     _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
   ) {
     let s = Int(connections[i].session)
+    sessions[s].argumentStart = 0
     sessions[s].verdict = reply
     sessions[s].flags.insert(.cancelling)
     sessions[s].mechanism = .other

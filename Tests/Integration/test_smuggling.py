@@ -335,6 +335,28 @@ def test_outbound_log_in_of_another_form_is_refused_here(sink, shield, line):
         client.command("AUTH PLAIN AHRlc3QAdGVzdA==", 235)
 
 
+def test_outbound_passes_long_lines_of_auth_whole(recorder, shield):
+    """An OAuth token at once and as an answer: RFC 4954, 4 asks for 12,288 octets."""
+    back = recorder(
+        keywords=("PIPELINING", "AUTH XOAUTH2"),
+        replies=((b"AUTH XOAUTH2 ", b"535 5.7.8 No"), (b"AUTH", b"334 "), (b"A", b"535 5.7.8 No"), (b"*", b"501 Off")),
+    )
+    front = shield(back, auth_config(delays=NO_DELAYS), role="outbound")
+    front.wait_for_keyword("AUTH")
+    token = "A" * 12_000
+    with front.dialogue("127.1.94.1") as client:
+        client.greet()
+        client.command("AUTH XOAUTH2 " + token, 535)
+        client.command("AUTH XOAUTH2", 334)
+        client.command(token, 535)
+        client.command("AUTH XOAUTH2", 334)
+        client.command("A" * 20_000, 500, "5.5.6")
+        client.command("MAIL FROM:<a@client.example>", 250)
+    wire = back.bytes
+    assert b"AUTH XOAUTH2 " + token.encode() + b"\r\n" in wire
+    assert b"AUTH XOAUTH2\r\n" + token.encode() + b"\r\nAUTH XOAUTH2\r\n*\r\nMAIL FROM" in wire
+
+
 def test_a_dialogue_in_the_body_is_only_text(sink, shield):
     box = sink()
     front = shield(box, {"delays": NO_DELAYS})

@@ -278,7 +278,7 @@ struct LoginTests {
       4_080, 4_089, 4_090, 4_091, 4_092, 4_093, 4_094, 4_095, 4_096, 4_097, 8_192, 12_000,
     ])
   func long(count: Int) throws {
-    var shield = guarded { $0.session.commandBytes = 16_384 }
+    var shield = guarded()
     shield.downstream.rules = [
       .init(prefix: "AUTH PLAIN A", answer: .reply("535 5.7.8 No")),
       .init(prefix: "AUTH", answer: .reply("334 ")),
@@ -293,5 +293,70 @@ struct LoginTests {
     #expect(shield.downstream.lines.last == response)
     #expect(shield.ask(client, "MAIL FROM:<a@b.example>\r\n").hasPrefix("250"))
     #expect(shield.driver.engine.counters.linkFailures == 0)
+  }
+
+  @Test(
+    "a line of AUTH longer than RFC 4954 asks for ends the exchange on both sides, with one reply")
+  func tooLong() throws {
+    var shield = guarded()
+    shield.downstream.rules = [
+      .init(prefix: "AUTH PLAIN A", answer: .reply("535 5.7.8 No")),
+      .init(prefix: "AUTH", answer: .reply("334 ")),
+      .init(prefix: "*", answer: .reply("501 5.7.0 Given up")),
+    ]
+    let client = try greeted(&shield)
+    let reply = "500 5.5.6 Authentication exchange line is too long\r\n"
+    for count in [12_278, 13_000, 50_000] {
+      let line = "AUTH PLAIN " + String(repeating: "A", count: count) + "\r\n"
+      #expect(shield.ask(client, line) == reply, "\(count)")
+    }
+    #expect(!shield.downstream.lines.contains { $0.hasPrefix("AUTH") })
+    for count in [12_289, 50_000] {
+      #expect(shield.ask(client, "AUTH PLAIN\r\n").hasPrefix("334"))
+      #expect(shield.ask(client, String(repeating: "A", count: count) + "\r\n") == reply)
+      #expect(shield.downstream.lines.last == "*", "\(count)")
+    }
+    #expect(shield.ask(client, Self.ann) == "535 5.7.8 No\r\n")
+    #expect(shield.ask(client, "MAIL FROM:<a@b.example>\r\n").hasPrefix("250"))
+    #expect(shield.driver.engine.counters.linkFailures == 0)
+  }
+
+  @Test("only where AUTH is offered may its line be longer than a command")
+  func longElsewhere() throws {
+    let line = "AUTH PLAIN " + String(repeating: "A", count: 3_000) + "\r\n"
+    for change in [{ $0.roles = [.inbound] }, { $0.authOnClear = false }]
+      as [(inout Policy) -> Void]
+    {
+      var shield = guarded(change)
+      let client = try greeted(&shield)
+      #expect(shield.ask(client, line) == "500 5.5.2 Line too long\r\n")
+    }
+    var shield = guarded()
+    let client = try greeted(&shield)
+    #expect(shield.ask(client, line).hasPrefix("535"))
+    let other = "VRFY " + String(repeating: "A", count: 3_000) + "\r\n"
+    #expect(shield.ask(client, other) == "500 5.5.2 Line too long\r\n")
+  }
+
+  @Test(
+    "a downstream that refuses a long line before its end is let go of, and the client hears why")
+  func refusedEarly() throws {
+    var shield = guarded()
+    let client = try greeted(&shield)
+    #expect(shield.ask(client, "MAIL FROM:<a@b.example>\r\n").hasPrefix("250"))
+    #expect(shield.ask(client, "RSET\r\n").hasPrefix("250"))
+    let link = try #require(
+      shield.driver.sockets.indices.first {
+        shield.driver.sockets[$0].isDownstream && shield.driver.sockets[$0].isOpen
+      })
+    shield.driver.setWindow(link, 100)
+    shield.driver.say(client, "AUTH PLAIN " + String(repeating: "A", count: 9_000) + "\r\n")
+    shield.settle()
+    #expect(shield.heard(client).isEmpty)
+    shield.driver.say(link, "500 5.5.2 Too long\r\n")
+    shield.settle()
+    #expect(shield.heard(client) == "500 5.5.2 Too long\r\n")
+    #expect(!shield.driver.sockets[link].isOpen)
+    #expect(shield.ask(client, Self.ann) == "535 5.7.8 No\r\n")
   }
 }
