@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
 import SMTP
-import Structures
+package import Structures
 import Suspicion
 
 // Log-ins (outbound listeners). The downstream judges them; we count what it refuses, by address, by network and by
 // user name at once, because guessing is spread over addresses (3 tries each in 320 days are on record) and over
 // names. Names are looked at in memory and kept as a keyed hash; passwords are not looked at.
+//
+// A user name, and an IPv6 /48, come to every worker: what fails at one the others are told (`LoginFailure`), and count
+// it in their own tables.
 //
 // An address that has used up its failures is put off without asking. A network is only slowed, it has other
 // members, and so is a user: whoever could lock a name out would.
@@ -165,7 +168,7 @@ extension Engine {
   }
 
   private func user(_ mechanism: LoginMechanism, _ answer: Region) -> UInt64 {
-    withLoginName(mechanism, arena.span(answer)) { name in hash(name) } ?? 0
+    withLoginName(mechanism, arena.span(answer)) { name in loginHash(name) } ?? 0
   }
 
   // MARK: Failures
@@ -190,29 +193,50 @@ extension Engine {
   ///
   /// - Returns: which failure this is, 1 and more: the highest of what the session, the address, the network and the
   ///   user name say.
-  mutating func loginFailed(_ i: Int, now: Instant) -> Int {
+  mutating func loginFailed(_ i: Int, now: Instant, into effects: inout EffectQueue) -> Int {
     let s = Int(connections[i].session)
     counters.loginsFailed += 1
     sessions[s].authFailures += 1
     note(.authFailure, i, now: now)
     var count = Int(sessions[s].authFailures)
     if connections[i].flags.contains(.trusted) { return count }
-    let limits = policy.logins
-    count = max(count, fail(loginKey(address: i), limits.address, now: now))
-    let network = connections[i].address.network(connections[i].address.isIPv4 ? 24 : 48)
-    let shared = BucketKey(
-      network, length: connections[i].address.isIPv4 ? 24 : 48, limit: Login.network)
-    // A network is allowed so many more; what it has used counts in proportion.
-    let share = max(Int(limits.network.burst / max(limits.address.burst, 1)), 1)
-    count = max(count, fail(shared, limits.network, now: now) / share)
-    if sessions[s].user != 0 {
-      let user = BucketKey(
-        Address(high: sessions[s].user, low: 0), length: 128, limit: Login.user)
-      count = max(count, fail(user, limits.user, now: now))
+    count = max(count, fail(loginKey(address: i), policy.logins.address, now: now))
+    let address = connections[i].address
+    let network = address.network(address.isIPv4 ? 24 : 48)
+    count = max(count, failed(network: network, now: now))
+    if workers > 1 && !address.isIPv4 {
+      effects.append(.tell(LoginFailure(.network, network.high)))
+    }
+    let user = sessions[s].user
+    if user != 0 {
+      count = max(count, failed(user: user, now: now))
+      if workers > 1 { effects.append(.tell(LoginFailure(.user, user))) }
     }
     sessions[s].user = 0
     if mayNotTry(i, now: now) { limitReached(i, .authFailures, now: now) }
     return count
+  }
+
+  /// Another worker tells of a log-in that failed there.
+  package mutating func noteForeignFailure(_ failure: LoginFailure, now: Instant) {
+    counters.loginsHeardOf += 1
+    switch failure.kind {
+    case .user: _ = failed(user: failure.high, now: now)
+    case .network: _ = failed(network: Address(high: failure.high, low: 0), now: now)
+    }
+  }
+
+  private mutating func failed(user: UInt64, now: Instant) -> Int {
+    let key = BucketKey(Address(high: user, low: 0), length: 128, limit: Login.user)
+    return fail(key, policy.logins.user, now: now)
+  }
+
+  private mutating func failed(network: Address, now: Instant) -> Int {
+    let limits = policy.logins
+    let key = BucketKey(network, length: network.isIPv4 ? 24 : 48, limit: Login.network)
+    // A network is allowed so many more; what it has used counts in proportion.
+    let share = max(Int(limits.network.burst / max(limits.address.burst, 1)), 1)
+    return fail(key, limits.network, now: now) / share
   }
 
   /// Counts one failure.

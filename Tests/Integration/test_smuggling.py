@@ -357,6 +357,21 @@ def test_outbound_passes_long_lines_of_auth_whole(recorder, shield):
     assert b"AUTH XOAUTH2\r\n" + token.encode() + b"\r\nAUTH XOAUTH2\r\n*\r\nMAIL FROM" in wire
 
 
+def test_a_user_name_is_counted_over_all_workers(sink, shield):
+    """One failure from each of several networks, which have workers of their own: all count."""
+    box = sink("--auth", store=False)
+    delays = {**NO_DELAYS, "auth_failure": {"clean": "300ms", "suspicious": "300ms", "bad": "300ms"}}
+    front = shield(box, auth_config(delays=delays, workers=4), role="outbound")
+    front.wait_for_keyword("AUTH")
+    took = []
+    for number in range(8):
+        with front.dialogue(f"127.1.{110 + number}.1") as client:
+            client.greet()
+            took.append(client.command("AUTH PLAIN AHRlc3QAd3Jvbmc=", 535).took)
+    for number, seconds in enumerate(took):
+        assert 0.3 * (number + 1) - 0.05 <= seconds < 0.3 * (number + 1) + 0.25, took
+
+
 def test_a_dialogue_in_the_body_is_only_text(sink, shield):
     box = sink()
     front = shield(box, {"delays": NO_DELAYS})

@@ -9,15 +9,22 @@ import Testing
 @Suite("Failed log-ins count by address, network and user name")
 struct LoginTests {
   /// An outbound shield before a downstream that refuses every log-in.
-  private func guarded(_ change: (inout Policy) -> Void = { _ in }) -> VirtualShield {
-    var shield = shield(
-      policy {
-        $0.roles = [.outbound]
-        $0.authOnClear = true
-        $0.session.errorStreak = 1_000
-        $0[.authFailure] = SignalRule(weight: 0)
-        change(&$0)
-      })
+  private func guarded(
+    worker: Int = 0, of workers: Int = 1, _ change: (inout Policy) -> Void = { _ in }
+  ) -> VirtualShield {
+    let policy = policy {
+      $0.roles = [.outbound]
+      $0.authOnClear = true
+      $0.session.errorStreak = 1_000
+      $0[.authFailure] = SignalRule(weight: 0)
+      change(&$0)
+    }
+    var shield = VirtualShield(
+      driver: VirtualDriver(
+        engine: Engine(
+          policy: policy, limits: limits(), seed: UInt64(worker + 1), loginSeed: 1, worker: worker,
+          workers: workers)))
+    shield.advance(by: .seconds(1))
     shield.downstream.offers.append("AUTH PLAIN LOGIN")
     shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("535 5.7.8 No"))]
     shield.advance(by: .seconds(61))
@@ -358,5 +365,33 @@ struct LoginTests {
     #expect(shield.heard(client) == "500 5.5.2 Too long\r\n")
     #expect(!shield.driver.sockets[link].isOpen)
     #expect(shield.ask(client, Self.ann) == "535 5.7.8 No\r\n")
+  }
+
+  @Test("what fails at one worker counts at the others: user names, and networks that they share")
+  func workers() throws {
+    for address in ["2001:db8:1:%::1", "198.51.%.7"] {
+      var here = guarded(worker: 0, of: 2) { $0.logins.networkFailures = 20 }
+      var there = guarded(worker: 1, of: 2) { $0.logins.networkFailures = 20 }
+      func from(_ n: Int) -> String { address.replacing("%", with: "\(n)") }
+      for n in 0..<3 { _ = try attempt(&here, Self.ann, from: from(n)) }
+      // A /24 has but one worker.
+      #expect(here.driver.told.count == (address.contains(":") ? 6 : 3))
+      for failure in here.driver.told { there.driver.tell(failure) }
+      let (_, ann) = try attempt(&there, Self.ann, from: from(9))
+      #expect(abs(ann - 4) < 0.1, "\(ann)")
+      let (_, bob) = try attempt(&there, Self.bob, from: from(10))
+      #expect(abs(bob - (address.contains(":") ? 5 : 1)) < 0.1, "\(bob)")
+      #expect(there.driver.engine.counters.loginsFailed == 2)
+      #expect(there.driver.engine.counters.loginsHeardOf == UInt64(here.driver.told.count))
+      // What was heard of is not told again.
+      #expect(there.driver.told.count == (address.contains(":") ? 4 : 2))
+    }
+  }
+
+  @Test("a worker alone tells nobody")
+  func alone() throws {
+    var shield = guarded()
+    _ = try attempt(&shield, Self.ann, from: "2001:db8::1")
+    #expect(shield.driver.told.isEmpty)
   }
 }
