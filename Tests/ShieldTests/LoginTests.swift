@@ -394,4 +394,83 @@ struct LoginTests {
     _ = try attempt(&shield, Self.ann, from: "2001:db8::1")
     #expect(shield.driver.told.isEmpty)
   }
+
+  /// What the downstream of the next test says: base64 that begins with Q is a name, all else a wrong password.
+  private static let challenging: [ScriptedDownstream.Rule] = [
+    .init(prefix: "AUTH PLAIN A", answer: .reply("535 5.7.8 No")),
+    .init(prefix: "AUTH", answer: .reply("334 UGFzc3dvcmQ6")),
+    .init(prefix: "*", answer: .reply("501 5.7.0 Given up")),
+    .init(prefix: "QQ", answer: .reply("334 UGFzc3dvcmQ6")),
+    .init(
+      prefix: "EHLO", answer: .reply("250-inner.test\r\n250-PIPELINING\r\n250 AUTH PLAIN LOGIN")),
+    .init(prefix: "MAIL", answer: .reply("250 2.1.0 Ok")),
+    .init(prefix: "connect", answer: .reply("220 inner.test ESMTP")),
+    .init(prefix: "QUIT", answer: .reply("221 2.0.0 Bye")),
+  ]
+
+  @Test(
+    "however words, answers and pieces of them come, none pairs with another's challenge",
+    arguments: 0..<12)
+  func chaos(seed: Int) throws {
+    var random = SeededGenerator(seed: UInt64(seed))
+    var shield = shield(
+      policy(access: "10.0.0.0/8 trusted\n") {
+        $0.roles = [.outbound]
+        $0.authOnClear = true
+        $0.session.errors = 100_000
+        $0.session.unknownCommands = 100_000
+        $0.session.authFailures = 100_000
+        $0.logins.addressFailures = 100_000
+      }, seed: UInt64(seed))
+    shield.downstream.rules = Self.challenging + [.init(prefix: "", answer: .reply("535 5.7.8 No"))]
+    shield.advance(by: .seconds(61))
+    let arrived = shield.arrive("10.0.0.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    _ = shield.ask(client, "EHLO x.example.org\r\n")
+    let told = shield.downstream.lines.count
+    for _ in 0..<60 {
+      shield.driver.receiveMax = [1, 7, 100, 5_000, .max][Int(random.next() % 5)]
+      let count = 1 + Int(random.next() % 4)
+      var text = ""
+      for _ in 0..<count {
+        let length = [10, 4_000, 4_093, 12_000, 12_288, 12_289, 20_000][Int(random.next() % 7)]
+        let long = String(repeating: "A", count: length)
+        let words = [
+          "AUTH LOGIN", "AUTH LOGIN QQ==", "AUTH PLAIN AGFubgBw", "AUTH PLAIN =",
+          "AUTH  LOGIN  QQ==",
+          "QQ==", "AGFubgBw", "*", "", "=", "MAIL FROM:<a@b.example>", "EHLO x.example.org", "NOOP",
+          "two words",
+          long,
+          "AUTH PLAIN " + long, "QQ" + long,
+        ]
+        text += words[Int(random.next() % UInt64(words.count))] + "\r\n"
+      }
+      shield.driver.say(client, text)
+      // All rounds before the downstream is asked again what it offers.
+      shield.advance(by: .milliseconds(200))
+      let answers = shield.heard(client).split(separator: "\r\n").filter {
+        $0.dropFirst(3).first == " "
+      }
+      #expect(answers.count == count, "seed \(seed): \(text.prefix(200)) → \(answers)")
+    }
+    var isChallenged = false
+    for line in shield.downstream.lines[told...] {
+      if isChallenged {
+        let isAnswer = line.utf8.allSatisfy {
+          $0 == 61 || $0 == 43 || (47...57).contains($0) || (65...90).contains($0)
+            || (97...122).contains($0)
+        }
+        #expect(isAnswer && line != "=" || line == "*", "seed \(seed): \(line.prefix(80))")
+        isChallenged = line.hasPrefix("QQ")
+      } else {
+        let isCommand = ["AUTH ", "MAIL ", "EHLO ", "QUIT"].contains { line.hasPrefix($0) }
+        #expect(isCommand, "seed \(seed): \(line.prefix(80))")
+        isChallenged = line.hasPrefix("AUTH ") && !line.hasPrefix("AUTH PLAIN A")
+      }
+    }
+    #expect(shield.driver.engine.counters.linkFailures == 0, "seed \(seed)")
+    #expect(shield.driver.engine.counters.loginsFailed > 0)
+    #expect(shield.downstream.breaches == 0)
+  }
 }
