@@ -14,7 +14,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case nulInMessage, textLineTooLong, foldedStart, notSMTP
   case tooManyCommands, tooManyErrors, sessionTooLong, timeout, shuttingDown
   case messageRate, recipientRate, rateRefused
-  case authenticationLost, tooManyLogins
+  case authenticationLost, tooManyLogins, loginSyntax, loginTooLong
   case readyForTLS, tlsUnavailable, clearBehindSTARTTLS
   case downstreamUnavailable, downstreamLost, transactionLost, noDownstreamRoom, clientUnnamed
 
@@ -68,6 +68,9 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .tlsUnavailable: (454, "4.7.0 TLS not available due to temporary reason")
     case .clearBehindSTARTTLS: (554, "5.5.0 Sent in clear behind STARTTLS, closing connection")
     case .tooManyLogins: (454, "4.7.0 Too many failed log-ins, try again later")
+    case .loginSyntax: (501, "5.5.2 Syntax: AUTH mechanism, answers in base64")
+    // RFC 4954, 4 and 6.
+    case .loginTooLong: (500, "5.5.6 Authentication exchange line is too long")
     case .authenticationLost:
       (421, "4.3.0 Service unavailable: mail server lost, please connect and log in again")
     case .downstreamUnavailable:
@@ -118,10 +121,9 @@ package func writeHELOReply(hostname: Span<UInt8>, into out: inout OutputSpan<UI
   if !written { out.removeLast(out.count - start) }
 }
 
-/// Appends a line as it is, or nothing if it is not plain printable text or does not fit. For the answers
-/// to AUTH's challenges.
-package func writeLine(_ line: Span<UInt8>, into out: inout OutputSpan<UInt8>) {
+/// Appends a word and the space behind it, or nothing if they do not fit.
+package func writeWord(_ word: StaticString, into out: inout OutputSpan<UInt8>) {
   let start = out.count
-  let written = out.appendToken(line, in: 0..<line.count) && out.appendLineEnd()
+  let written = out.appendLiteral(word) && out.appendLiteral(" ")
   if !written { out.removeLast(out.count - start) }
 }

@@ -97,8 +97,12 @@ extension Engine {
         offset: input(s).offset + start, count: Int(sessions[s].inputEnd) - start)
       if sessions[s].flags.contains(.skipping) && !skipLine(s, region) { continue }
       var lines = sessions[s].lines
-      let step = lines.next(
-        in: arena.span(region), limit: min(policy.session.commandBytes, limits.inputBytes) - 2)
+      let isAnswer = sessions[s].phase == .challenge
+      var step = lines.next(
+        in: arena.span(region), limit: isAnswer ? loginLineMost : commandLineMost)
+      if step == .tooLong && !isAhead && !isAnswer && isLogin(i, region) {
+        step = lines.next(in: arena.span(region), limit: loginLineMost)
+      }
       if isAhead {
         guard case .line(let length, let consumed) = step,
           mayJoin(i, lineAt: start, length, consumed: consumed, now: now)
@@ -128,16 +132,19 @@ extension Engine {
           fill(i, now: now, into: &effects)
         }
         return
-      case .tooLong where sessions[s].phase == .challenge:
-        counters.protocolFaults += 1
-        leave(i, .badSyntaxClosing, now: now, into: &effects)
       case .tooLong:
         counters.protocolFaults += 1
         wheel.cancel(i)
-        sessions[s].verb = .unknown
         sessions[s].lineConsumed = 0
         sessions[s].flags.insert(.skipping)
-        answer(i, .commandTooLong, now: now, into: &effects)
+        if isAnswer {
+          sessions[s].lineCount = 0
+          endChallenge(i, .loginTooLong, now: now, into: &effects)
+        } else {
+          sessions[s].verb = .unknown
+          let isLogin = isLogin(i, region)
+          answer(i, isLogin ? .loginTooLong : .commandTooLong, now: now, into: &effects)
+        }
       case .bareLF, .bareCR:
         counters.protocolFaults += 1
         note(.bareNewline, i, now: now)
@@ -154,6 +161,23 @@ extension Engine {
       }
     }
     if connections[i].state == .talking { flush(i, now: now, into: &effects) }
+  }
+
+  /// The most octets of a command, its line end not counted.
+  private var commandLineMost: Int { min(policy.session.commandBytes, limits.inputBytes) - 2 }
+
+  /// The same for AUTH and for answers to its challenges, which a token or a ticket can make long.
+  private var loginLineMost: Int {
+    max(min(SessionLimits.loginBytes, limits.inputBytes - 2), commandLineMost)
+  }
+
+  /// Whether a line that is not whole yet begins as AUTH, where that may come.
+  private func isLogin(_ i: Int, _ region: Region) -> Bool {
+    let s = Int(connections[i].session)
+    return beginsLogin(arena.span(region))
+      && policy.role(ofListener: Int(connections[i].listener)) == .outbound
+      && sessions[s].flags.contains(.extended) && !sessions[s].flags.contains(.authenticated)
+      && offered(i).keywords.contains(.auth)
   }
 
   /// Whether commands may go downstream ahead of replies: the client was offered it and so were we.

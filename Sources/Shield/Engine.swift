@@ -43,6 +43,8 @@ package struct Engine: ~Copyable {
   var secured: SecuredTable
   var downstream = Downstream()
   let hash: SipHash
+  /// Of user names: the same in all workers, which tell each other of them.
+  let loginHash: SipHash
   /// Upper bits of every session id, so that ids of two workers or two runs differ.
   let salt: UInt64
   /// Which of the sets of ready texts is in use; the others may still be going out.
@@ -57,16 +59,21 @@ package struct Engine: ~Copyable {
   /// - Parameters:
   ///   - limits: this worker's share.
   ///   - seed: of the hash keys and the session ids.
+  ///   - loginSeed: of the hash key that all workers must have in common; without it, of this one's seed.
   ///   - identity: how the downstream is told who the client is.
   ///   - listeners: what there is to know of each, by its number.
   ///   - worker: which of the workers this is; a client that a load balancer names may be another's.
   package init(
-    policy: Policy, limits: Limits, seed: UInt64, identity: Identity = .none,
+    policy: Policy, limits: Limits, seed: UInt64, loginSeed: UInt64? = nil,
+    identity: Identity = .none,
     listeners: [ListenerTerms] = [], worker: Int = 0, workers: Int = 1
   ) {
     var random = SeededGenerator(seed: seed)
     hash = SipHash(k0: random.next(), k1: random.next())
     salt = random.next() << 48
+    // Another stream than a worker's own keys come from.
+    var common = SeededGenerator(seed: (loginSeed ?? seed) ^ 0x6C6F_6769_6E73)
+    loginHash = SipHash(k0: common.next(), k1: common.next())
     self.policy = policy
     self.limits = limits
     journal = Journal(capacity: limits.journal)

@@ -262,6 +262,8 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
   package var handshakesFailed: UInt64 = 0
   package var linksSecured: UInt64 = 0
   package var loginsFailed: UInt64 = 0
+  /// Failures at other workers that were counted here too.
+  package var loginsHeardOf: UInt64 = 0
   package var spliced: UInt64 = 0
   // Gauges: as things are now.
   package var held: UInt64 = 0
@@ -294,6 +296,7 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
       ("tls_handshakes_in_turn", false, \.handshakesInTurn),
       ("tls_handshakes_failed", false, \.handshakesFailed),
       ("tls_links", false, \.linksSecured), ("logins_failed", false, \.loginsFailed),
+      ("logins_heard_of", false, \.loginsHeardOf),
       ("tls_passed_on", false, \.spliced),
       ("held", true, \.held),
       ("waiting", true, \.waiting), ("dripping", true, \.dripping), ("talking", true, \.talking),

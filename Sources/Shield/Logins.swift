@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
 import SMTP
-import Structures
+package import Structures
 import Suspicion
 
 // Log-ins (outbound listeners). The downstream judges them; we count what it refuses, by address, by network and by
 // user name at once, because guessing is spread over addresses (3 tries each in 320 days are on record) and over
 // names. Names are looked at in memory and kept as a keyed hash; passwords are not looked at.
+//
+// A user name, and an IPv6 /48, come to every worker: what fails at one the others are told (`LoginFailure`), and count
+// it in their own tables.
 //
 // An address that has used up its failures is put off without asking. A network is only slowed, it has other
 // members, and so is a user: whoever could lock a name out would.
@@ -21,41 +24,139 @@ extension Engine {
       answer(i, .notImplemented, now: now, into: &effects)
     } else if mayNotTry(i, now: now) {
       answer(i, .tooManyLogins, now: now, into: &effects)
+    } else if !readMechanism(i) {
+      answer(i, .loginSyntax, now: now, into: &effects)
     } else {
-      readMechanism(i)
       forward(i, now: now, into: &effects)
     }
   }
 
   /// The client's answer to a challenge goes to the downstream as it is. It is never logged.
+  ///
+  /// What cannot be an answer, a command perhaps, does not go there: a downstream that reads it otherwise than we
+  /// would judge a name that we have not seen.
   mutating func answerChallenge(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
-    if !isPrintable(line(s)) {
-      leave(i, .badSyntaxClosing, now: now, into: &effects)
+    sessions[s].argumentStart = 0
+    if isLoginAnswer(arena.span(line(s))) {
+      readName(s, line(s))
+      forward(i, now: now, into: &effects)
+    } else {
+      endChallenge(i, .loginSyntax, now: now, into: &effects)
+    }
+  }
+
+  /// Ends the exchange with the downstream (RFC 4954, 4: `*`), whose reply to that gives way to our own.
+  mutating func endChallenge(
+    _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(connections[i].session)
+    sessions[s].argumentStart = 0
+    sessions[s].verdict = reply
+    sessions[s].flags.insert(.cancelling)
+    sessions[s].mechanism = .other
+    forward(i, now: now, into: &effects)
+  }
+
+  // MARK: Saying it
+
+  /// Says AUTH at hand, an answer, or that there will be none, to the downstream. Its form is checked.
+  ///
+  /// The line may be longer than a link's buffer: what has no room waits in the client's input, where the line stays
+  /// until its reply has come, and follows when the rest is out (`sayMore`).
+  mutating func sayLogin(_ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    let flags = sessions[s].flags
+    let room = linkOut(l).from(Int(links[l].outEnd))
+    let written = arena.append(into: room) { out in
+      if flags.contains(.cancelling) {
+        _ = writeCommand("*", Span(), into: &out)
+      } else if !flags.contains(.authenticating) {
+        writeWord("AUTH", into: &out)
+      }
+    }
+    links[l].outstanding.append(.auth)
+    guard written > 0 || flags.contains(.authenticating) && !flags.contains(.cancelling) else {
+      // It answered what it has not been sent: there is no room even for a word.
+      linkFailed(l, .unexpectedReply, now: now, into: &effects)
       return
     }
-    readName(s, line(s))
-    sessions[s].argumentStart = 0
-    forward(i, now: now, into: &effects)
+    links[l].outEnd += Int32(written)
+    setLinkTimer(l, policy.timeouts.reply, now: now)
+    effects.append(.watch(slot(client: i)))
+    if flags.contains(.cancelling) { return }
+    links[l].unsaid = Int32(argument(s).count + 2)
+    takeMore(l, s)
+    // It goes out with `flush`.
+  }
+
+  /// The downstream has taken all that was said of a line: there is room for more of it.
+  mutating func sayMore(_ l: Int, into effects: inout EffectQueue) {
+    let s = Int(links[l].session)
+    guard s >= 0, links[l].state == .busy else { return }
+    takeMore(l, s)
+    flushLink(l, into: &effects)
+  }
+
+  /// The downstream refuses a line before its end, as too long perhaps. The client hears so; that connection is of no
+  /// more use, for the rest of the line could be a command there.
+  mutating func refusedEarly(
+    _ i: Int, _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+  ) {
+    guard code >= 400 else {
+      linkFailed(l, .unexpectedReply, now: now, into: &effects)
+      return
+    }
+    let s = Int(connections[i].session)
+    links[l].repliedVerb = nil
+    passReply(i, l, now: now)
+    dropLink(of: i, now: now, into: &effects)
+    finish(i)
+    if code == 421 {
+      sessions[s].phase = .leaving
+      wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
+      flush(i, now: now, into: &effects)
+      return
+    }
+    tooManyErrors(i, now: now, into: &effects)
+    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+  }
+
+  private mutating func takeMore(_ l: Int, _ s: Int) {
+    let line = argument(s)
+    let room = linkOut(l).from(Int(links[l].outEnd))
+    let rest = line.from(line.count + 2 - max(Int(links[l].unsaid), 2))
+    let piece = rest.prefix(min(rest.count, room.count))
+    arena.move(piece, to: room.offset)
+    links[l].outEnd += Int32(piece.count)
+    links[l].unsaid -= Int32(piece.count)
+    // The line's end is not taken apart.
+    if links[l].unsaid == 2 {
+      let written = arena.append(into: room.from(piece.count)) { out in
+        _ = out.appendLineEnd()
+      }
+      links[l].outEnd += Int32(written)
+      links[l].unsaid -= Int32(written)
+    }
   }
 
   // MARK: The name
 
-  private mutating func readMechanism(_ i: Int) {
+  /// - Returns: whether it is one at all.
+  private mutating func readMechanism(_ i: Int) -> Bool {
     let s = Int(connections[i].session)
     let argument = argument(s)
-    let (mechanism, end) = mechanism(argument)
-    sessions[s].mechanism = mechanism
+    guard let login = LoginArgument(arena.span(argument)) else { return false }
+    sessions[s].mechanism = LoginMechanism(arena.span(argument.prefix(login.mechanism.upperBound)))
     sessions[s].user = 0
-    if end < argument.count { readName(s, argument.from(end + 1)) }
-  }
-
-  /// The mechanism an argument of AUTH begins with, and where that ends.
-  private func mechanism(_ argument: Region) -> (LoginMechanism, Int) {
-    let bytes = arena.span(argument)
-    var end = 0
-    while end < bytes.count && bytes[end] != 0x20 { end += 1 }
-    return (LoginMechanism(bytes.extracting(0..<end)), end)
+    if let response = login.response {
+      let response = argument.from(response.lowerBound)
+      // An empty one is as none to some servers: they ask for the name all the same.
+      if response.count > 1 || arena[response.offset] != UInt8(ascii: "=") {
+        readName(s, response)
+      }
+    }
+    return true
   }
 
   /// The first answer that holds a name is the one that counts: of LOGIN the second is the password.
@@ -67,7 +168,7 @@ extension Engine {
   }
 
   private func user(_ mechanism: LoginMechanism, _ answer: Region) -> UInt64 {
-    withLoginName(mechanism, arena.span(answer)) { name in hash(name) } ?? 0
+    withLoginName(mechanism, arena.span(answer)) { name in loginHash(name) } ?? 0
   }
 
   // MARK: Failures
@@ -92,29 +193,50 @@ extension Engine {
   ///
   /// - Returns: which failure this is, 1 and more: the highest of what the session, the address, the network and the
   ///   user name say.
-  mutating func loginFailed(_ i: Int, now: Instant) -> Int {
+  mutating func loginFailed(_ i: Int, now: Instant, into effects: inout EffectQueue) -> Int {
     let s = Int(connections[i].session)
     counters.loginsFailed += 1
     sessions[s].authFailures += 1
     note(.authFailure, i, now: now)
     var count = Int(sessions[s].authFailures)
     if connections[i].flags.contains(.trusted) { return count }
-    let limits = policy.logins
-    count = max(count, fail(loginKey(address: i), limits.address, now: now))
-    let network = connections[i].address.network(connections[i].address.isIPv4 ? 24 : 48)
-    let shared = BucketKey(
-      network, length: connections[i].address.isIPv4 ? 24 : 48, limit: Login.network)
-    // A network is allowed so many more; what it has used counts in proportion.
-    let share = max(Int(limits.network.burst / max(limits.address.burst, 1)), 1)
-    count = max(count, fail(shared, limits.network, now: now) / share)
-    if sessions[s].user != 0 {
-      let user = BucketKey(
-        Address(high: sessions[s].user, low: 0), length: 128, limit: Login.user)
-      count = max(count, fail(user, limits.user, now: now))
+    count = max(count, fail(loginKey(address: i), policy.logins.address, now: now))
+    let address = connections[i].address
+    let network = address.network(address.isIPv4 ? 24 : 48)
+    count = max(count, failed(network: network, now: now))
+    if workers > 1 && !address.isIPv4 {
+      effects.append(.tell(LoginFailure(.network, network.high)))
+    }
+    let user = sessions[s].user
+    if user != 0 {
+      count = max(count, failed(user: user, now: now))
+      if workers > 1 { effects.append(.tell(LoginFailure(.user, user))) }
     }
     sessions[s].user = 0
     if mayNotTry(i, now: now) { limitReached(i, .authFailures, now: now) }
     return count
+  }
+
+  /// Another worker tells of a log-in that failed there.
+  package mutating func noteForeignFailure(_ failure: LoginFailure, now: Instant) {
+    counters.loginsHeardOf += 1
+    switch failure.kind {
+    case .user: _ = failed(user: failure.high, now: now)
+    case .network: _ = failed(network: Address(high: failure.high, low: 0), now: now)
+    }
+  }
+
+  private mutating func failed(user: UInt64, now: Instant) -> Int {
+    let key = BucketKey(Address(high: user, low: 0), length: 128, limit: Login.user)
+    return fail(key, policy.logins.user, now: now)
+  }
+
+  private mutating func failed(network: Address, now: Instant) -> Int {
+    let limits = policy.logins
+    let key = BucketKey(network, length: network.isIPv4 ? 24 : 48, limit: Login.network)
+    // A network is allowed so many more; what it has used counts in proportion.
+    let share = max(Int(limits.network.burst / max(limits.address.burst, 1)), 1)
+    return fail(key, limits.network, now: now) / share
   }
 
   /// Counts one failure.

@@ -331,10 +331,16 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   /// The delay of the first recipient, and that of DATA, was spent before MAIL.
   static let paidRecipient = SessionFlags(rawValue: 262_144)
   static let paidData = SessionFlags(rawValue: 524_288)
+  /// The AUTH exchange is being ended with the downstream; then the client hears `verdict`.
+  static let cancelling = SessionFlags(rawValue: 1_048_576)
 
   // Sets that are asked for on every command, made once: a set literal is an array in a debug build.
   /// What HELO and log-in came to.
-  static let greeting: SessionFlags = [.greeted, .extended, .authenticated, .authenticating]
+  static let greeting: SessionFlags = [
+    .greeted, .extended, .authenticated, .authenticating, .cancelling,
+  ]
+  /// Where an AUTH exchange stands.
+  static let exchange: SessionFlags = [.authenticating, .cancelling]
   /// No handshake can come of this: its side is closed, or is being looked at for that.
   static let cannotSecure: SessionFlags = [.ended, .filling]
   /// The kernel may touch the session's buffers on the client's behalf.
@@ -391,7 +397,7 @@ struct Session: BitwiseCopyable, Sendable {
   var sizeLimit: UInt64 = 0
   /// Octets of the message at which the deadline for more of it was last set.
   var deadlineMark: UInt64 = 0
-  /// The reply owed after `swallow`.
+  /// The reply owed after `swallow`, or at the end of an AUTH exchange that we end.
   var verdict = OwnReply.downstreamLost
   /// Whether the downstream's own verdict lies in the outbox already, to be sent after `swallow`.
   var hasVerdict = false
@@ -514,6 +520,8 @@ struct Link: BitwiseCopyable, Sendable {
   var sending = false
   var outStart: Int32 = 0
   var outEnd: Int32 = 0
+  /// Octets of the AUTH line at hand, CRLF included, for which there was no room yet: the last of it.
+  var unsaid: Int32 = 0
   /// Input: bytes at `inStart..<inEnd` of the input region are not read yet.
   var inStart: Int32 = 0
   var inEnd: Int32 = 0

@@ -173,22 +173,19 @@ extension Engine {
       effects.append(.watch(slot(client: i)))
       return
     }
-    let wasChallenge =
-      sessions[s].verb == .auth && sessions[s].flags.contains(.authenticating)
     links[l].state = .busy
     sessions[s].phase = .forwarded
-    let line = wasChallenge ? self.line(s) : argument(s)
     let verb = sessions[s].verb
+    if verb == .auth {
+      sayLogin(i, l, now: now, into: &effects)
+      return
+    }
     let utf8 = sessions[s].flags.contains(.utf8)
     // AUTH= is a claim about the sender that only a trusted peer may make (RFC 4954, 5): taken off.
     let passing = downstream.capabilities.parameters(role: .inbound)
     var isUnsupported = false
     let room = linkOut(l).from(Int(links[l].outEnd))
-    let written = arena.transform(from: line, into: room) { bytes, out in
-      if wasChallenge {
-        writeLine(bytes, into: &out)
-        return
-      }
+    let written = arena.transform(from: argument(s), into: room) { bytes, out in
       switch verb {
       case .mail:
         if case .parsed(let arguments) = MailArguments.parse(bytes) {
@@ -208,7 +205,6 @@ extension Engine {
         }
       case .data: _ = writeCommand("DATA", Span(), into: &out)
       case .rset: _ = writeCommand("RSET", Span(), into: &out)
-      case .auth: _ = writeCommand("AUTH", bytes, into: &out)
       case .starttls: _ = writeCommand("STARTTLS", Span(), into: &out)
       default: break
       }
@@ -227,8 +223,7 @@ extension Engine {
     links[l].outEnd += Int32(written)
     links[l].outstanding.append(verb)
     if verb == .rcpt { keepRecipient(l, s) }
-    setLinkTimer(
-      l, verb == .data && !wasChallenge ? policy.timeouts.data : policy.timeouts.reply, now: now)
+    setLinkTimer(l, verb == .data ? policy.timeouts.data : policy.timeouts.reply, now: now)
     if verb == .data {
       listenForBody(i, now: now, into: &effects)
     } else if links[l].outstanding.count == 1 {
@@ -408,6 +403,7 @@ extension Engine {
     } else {
       links[l].outStart = 0
       links[l].outEnd = 0
+      if links[l].unsaid > 0 { sayMore(l, into: &effects) }
       // The PROXY header is out.
       if links[l].state == .securing {
         secureLink(l, now: now, into: &effects)
@@ -709,12 +705,17 @@ extension Engine {
     let rightClass =
       switch verb {
       case .data: code == 354 || code >= 400
+      case .auth where sessions[s].flags.contains(.cancelling): code >= 400
       case .auth: code == 334 || code == 235 || code >= 400
       case .starttls: code == 220 || code >= 400
       default: isSuccess(code) || code >= 400
       }
     guard rightClass else {
       linkFailed(l, .wrongClass, now: now, into: &effects)
+      return
+    }
+    if links[l].unsaid > 0 {
+      refusedEarly(i, l, code, now: now, into: &effects)
       return
     }
     // It cannot have seen the DATA that is not all sent: what followed would stand among our commands.
@@ -760,6 +761,11 @@ extension Engine {
       return
     // Refused at DATA: the recipients stay with the downstream until RSET or MAIL, as here.
     case .rset: resetTransaction(i)
+    case .auth where sessions[s].flags.contains(.cancelling):
+      sessions[s].flags.remove(.exchange)
+      answer(i, sessions[s].verdict, now: now, into: &effects)
+      if connections[i].state == .talking { work(i, now: now, into: &effects) }
+      return
     case .auth:
       sessions[s].flags.remove(.authenticating)
       if code == 334 {
@@ -773,8 +779,9 @@ extension Engine {
       }
       if code < 300 {
         sessions[s].flags.insert(.authenticated)
-      } else if code == 535 || code == 454 || code == 538 {
-        wait = delay(.authFailure, i, count: loginFailed(i, now: now), now: now)
+      } else if code == 535 {
+        // 454 and 538 say nothing of the password: an outage must not lock out who knows it.
+        wait = delay(.authFailure, i, count: loginFailed(i, now: now, into: &effects), now: now)
       }
     default: break
     }
@@ -987,7 +994,7 @@ extension Engine {
     let i = Int(sessions[s].owner)
     links[l].session = -1
     sessions[s].link = -1
-    sessions[s].flags.remove(.authenticating)
+    sessions[s].flags.remove(.exchange)
     switch sessions[s].phase {
     case .opening: answer(i, .downstreamUnavailable, now: now, into: &effects)
     case .forwarded:
@@ -1118,7 +1125,7 @@ extension Engine {
     let l = Int(sessions[s].link)
     sessions[s].link = -1
     let isInChallenge = sessions[s].flags.contains(.authenticating)
-    sessions[s].flags.remove(.authenticating)
+    sessions[s].flags.remove(.exchange)
     switch links[l].state {
     case .ready where isInChallenge: closeLink(l, into: &effects)  // QUIT would be its answer
     case .final: links[l].orphanOf = sessionID(i)

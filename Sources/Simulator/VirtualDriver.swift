@@ -59,6 +59,8 @@ package struct VirtualDriver: ~Copyable {
   package var handshakeFacts = TLSFacts()
   /// Every handshake that was asked for, in order.
   package private(set) var handshakes: [Handshake] = []
+  /// What the other workers were to be told.
+  package private(set) var told: [LoginFailure] = []
   /// Downstream sockets whose connection has been decided.
   private var connecting: Set<Int> = []
 
@@ -96,6 +98,11 @@ package struct VirtualDriver: ~Copyable {
   package mutating func end(_ i: Int) {
     sockets[i].inboundEnded = true
     settle()
+  }
+
+  /// Another worker tells of a log-in that failed there.
+  package mutating func tell(_ failure: LoginFailure) {
+    engine.noteForeignFailure(failure, now: now)
   }
 
   /// The connection breaks.
@@ -197,6 +204,7 @@ package struct VirtualDriver: ~Copyable {
         sockets[i].isSecuring = true
         handshakes.append(handshake)
       case .hand: invariantFailed("there is no other worker here")
+      case .tell(let failure): told.append(failure)
       case .finish(let slot): sockets[Int(slot.index)].isFinished = true
       case .close(let slot):
         sockets[Int(slot.index)].isClosing = true

@@ -76,6 +76,9 @@ package struct SessionLimits: Sendable, Equatable {
   /// Octets in a command line, CRLF included: 512 (RFC 5321, 4.5.3.1.4) and room for ESMTP parameters.
   /// Over it: 500 5.5.2.
   package var commandBytes = 2_048
+  /// Octets in a line of AUTH, or in an answer to a challenge, CRLF not counted: as many as mechanisms that are in use
+  /// need (RFC 4954, 4). They lie in the session's input buffer, which is larger. Over it: 500 5.5.6.
+  package static let loginBytes = 12_288
   /// Octets in a line of a message without its CRLF; 0 for no limit. RFC 5321 says 998, but honest
   /// software exceeds it, and cutting lines is how dots get smuggled: so refuse far above it, with 554 5.6.0.
   package var textLineBytes = 1_048_576

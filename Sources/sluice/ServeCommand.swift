@@ -502,6 +502,7 @@ enum Statistics {
         + "accept_errors=\(driver.acceptErrors) descriptors_exhausted=\(driver.descriptorsExhausted) "
         + "vanished=\(driver.vanishedBeforeAccept) canceled=\(driver.canceled) stale=\(driver.stale) "
         + "installs=\(driver.installs) journal_dropped=\(snapshot.journalDropped) "
+        + "logins_unheard=\(snapshot.loginsUnheard) "
         + "downstream_up=\(snapshot.downstreamUp.map { $0 ? "1" : "0" } ?? "unknown")"
         + (snapshot.tlsCertificateDays.map { " tls_certificate_days=\($0)" } ?? ""),
     ]

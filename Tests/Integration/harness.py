@@ -398,10 +398,13 @@ class Sink:
 
 
 class Recorder:
-    """A downstream of a few lines that keeps every byte it was sent, and how each connection ended."""
+    """A downstream of a few lines that keeps every byte it was sent, and how each connection ended.
 
-    def __init__(self, keywords=("PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES"), dot_delay=0.0):
+    `replies` are pairs of how a command begins and what is said to it; the first that fits counts."""
+
+    def __init__(self, keywords=("PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES"), dot_delay=0.0, replies=()):
         self.keywords = keywords
+        self.replies = replies
         self.dot_delay = dot_delay
         self.received = []
         self.dots = 0
@@ -456,6 +459,10 @@ class Recorder:
         self.replied_to_dot += 1
 
     def _command(self, peer, line):
+        for beginning, reply in self.replies:
+            if line.startswith(beginning):
+                peer.sendall(reply + b"\r\n")
+                return False
         verb = line[:4].upper()
         if verb == b"EHLO":
             lines = ["recorder.example", *self.keywords]

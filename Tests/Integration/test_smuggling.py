@@ -318,6 +318,60 @@ def test_outbound_counts_and_slows_failed_log_ins(sink, shield):
     front.program.wait_for("auth_failure")
 
 
+@pytest.mark.parametrize("line", ["AUTH PLAIN  {}", "AUTH PLAIN {} x", "AUTH PLAIN\n{} ", "AUTH PLAIN\nx {}"])
+def test_outbound_log_in_of_another_form_is_refused_here(sink, shield, line):
+    box = sink("--auth", store=False)
+    front = shield(box, auth_config(delays=NO_DELAYS), role="outbound")
+    front.wait_for_keyword("AUTH")
+    with front.dialogue("127.1.93.1") as client:
+        client.greet()
+        *first, last = line.format("AHRlc3QAdGVzdA==").split("\n")
+        for word in first:
+            client.command(word, 334)
+        client.command(last, 501, "5.5.2")
+        # The exchange has ended on both sides: what follows is a command again.
+        client.command("MAIL FROM:<a@client.example>", 250)
+        client.command("RSET", 250)
+        client.command("AUTH PLAIN AHRlc3QAdGVzdA==", 235)
+
+
+def test_outbound_passes_long_lines_of_auth_whole(recorder, shield):
+    """An OAuth token at once and as an answer: RFC 4954, 4 asks for 12,288 octets."""
+    back = recorder(
+        keywords=("PIPELINING", "AUTH XOAUTH2"),
+        replies=((b"AUTH XOAUTH2 ", b"535 5.7.8 No"), (b"AUTH", b"334 "), (b"A", b"535 5.7.8 No"), (b"*", b"501 Off")),
+    )
+    front = shield(back, auth_config(delays=NO_DELAYS), role="outbound")
+    front.wait_for_keyword("AUTH")
+    token = "A" * 12_000
+    with front.dialogue("127.1.94.1") as client:
+        client.greet()
+        client.command("AUTH XOAUTH2 " + token, 535)
+        client.command("AUTH XOAUTH2", 334)
+        client.command(token, 535)
+        client.command("AUTH XOAUTH2", 334)
+        client.command("A" * 20_000, 500, "5.5.6")
+        client.command("MAIL FROM:<a@client.example>", 250)
+    wire = back.bytes
+    assert b"AUTH XOAUTH2 " + token.encode() + b"\r\n" in wire
+    assert b"AUTH XOAUTH2\r\n" + token.encode() + b"\r\nAUTH XOAUTH2\r\n*\r\nMAIL FROM" in wire
+
+
+def test_a_user_name_is_counted_over_all_workers(sink, shield):
+    """One failure from each of several networks, which have workers of their own: all count."""
+    box = sink("--auth", store=False)
+    delays = {**NO_DELAYS, "auth_failure": {"clean": "300ms", "suspicious": "300ms", "bad": "300ms"}}
+    front = shield(box, auth_config(delays=delays, workers=4), role="outbound")
+    front.wait_for_keyword("AUTH")
+    took = []
+    for number in range(8):
+        with front.dialogue(f"127.1.{110 + number}.1") as client:
+            client.greet()
+            took.append(client.command("AUTH PLAIN AHRlc3QAd3Jvbmc=", 535).took)
+    for number, seconds in enumerate(took):
+        assert 0.3 * (number + 1) - 0.05 <= seconds < 0.3 * (number + 1) + 0.25, took
+
+
 def test_a_dialogue_in_the_body_is_only_text(sink, shield):
     box = sink()
     front = shield(box, {"delays": NO_DELAYS})

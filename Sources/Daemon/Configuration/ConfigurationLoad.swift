@@ -139,6 +139,15 @@ extension ConfigurationReader {
           "a command must fit into the buffer as a whole: lower the first or raise the second"
         ))
     }
+    if policy.roles.contains(.outbound) && limits.inputBytes < SessionLimits.loginBytes + 2 {
+      found.append(
+        (
+          .warning, place("limits.input_bytes"),
+          "limits.input_bytes (\(Form.write(size: limits.inputBytes))) is less than a line of AUTH may have "
+            + "(\(SessionLimits.loginBytes) octets)",
+          "log-ins with long tokens or tickets will be answered 500: 16k is enough"
+        ))
+    }
     let share = limits.share(of: draft.workers)
     let slots = share.connections + share.downstreamConnections
     if slots > Limits.slotsOfWorkerMax {

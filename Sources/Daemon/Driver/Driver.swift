@@ -136,6 +136,7 @@ package struct Driver: ~Copyable {
   /// header is still to come, because a socket that is in a ring's table cannot be given to another ring.
   private var kept: [UInt32: Int32] = [:]
   private let handOver: (@Sendable (Int, Peer, Int32) -> Void)?
+  private let tell: (@Sendable (LoginFailure) -> Void)?
 
   /// How long a listener rests after the process ran out of descriptors, in microseconds.
   private static let rest: Int64 = 100_000
@@ -150,10 +151,12 @@ package struct Driver: ~Copyable {
   ///   - ringEntries: of the submission queue; the completion queue has four times as many.
   ///   - origin: the clock reading, in microseconds, that is the engine's instant 0.
   ///   - handOver: gives a client and its descriptor to the worker it belongs to; nil where there is none.
+  ///   - tell: tells all other workers; nil where there is none.
   package init(
     engine: consuming Engine, listeners: [Int32], servers: [(Address, UInt16)], origin: Int64,
     ringEntries: Int, tls: TLSContexts = TLSContexts(),
-    handOver: (@Sendable (Int, Peer, Int32) -> Void)? = nil
+    handOver: (@Sendable (Int, Peer, Int32) -> Void)? = nil,
+    tell: (@Sendable (LoginFailure) -> Void)? = nil
   ) throws(RingError) {
     let slots = engine.slotCount
     let isSecure = tls.isSecure
@@ -175,6 +178,7 @@ package struct Driver: ~Copyable {
     self.listeners = listeners
     self.origin = origin
     self.handOver = handOver
+    self.tell = tell
     acceptAgainAt = Array(repeating: 0, count: listeners.count)
     serverCount = servers.count
     self.servers = .allocate(capacity: max(servers.count, 1))
@@ -353,6 +357,12 @@ package struct Driver: ~Copyable {
     carryOut()
   }
 
+  /// Log-ins failed at another worker.
+  package mutating func hear(_ failures: [LoginFailure]) {
+    let now = now()
+    for failure in failures { engine.noteForeignFailure(failure, now: now) }
+  }
+
   /// Gives a client to its worker.
   private mutating func hand(_ slot: Slot, to worker: Int) {
     guard let descriptor = kept.removeValue(forKey: slot.index) else { return }
@@ -445,6 +455,7 @@ package struct Driver: ~Copyable {
         submitted(slot)
         ring.shutdown(slot: Int32(slot.index), how: Int32(SHUT_WR), token: token(.shutdown, slot))
       case .hand(let slot, let worker): hand(slot, to: worker)
+      case .tell(let failure): tell?(failure)
       case .close(let slot):
         letGo(slot)
         close(slot)

@@ -159,6 +159,8 @@ package final class Service: Sendable {
           workers: settings.workers,
           handOver: { siblings.hand(to: $0, $1, descriptor: $2) }, server: settings.downstream,
           origin: origin, ringEntries: Limits.ringEntries(workers: settings.workers))
+        mine.tell = { siblings.tell($0, of: number) }
+        mine.loginSeed = settings.seed
         mine.tls = settings.tls
         mine.downstreamTLS = settings.downstreamTLS
         mine.isImplicitTLS = settings.isImplicitTLS
@@ -230,6 +232,7 @@ package final class Service: Sendable {
       sum.journalDropped += one.journalDropped
       sum.connections += one.connections
       sum.links += one.links
+      sum.loginsUnheard += one.loginsUnheard
       ups.append(one.downstreamUp)
     }
     sum.downstreamUp = ups.contains(true) ? true : ups.contains(false) ? false : nil
@@ -245,6 +248,15 @@ private final class Siblings: Sendable {
   private let all = Mutex<[Sibling]>([])
 
   func set(_ workers: [Worker]) { all.withLock { $0 = workers.map { Sibling(worker: $0) } } }
+
+  /// All workers but `number` hear of a log-in that failed there.
+  func tell(_ failure: LoginFailure, of number: Int) {
+    all.withLock { all in
+      for (other, sibling) in all.enumerated() where other != number {
+        sibling.worker?.hear(failure)
+      }
+    }
+  }
 
   func hand(to number: Int, _ peer: Peer, descriptor: Int32) {
     let worker = all.withLock { $0[number].worker }

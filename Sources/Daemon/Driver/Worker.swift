@@ -21,6 +21,8 @@ package struct Snapshot: Sendable {
   package var downstreamUp: Bool?
   package var connections = 0
   package var links = 0
+  /// Failed log-ins that other workers had to tell and for which the mailbox had no room.
+  package var loginsUnheard: UInt64 = 0
   /// Until the first of the certificates ends; nil without any. Of the process, so not a worker's to tell.
   package var tlsCertificateDays: Int64?
   package init() {}
@@ -91,6 +93,9 @@ package final class Worker: Sendable {
 
   private struct State {
     var orders: [WorkerOrder] = []
+    /// Log-ins that failed at other workers. Room is kept, and nothing is allocated for them later.
+    var failures: [LoginFailure] = []
+    var failuresLost: UInt64 = 0
     var snapshot = Snapshot()
     var start = Start.pending
     var isDone = false
@@ -116,6 +121,10 @@ package final class Worker: Sendable {
     package var workers: Int
     /// Gives a client to another worker.
     package var handOver: @Sendable (Int, Peer, Int32) -> Void
+    /// Tells all other workers of a log-in that failed here.
+    package var tell: (@Sendable (LoginFailure) -> Void)?
+    /// Of the hash key that all workers have in common.
+    package var loginSeed: UInt64?
     package var server: (Address, UInt16)
     package var origin: Int64
     package var ringEntries: Int
@@ -149,6 +158,26 @@ package final class Worker: Sendable {
     self.settings = settings
     self.journal = journal
     wakeUp = try WakeUp()
+    if settings.workers > 1 {
+      state.withLock { $0.failures.reserveCapacity(Worker.failuresMost) }
+    }
+  }
+
+  /// How many failed log-ins wait for this worker at most. It takes them once a turn, and each has cost another worker
+  /// an exchange with the downstream: more are lost, which is counted, and slows somebody less than it might.
+  static let failuresMost = 512
+
+  /// A log-in failed at another worker. From any thread.
+  package func hear(_ failure: LoginFailure) {
+    let isFirst = state.withLock { state in
+      guard state.failures.count < Worker.failuresMost else {
+        state.failuresLost += 1
+        return false
+      }
+      state.failures.append(failure)
+      return state.failures.count == 1
+    }
+    if isFirst { wakeUp.signal() }
   }
 
   package func order(_ order: WorkerOrder) {
@@ -168,7 +197,8 @@ package final class Worker: Sendable {
     do throws(RingError) {
       var engine = Engine(
         policy: settings.policy, limits: settings.limits, seed: settings.seed,
-        identity: settings.identity, listeners: settings.terms, worker: number,
+        loginSeed: settings.loginSeed, identity: settings.identity, listeners: settings.terms,
+        worker: number,
         workers: settings.workers)
       engine.setProbeInterval(settings.probeEvery)
       engine.setDownstreamTLS(settings.downstreamTLS, implicit: settings.isImplicitTLS)
@@ -176,7 +206,8 @@ package final class Worker: Sendable {
       var driver = try Driver(
         engine: engine, listeners: settings.listeners, servers: [settings.server],
         origin: settings.origin, ringEntries: settings.ringEntries, tls: settings.tls,
-        handOver: settings.workers > 1 ? settings.handOver : nil)
+        handOver: settings.workers > 1 ? settings.handOver : nil,
+        tell: settings.workers > 1 ? settings.tell : nil)
       driver.arm(wakeUp)
       state.withLock { $0.start = .running }
       try serve(&driver)
@@ -198,6 +229,8 @@ package final class Worker: Sendable {
   private func serve(_ driver: inout Driver) throws(RingError) {
     var nextSnapshot: Int64 = 0
     var isDraining = false
+    var failures: [LoginFailure] = []
+    failures.reserveCapacity(settings.workers > 1 ? Worker.failuresMost : 0)
     while true {
       if try driver.turn(longest: 500_000) {
         wakeUp.drain()
@@ -215,6 +248,11 @@ package final class Worker: Sendable {
           case .take(let peer, let descriptor): driver.take(peer, descriptor: descriptor)
           case .stop: return
           }
+        }
+        state.withLock { swap(&$0.failures, &failures) }
+        if !failures.isEmpty {
+          driver.hear(failures)
+          failures.removeAll(keepingCapacity: true)
         }
       }
       while let entry = driver.engine.journal.next() { journal.append(entry) }
@@ -249,6 +287,9 @@ package final class Worker: Sendable {
     snapshot.downstreamUp = driver.engine.isDownstreamUp
     snapshot.connections = driver.engine.heldCount
     snapshot.links = driver.engine.linkCount
-    state.withLock { $0.snapshot = snapshot }
+    state.withLock { state in
+      snapshot.loginsUnheard = state.failuresLost
+      state.snapshot = snapshot
+    }
   }
 }
