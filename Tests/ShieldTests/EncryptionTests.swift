@@ -608,10 +608,11 @@ struct EncryptionTests {
     var driver = VirtualDriver(
       engine: Engine(policy: policy(), limits: limits { $0.downstreamConnections = 1 }, seed: 1))
     driver.engine.setDownstreamTLS(.opportunistic, implicit: false)
-    driver.handshakeFault = .certificate
     var shield = VirtualShield(driver: driver)
     shield.downstream.offers.append("STARTTLS")
     shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply("220 Go"))]
+    shield.advance(by: .seconds(1))
+    shield.driver.handshakeFault = .certificate
     let client = try greeted(&shield)
     _ = shield.ask(client, "EHLO a.example.org\r\n")
     #expect(shield.ask(client, "MAIL FROM:<a@b.c>\r\n").hasPrefix("451"))
