@@ -98,6 +98,9 @@ package final class Service: Sendable {
         for listener in wanted {
           var group: [Int32] = []
           var port = listener.port
+          if workers > 1 && port > 0 {
+            try ListeningSocket.refuseTaken(listener.address, port: port)
+          }
           for number in 0..<workers {
             var options = ListeningSocket.Options()
             options.reusePort = workers > 1
