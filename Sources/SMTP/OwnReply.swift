@@ -14,7 +14,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case nulInMessage, textLineTooLong, foldedStart, notSMTP
   case tooManyCommands, tooManyErrors, sessionTooLong, timeout, shuttingDown
   case messageRate, recipientRate, rateRefused
-  case authenticationLost, tooManyLogins
+  case authenticationLost, tooManyLogins, encryptionNeeded
   case readyForTLS, tlsUnavailable, clearBehindSTARTTLS
   case downstreamUnavailable, downstreamLost, transactionLost, noDownstreamRoom, clientUnnamed
 
@@ -68,6 +68,9 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .tlsUnavailable: (454, "4.7.0 TLS not available due to temporary reason")
     case .clearBehindSTARTTLS: (554, "5.5.0 Sent in clear behind STARTTLS, closing connection")
     case .tooManyLogins: (454, "4.7.0 Too many failed log-ins, try again later")
+    // RFC 4954, 6.
+    case .encryptionNeeded:
+      (538, "5.7.11 Encryption required for requested authentication mechanism")
     case .authenticationLost:
       (421, "4.3.0 Service unavailable: mail server lost, please connect and log in again")
     case .downstreamUnavailable:

@@ -465,8 +465,21 @@ extension Engine {
 }
 
 extension PitText {
+  /// The reply's code.
+  package var code: UInt16 {
+    switch self {
+    case .banner, .starttls: 220
+    case .helo, .ehlo, .mail, .done: 250
+    case .recipient: 450
+    case .unknown: 500
+    case .data, .rejected: 554
+    case .quit: 221
+    case .tooMany, .timeout, .shed, .busy, .crowded: 421
+    }
+  }
+
   /// What it says, line ends included.
-  func words(host: String, offersTLS: Bool) -> String {
+  package func words(host: String, offersTLS: Bool) -> String {
     switch self {
     case .banner: "220 \(host) ESMTP\r\n"
     case .helo: "250 \(host)\r\n"

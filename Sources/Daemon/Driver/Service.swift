@@ -144,9 +144,10 @@ package final class Service: Sendable {
     ports = listeners.ports
     journal = JournalQueue(capacity: settings.limits.journal)
     let origin = MonotonicClock.now()
+    let (host, port) = settings.downstream
     logThread = LogThread(
       queue: journal, policy: settings.policy, logger: logger, floodLines: settings.floodLines,
-      origin: origin)
+      downstream: "[\(host)]:\(port)", origin: origin)
     let share = settings.limits.share(of: settings.workers)
     var workers: [Worker] = []
     let terms = zip(settings.listeners, listeners.ports).map { listener, port in
