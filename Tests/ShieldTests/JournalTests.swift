@@ -224,4 +224,47 @@ struct JournalTests {
     let reject = try #require(rejectFound)
     #expect(reject.verb == .auth && reject.own == .encryptionNeeded)
   }
+
+  @Test("a handshake that comes to nothing, and a hello where none belongs")
+  func handshakes() throws {
+    var shield = shield(policy { $0.tls = [.starttls] })
+    let clear = shield.arrive("10.1.2.3")
+    let client = try #require(clear)
+    _ = shield.banner(client)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    // In clear, crossing with 220.
+    shield.driver.setWindow(client, 0)
+    shield.driver.say(client, "STARTTLS\r\n")
+    shield.driver.say(client, "MAIL FROM:<a@b.c>\r\n")
+    shield.driver.setWindow(client, .max)
+    shield.advance(by: .seconds(1))
+    let failed = try #require(Self.closing(shield.events()))
+    #expect(failed.verdict == .tlsFailed)
+    let arrived = shield.arrive("10.1.9.3")
+    let other = try #require(arrived)
+    _ = shield.banner(other)
+    #expect(shield.ask(other, "\u{16}\u{3}\u{1}\u{0}\u{5}hello").hasPrefix("500"))
+    shield.advance(by: .seconds(10))
+    let hello = try #require(Self.closing(shield.events()))
+    #expect(hello.verdict == .refused && hello.reply == 500)
+  }
+
+  @Test(
+    "observe mode: over a rate that refuses, the line and the verdict say so; nobody is refused")
+  func observedRate() throws {
+    var shield = shield(
+      policy(rates: "10.0.0.0/8 conn=1/min burst=1 over=refuse\n") { $0.mode = .observe })
+    for n in 0..<2 {
+      let arrived = shield.arrive("10.1.2.3", port: UInt16(40_000 + n))
+      let client = try #require(arrived)
+      #expect(shield.banner(client) == 0)
+      #expect(shield.deliver(client).hasPrefix("250"))
+      _ = shield.ask(client, "QUIT\r\n")
+      let events = shield.events()
+      let excess = events.filter { $0.event == .rateLimit }
+      #expect(excess.map(\.reply) == (n == 0 ? [] : [554]))
+      #expect(Self.closing(events)?.verdict == (n == 0 ? .delivered : .wouldRefuse))
+    }
+    #expect(shield.driver.engine.counters.refused == 0)
+  }
 }
