@@ -149,6 +149,7 @@ extension Engine {
         refuse(i, .rejected, now: now, into: &effects)
         return
       }
+      wouldTurnAway(i)
     }
     if arrival.flags.contains(.trusted) { journal.append(entry(.allowlisted, i, now: now)) }
 
@@ -495,6 +496,8 @@ extension Engine {
     } else if policy.mode == .enforce {
       // Who left while it waited did not wait for all of it.
       entry.delayed = min(entry.delayed, entry.held)
+    } else if wouldBeTurnedAway(i) {
+      entry.delayed = 0
     }
     let s = Int(connections[i].session)
     entry.verdict = verdict(entry, i, ending ?? (s >= 0 ? sessions[s].ending : nil))
@@ -569,7 +572,7 @@ extension Engine {
       if sessions[s].phase != .leaving {
         counters.hangups += 1
         var entry = entry(.hangup, i, now: now)
-        entry.stage = sessions[s].stage
+        entry.stage = stage(ofSession: s)
         journal.append(entry)
       }
     case .securing:
@@ -582,6 +585,17 @@ extension Engine {
     case .refusing, .draining: break
     }
     close(i, now: now, into: &effects)
+  }
+
+  /// How far a session has come: the stage it waits at, or that of the last command.
+  private func stage(ofSession s: Int) -> Stage {
+    switch sessions[s].phase {
+    case .delaying, .holding: sessions[s].stage
+    case .body, .swallow: .body
+    case .final: .endOfData
+    case .securing: .startTLS
+    default: sessions[s].commands == 0 ? .banner : stage(of: sessions[s].verb)
+    }
   }
 
   // MARK: Time

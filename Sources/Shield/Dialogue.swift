@@ -426,7 +426,9 @@ extension Engine {
   /// The message and recipient rates of the peer's rule.
   private mutating func excess(_ i: Int, now: Instant) -> Excess {
     // Enforce would have refused it or held it before it could use up anything.
-    if policy.mode == .observe && (connections[i].tier == .bad || isDenied(i)) { return .within }
+    if policy.mode == .observe && (connections[i].tier == .bad || wouldBeTurnedAway(i)) {
+      return .within
+    }
     return switch sessions[Int(connections[i].session)].verb {
     case .mail: take(.messages, .messages, i, now: now)
     case .rcpt: take(.recipients, .recipients, i, now: now)

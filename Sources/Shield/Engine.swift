@@ -278,8 +278,11 @@ package struct Engine: ~Copyable {
     let renamed =
       policy.hostname != self.policy.hostname || policy.offersTLS != self.policy.offersTLS
     open.removeAll()
+    // What would have been spent has not been.
+    let beginsToAct = policy.mode == .enforce && self.policy.mode == .observe
     self.policy = policy
     for i in 0..<connections.capacity where connections[i].state != .free {
+      if beginsToAct && !connections[i].flags.contains(.countedBad) { connections[i].delayed = 0 }
       if connections[i].flags.contains(.counted) {
         connections[i].flags.remove(.counted)
         if let key = concurrencyKey(i), open.increment(key) != nil {

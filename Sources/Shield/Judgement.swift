@@ -50,20 +50,18 @@ extension Engine {
     journal.append(entry)
   }
 
-  /// In observe mode: whether enforce would have refused this client, or its mail.
+  /// In observe mode: whether enforce would have refused this client, or a command of it.
   func wouldBeRefused(_ i: Int) -> Bool {
-    if isDenied(i) { return true }
-    guard connections[i].signals.contains(SignalSet(.rateExcess)), let rule = rateRule(i) else {
-      return false
-    }
-    return rule.over != .slow
+    let s = Int(connections[i].session)
+    return wouldBeTurnedAway(i) || s >= 0 && sessions[s].ending == .wouldRefuse
   }
 
-  /// Whether the access table refuses a client.
-  func isDenied(_ i: Int) -> Bool {
-    if case .reject = policy.access.lookup(connections[i].address)?.action { return true }
-    return false
-  }
+  /// In observe mode: whether enforce would have refused this client when it came, so that nothing else would have
+  /// been done to it. Its account of delays, whose sum stays far below, is used up for a mark.
+  func wouldBeTurnedAway(_ i: Int) -> Bool { connections[i].delayed == .max }
+
+  /// In observe mode: enforce would have refused this client when it came.
+  mutating func wouldTurnAway(_ i: Int) { connections[i].delayed = .max }
 
   /// Sets the tier from the signals seen, and remembers a proof.
   mutating func judge(_ i: Int, now: Instant) {
@@ -111,8 +109,7 @@ extension Engine {
   ) -> Int64 {
     let connection = connections[i]
     let tier = connection.tier
-    // Enforce would have refused it when it came.
-    guard tier != .bad, policy.mode == .enforce || !isDenied(i) else { return 0 }
+    guard tier != .bad, policy.mode == .enforce || !wouldBeTurnedAway(i) else { return 0 }
     let row = policy.delays[stage]
     var delay = policy.delays.delay(
       stage, tier: tier, score: policy.score(connection.signals), count: count)
@@ -355,6 +352,11 @@ extension Engine {
     now: Instant
   ) -> Excess {
     let action = action ?? rule.over
+    let isArrival = subject == .connections || subject == .concurrency
+    if policy.mode == .observe && action != .slow {
+      let s = Int(connections[i].session)
+      if isArrival { wouldTurnAway(i) } else if s >= 0 { sessions[s].ending = .wouldRefuse }
+    }
     counters.rateLimited += 1
     note(.rateExcess, i, now: now)
     var entry = entry(.rateLimit, i, now: now)
@@ -362,14 +364,13 @@ extension Engine {
     entry.micros = wait
     entry.over = rule.over
     entry.reply =
-      switch (action, subject) {
-      case (.slow, _): 0
+      switch action {
+      case .slow: 0
       // Errors over their rate end the session.
-      case (_, .errors): 421
-      case (.drop, _): 0
-      case (.tempfail, .connections), (.tempfail, .concurrency): 421
-      case (.tempfail, _): 450
-      case (.refuse, _): 554
+      case _ where subject == .errors: 421
+      case .drop: 0
+      case .tempfail: isArrival ? 421 : 450
+      case .refuse: 554
       }
     journal.append(entry)
     if policy.mode == .observe { return .within }

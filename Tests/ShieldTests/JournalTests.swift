@@ -38,7 +38,7 @@ struct JournalTests {
   func connectionRate(
     over: String, said: UInt16, verdict: Verdict, reply: UInt16, refused: UInt64
   ) throws {
-    var shield = shield(policy(rates: "10.0.0.0/8 conn=12/min burst=1 over=\(over) delay=0s\n"))
+    var shield = shield(policy(rates: "10.0.0.0/8 conn=12/min burst=1 over=\(over)\n"))
     let firstFound = shield.arrive("10.1.2.3")
     let first = try #require(firstFound)
     #expect(shield.banner(first) != nil)
@@ -59,7 +59,7 @@ struct JournalTests {
 
   @Test("a recipient over the rate has a reject line that names it")
   func recipientRate() throws {
-    var shield = shield(policy(rates: "10.0.0.0/8 rcpt=1/min burst=1 over=tempfail delay=0s\n"))
+    var shield = shield(policy(rates: "10.0.0.0/8 rcpt=1/min burst=1 over=tempfail\n"))
     let clientFound = shield.arrive("10.1.2.3")
     let client = try #require(clientFound)
     _ = shield.banner(client)
@@ -263,6 +263,8 @@ struct JournalTests {
       let events = shield.events()
       let excess = events.filter { $0.event == .rateLimit }
       #expect(excess.map(\.reply) == (n == 0 ? [] : [554]))
+      // Enforce would not come to delays.
+      #expect(events.contains { $0.event == .wouldDelay } == (n == 0))
       #expect(Self.closing(events)?.verdict == (n == 0 ? .delivered : .wouldRefuse))
     }
     #expect(shield.driver.engine.counters.refused == 0)
