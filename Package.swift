@@ -108,7 +108,9 @@ let package = Package(
       swiftSettings: dialect),
     .testTarget(
       name: "DaemonTests",
-      dependencies: ["Daemon", "Flow", "Personas", "Suspicion", "Shield", "Structures", "TLS"],
+      dependencies: [
+        "Daemon", "Flow", "Personas", "SMTP", "Suspicion", "Shield", "Structures", "TLS",
+      ],
       swiftSettings: dialect),
     .testTarget(
       name: "ReportsTests", dependencies: ["Reports", "Personas", "Structures"],

@@ -26,6 +26,9 @@ package enum OverAction: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case slow, tempfail, refuse, drop
 
   static let names = ["slow", "tempfail", "refuse", "drop"]
+
+  /// The word in a rate table.
+  package var name: String { Self.names[Int(rawValue)] }
 }
 
 /// What a rate table says about one address, as plain bytes: no reference is counted to hand it around.

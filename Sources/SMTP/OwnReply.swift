@@ -14,7 +14,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case nulInMessage, textLineTooLong, foldedStart, notSMTP
   case tooManyCommands, tooManyErrors, sessionTooLong, timeout, shuttingDown
   case messageRate, recipientRate, rateRefused
-  case authenticationLost, tooManyLogins, loginSyntax, loginTooLong
+  case authenticationLost, tooManyLogins, loginSyntax, loginTooLong, encryptionNeeded
   case readyForTLS, tlsUnavailable, clearBehindSTARTTLS
   case downstreamUnavailable, downstreamLost, transactionLost, noDownstreamRoom, clientUnnamed
 
@@ -71,6 +71,9 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .loginSyntax: (501, "5.5.2 Syntax: AUTH mechanism, answers in base64")
     // RFC 4954, 4 and 6.
     case .loginTooLong: (500, "5.5.6 Authentication exchange line is too long")
+    // RFC 4954, 6.
+    case .encryptionNeeded:
+      (538, "5.7.11 Encryption required for requested authentication mechanism")
     case .authenticationLost:
       (421, "4.3.0 Service unavailable: mail server lost, please connect and log in again")
     case .downstreamUnavailable:

@@ -147,15 +147,20 @@ extension Engine {
     if arrival.isDenied {
       journal.append(entry(.denylisted, i, now: now))
       if policy.mode == .enforce {
-        counters.refused += 1
+        var reject = entry(.reject, i, now: now)
+        reject.said = .rejected
+        reject.reply = PitText.rejected.code
+        journal.append(reject)
         refuse(i, .rejected, now: now, into: &effects)
         return
       }
+      wouldTurnAway(i)
     }
     if arrival.flags.contains(.trusted) { journal.append(entry(.allowlisted, i, now: now)) }
 
     var least: Int64 = 0
-    switch connectionExcess(i, now: now) {
+    // Who only would have been refused has not used up anything.
+    switch arrival.isDenied ? .within : connectionExcess(i, now: now) {
     case .within: break
     case .slow(let wait): least = wait
     case .tempfail:
@@ -165,9 +170,11 @@ extension Engine {
       refuse(i, .rejected, now: now, into: &effects)
       return
     case .drop:
-      close(i, now: now, into: &effects)
+      counters.refused += 1
+      close(i, as: .dropped, now: now, into: &effects)
       return
     }
+    if policy.mode == .observe && arrival.tier == .bad { wouldTarpit(i, now: now) }
 
     if tlsMode(i) == .implicit {
       // What the banner's delay is about can be seen only behind the handshake.
@@ -175,7 +182,8 @@ extension Engine {
       if takeTLSPlace(i, now: now) {
         beginHandshake(i, now: now, into: &effects)
       } else {
-        close(i, now: now, into: &effects)
+        counters.shed += 1
+        close(i, as: .shed, now: now, into: &effects)
       }
     } else {
       welcome(i, least: least, now: now, into: &effects)
@@ -188,11 +196,11 @@ extension Engine {
   mutating func welcome(
     _ i: Int, least: Int64 = 0, now: Instant, into effects: inout EffectQueue
   ) {
+    connections[i].state = .waiting
     if effectiveTier(i) == .bad {
       enterTarpit(i, .banner, now: now, into: &effects)
       return
     }
-    connections[i].state = .waiting
     let wait = delay(.banner, i, least: least, now: now)
     if wait == 0 {
       sendBanner(i, now: now, into: &effects)
@@ -248,6 +256,7 @@ extension Engine {
   /// The banner is out: the client's turn.
   private mutating func greeted(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     if connections[i].session >= 0 {
+      creditBanner(i)
       // It talked before its turn and was let off: what it said is dealt with now.
       beginTalking(i, now: now, into: &effects)
       return
@@ -259,6 +268,13 @@ extension Engine {
     connections[i].state = .idle
     wheel.set(i, at: now.after(microseconds: commandTimeout))
     effects.append(.listen(slot(client: i)))
+  }
+
+  /// The banner counts as said in the session that began before or behind it.
+  private mutating func creditBanner(_ i: Int) {
+    let s = Int(connections[i].session)
+    sessions[s].bytesOut += UInt64(text(.banner).count)
+    sessions[s].lastReply = PitText.banner.code
   }
 
   var commandTimeout: Int64 {
@@ -273,7 +289,7 @@ extension Engine {
     var end = 0
     while end < bytes.count && bytes[end] != carriageReturn && bytes[end] != lineFeed { end += 1 }
     let verb = Command(line: bytes.extracting(0..<end)).verb
-    var bad = note(.pregreet, i, now: now)
+    var bad = note(.pregreet, i, said: bytes, now: now)
     switch verb {
     case .tlsHello: bad = note(.tlsHello, i, now: now) || bad
     case .http, .header: bad = note(.nonSMTP, i, now: now) || bad
@@ -288,7 +304,7 @@ extension Engine {
       return
     }
     guard lease(i) else {
-      refuse(i, .busy, now: now, into: &effects)
+      shed(i, for: .sessions, now: now, into: &effects)
       return
     }
     let s = Int(connections[i].session)
@@ -307,7 +323,7 @@ extension Engine {
 
   /// Words that crossed with the banner: before their time, and kept until the banner is out.
   mutating func spokeIntoBanner(_ i: Int, _ bytes: Span<UInt8>, now: Instant) {
-    note(.pregreet, i, now: now)
+    note(.pregreet, i, said: bytes, now: now)
     guard connections[i].session >= 0 || lease(i) else { return }
     let s = Int(connections[i].session)
     let room = input(s).count - Int(sessions[s].inputEnd)
@@ -322,9 +338,10 @@ extension Engine {
     _ i: Int, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
   ) {
     guard lease(i) else {
-      refuse(i, .busy, now: now, into: &effects)
+      shed(i, for: .sessions, now: now, into: &effects)
       return
     }
+    creditBanner(i)
     let s = Int(connections[i].session)
     arena.write(bytes, at: input(s).offset)
     sessions[s].inputEnd = Int32(bytes.count)
@@ -347,10 +364,7 @@ extension Engine {
     let reserved = Int(Double(limits.sessions) * policy.reservedForKnown)
     guard sessionIndexes.free > (connections[i].tier == .known ? 0 : reserved),
       let s = sessionIndexes.take()
-    else {
-      counters.shed += 1
-      return false
-    }
+    else { return false }
     sessions[s] = Session()
     sessions[s].owner = Int32(i)
     sessions[s].lines = LineScanner(
@@ -361,21 +375,45 @@ extension Engine {
 
   // MARK: Leaving
 
+  /// There is no room for a client.
+  private mutating func shed(
+    _ i: Int, for want: Subject, now: Instant, into effects: inout EffectQueue
+  ) {
+    noteShed(i, for: want, now: now)
+    refuse(i, .busy, now: now, into: &effects)
+  }
+
+  mutating func noteShed(_ i: Int, for want: Subject, now: Instant) {
+    var entry = entry(.shed, i, now: now)
+    entry.subject = want
+    journal.append(entry)
+  }
+
   /// Says one last ready text and ends the connection.
+  ///
+  /// - Parameter ending: what became of it; nil for what the text says.
   mutating func refuse(
-    _ i: Int, _ text: PitText, now: Instant, into effects: inout EffectQueue
+    _ i: Int, _ text: PitText, as ending: Verdict? = nil, now: Instant,
+    into effects: inout EffectQueue
   ) {
     dropLink(of: i, now: now, into: &effects)
-    writeClosingLine(i, now: now)
-    returnSession(i)
-    if text == .busy || text == .shed { counters.shed += 1 }
+    var ending = ending
+    switch text {
+    case .busy, .shed: ending = ending ?? .shed
+    case .rejected, .crowded: ending = ending ?? .refused
+    default: break
+    }
+    if ending == .shed { counters.shed += 1 }
+    if ending == .refused { counters.refused += 1 }
     let isUnsecured =
       connections[i].state == .waiting || connections[i].state == .announced
     if tlsMode(i) == .implicit && isUnsecured && !connections[i].flags.contains(.encrypted) {
       // It does not expect clear text.
-      close(i, now: now, into: &effects)
+      close(i, as: ending, now: now, into: &effects)
       return
     }
+    writeClosingLine(i, as: ending, saying: text, now: now)
+    returnSession(i)
     connections[i].state = .refusing
     connections[i].text = text
     connections[i].position = 0
@@ -397,10 +435,14 @@ extension Engine {
   }
 
   /// Ends a client connection at once, whatever it is doing.
-  mutating func close(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  ///
+  /// - Parameter ending: what became of it, if this is for a reason of ours.
+  mutating func close(
+    _ i: Int, as ending: Verdict? = nil, now: Instant, into effects: inout EffectQueue
+  ) {
     if connections[i].state == .closing || connections[i].state == .free { return }
     dropLink(of: i, now: now, into: &effects)
-    writeClosingLine(i, now: now)
+    writeClosingLine(i, as: ending, now: now)
     returnSession(i)
     uncount(i)
     connections[i].state = .closing
@@ -438,10 +480,54 @@ extension Engine {
   }
 
   /// The one line that says what became of a session.
-  mutating func writeClosingLine(_ i: Int, now: Instant) {
+  ///
+  /// - Parameters:
+  ///   - ending: what that is, if it is known here.
+  ///   - text: what it is told behind this.
+  mutating func writeClosingLine(
+    _ i: Int, as ending: Verdict? = nil, saying text: PitText? = nil, now: Instant
+  ) {
     if connections[i].flags.contains(.logged) { return }
     connections[i].flags.insert(.logged)
-    journal.append(entry(.disconnect, i, now: now))
+    var entry = entry(.disconnect, i, now: now)
+    if let text {
+      entry.reply = text.code
+      entry.bytesOut += UInt64(self.text(text).count)
+    }
+    if isTarpitted(i) {
+      let before = connections[i].delayed
+      entry.tarpitted = before == .max ? .max : max(entry.held - Int64(before) * 10_000, 0)
+      entry.delayed = 0
+    } else if policy.mode == .enforce {
+      // Who left while it waited did not wait for all of it.
+      entry.delayed = min(entry.delayed, entry.held)
+    } else if wouldBeTurnedAway(i) {
+      entry.delayed = 0
+    }
+    let s = Int(connections[i].session)
+    entry.verdict = verdict(entry, i, ending ?? (s >= 0 ? sessions[s].ending : nil))
+    journal.append(entry)
+  }
+
+  /// Whether a client is in the tarpit, or has just heard its last word there.
+  private func isTarpitted(_ i: Int) -> Bool {
+    guard connections[i].flags.contains(.countedBad) else { return false }
+    switch connections[i].state {
+    case .dripping, .pit, .securing, .draining: return true
+    default: return false
+    }
+  }
+
+  private func verdict(_ entry: JournalEntry, _ i: Int, _ ending: Verdict?) -> Verdict {
+    if policy.mode == .observe {
+      if wouldBeRefused(i) { return .wouldRefuse }
+      if entry.tier == .bad { return .wouldTarpit }
+      if entry.messages > 0 { return .delivered }
+      return ending ?? (entry.delayed > 0 ? .wouldSlow : .pass)
+    }
+    if entry.messages > 0 { return .delivered }
+    if let ending { return ending }
+    return entry.tier == .bad ? .tarpit : entry.delayed > 0 ? .slowed : .pass
   }
 
   /// The client has closed its sending side.
@@ -472,7 +558,9 @@ extension Engine {
       journal.append(entry)
     case .dripping, .pit:
       counters.hangups += 1
-      journal.append(entry(.hangup, i, now: now))
+      var entry = entry(.hangup, i, now: now)
+      entry.stage = stage(of: connections[i].text)
+      journal.append(entry)
     case .banner, .idle:
       // It left without a word, perhaps while our delayed banner was on its way: the delay was just too long.
       if connections[i].delayed > 0 { leftWhileDelayed(.banner, i, now: now) }
@@ -485,18 +573,34 @@ extension Engine {
       if sessions[s].phase == .delaying || sessions[s].phase == .holding {
         leftWhileDelayed(sessions[s].stage, i, now: now)
       }
+      if sessions[s].phase == .securing { sessions[s].ending = .tlsFailed }
       if sessions[s].phase != .leaving {
         counters.hangups += 1
         var entry = entry(.hangup, i, now: now)
-        entry.stage = sessions[s].stage
+        entry.stage = stage(ofSession: s)
         journal.append(entry)
       }
     case .securing:
       counters.hangups += 1
-      journal.append(entry(.hangup, i, now: now))
+      var entry = entry(.hangup, i, now: now)
+      entry.stage = .startTLS
+      journal.append(entry)
+      close(i, as: .tlsFailed, now: now, into: &effects)
+      return
     case .refusing, .draining: break
     }
     close(i, now: now, into: &effects)
+  }
+
+  /// How far a session has come: the stage it waits at, or that of the last command.
+  private func stage(ofSession s: Int) -> Stage {
+    switch sessions[s].phase {
+    case .delaying, .holding: sessions[s].stage
+    case .body, .swallow: .body
+    case .final: .endOfData
+    case .securing: .startTLS
+    default: sessions[s].commands == 0 ? .banner : stage(of: sessions[s].verb)
+    }
   }
 
   // MARK: Time
@@ -505,7 +609,7 @@ extension Engine {
     if isDraining {
       switch connections[i].state {
       case .dripping, .pit:
-        shed(i, now: now, into: &effects)
+        shed(i, as: .shed, now: now, into: &effects)
         return
       case .waiting, .idle:
         refuse(i, .shed, now: now, into: &effects)
@@ -528,7 +632,10 @@ extension Engine {
       refuse(i, .timeout, now: now, into: &effects)
     case .talking: sessionTimer(i, now: now, into: &effects)
     case .dripping, .pit: tarpitTimer(i, now: now, into: &effects)
-    case .banner, .refusing, .securing:
+    case .securing:
+      timedOut(i, now: now)
+      close(i, as: .tlsFailed, now: now, into: &effects)
+    case .banner, .refusing:
       timedOut(i, now: now)
       close(i, now: now, into: &effects)
     case .draining: close(i, now: now, into: &effects)

@@ -253,13 +253,15 @@ extension Engine {
     case .within: break
     case .slow(let wait): least = wait
     case .tempfail:
-      answer(i, sessions[s].verb == .rcpt ? .recipientRate : .messageRate, now: now, into: &effects)
+      rateRefused(
+        i, sessions[s].verb == .rcpt ? .recipientRate : .messageRate, now: now, into: &effects)
       return
     case .refuse:
-      answer(i, .rateRefused, now: now, into: &effects)
+      rateRefused(i, .rateRefused, now: now, into: &effects)
       return
     case .drop:
-      close(i, now: now, into: &effects)
+      counters.refused += 1
+      close(i, as: .dropped, now: now, into: &effects)
       return
     }
     let stage = stage(of: sessions[s].verb)
@@ -325,7 +327,52 @@ extension Engine {
     return due > 0 && due <= room
   }
 
-  private func stage(of verb: Verb) -> Stage {
+  /// Refuses a command that is over a rate.
+  private mutating func rateRefused(
+    _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
+  ) {
+    sessions[Int(connections[i].session)].ending = .refused
+    reject(i, reply, now: now, into: &effects)
+  }
+
+  /// Refuses the command at hand, and has the log say so.
+  mutating func reject(
+    _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(connections[i].session)
+    var entry = entry(.reject, i, now: now)
+    entry.own = reply
+    entry.reply = reply.code
+    // The command has not been looked into, and what is kept is the one before's.
+    let line = argument(s)
+    switch sessions[s].verb {
+    case .mail:
+      entry.text.hasSender = false
+      entry.text.senderCount = 0
+      entry.text.recipientCount = 0
+      if case .parsed(let mail) = MailArguments.parse(arena.span(line)) {
+        entry.text.hasSender = true
+        entry.text.senderCount = copy(line, mail.path, into: &entry.text.sender)
+      }
+    case .rcpt:
+      entry.text.recipientCount = 0
+      if case .parsed(let rcpt) = RcptArguments.parse(arena.span(line), smtputf8: true) {
+        entry.text.recipientCount = copy(line, rcpt.path, into: &entry.text.recipient)
+      }
+    default: break
+    }
+    journal.append(entry)
+    answer(i, reply, now: now, into: &effects)
+  }
+
+  private func copy(
+    _ line: Region, _ path: Range<Int>, into text: inout InlineArray<100, UInt8>
+  ) -> UInt8 {
+    copy(
+      line.from(path.lowerBound), UInt8(min(path.count, ClientText.each)), into: &text)
+  }
+
+  func stage(of verb: Verb) -> Stage {
     switch verb {
     case .ehlo, .helo: .helo
     case .mail: .mail
@@ -402,7 +449,11 @@ extension Engine {
 
   /// The message and recipient rates of the peer's rule.
   private mutating func excess(_ i: Int, now: Instant) -> Excess {
-    switch sessions[Int(connections[i].session)].verb {
+    // Enforce would have refused it or held it before it could use up anything.
+    if policy.mode == .observe && (connections[i].tier == .bad || wouldBeTurnedAway(i)) {
+      return .within
+    }
+    return switch sessions[Int(connections[i].session)].verb {
     case .mail: take(.messages, .messages, i, now: now)
     case .rcpt: take(.recipients, .recipients, i, now: now)
     default: .within
@@ -668,6 +719,10 @@ extension Engine {
     let s = Int(connections[i].session)
     dropLink(of: i, now: now, into: &effects)
     sessions[s].outHeld = 0
+    switch reply {
+    case .tooManyCommands, .tooManyErrors: sessions[s].ending = .refused
+    default: if reply.code >= 500 { sessions[s].ending = .refused }
+    }
     // A client that does not take its replies has no room left for a last one.
     if Layout.outboxBytes - Int(sessions[s].outEnd) >= 128 { say(i, reply, now: now) }
     sessions[s].phase = .leaving
@@ -764,7 +819,10 @@ extension Engine {
     case .leaving: close(i, now: now, into: &effects)
     case .spliced where sessions[s].flags.contains(.paused):
       readSplice(i, now: now, into: &effects)
-    case .securing, .spliced:
+    case .securing:
+      timedOut(i, now: now)
+      close(i, as: .tlsFailed, now: now, into: &effects)
+    case .spliced:
       timedOut(i, now: now)
       close(i, now: now, into: &effects)
     case .opening, .forwarded, .final: break  // the downstream's clock is running

@@ -174,7 +174,7 @@ extension Engine {
     var entry = entry(.notSecured, i, now: now)
     entry.subject = why
     journal.append(entry)
-    close(i, now: now, into: &effects)
+    close(i, as: .tlsFailed, now: now, into: &effects)
   }
 
   // MARK: The downstream

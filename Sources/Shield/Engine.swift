@@ -285,8 +285,11 @@ package struct Engine: ~Copyable {
     let renamed =
       policy.hostname != self.policy.hostname || policy.offersTLS != self.policy.offersTLS
     open.removeAll()
+    // What would have been spent has not been.
+    let beginsToAct = policy.mode == .enforce && self.policy.mode == .observe
     self.policy = policy
     for i in 0..<connections.capacity where connections[i].state != .free {
+      if beginsToAct && !connections[i].flags.contains(.countedBad) { connections[i].delayed = 0 }
       if connections[i].flags.contains(.counted) {
         connections[i].flags.remove(.counted)
         if let key = concurrencyKey(i), open.increment(key) != nil {
@@ -474,8 +477,21 @@ extension Engine {
 }
 
 extension PitText {
+  /// The reply's code.
+  package var code: UInt16 {
+    switch self {
+    case .banner, .starttls: 220
+    case .helo, .ehlo, .mail, .done: 250
+    case .recipient: 450
+    case .unknown: 500
+    case .data, .rejected: 554
+    case .quit: 221
+    case .tooMany, .timeout, .shed, .busy, .crowded: 421
+    }
+  }
+
   /// What it says, line ends included.
-  func words(host: String, offersTLS: Bool) -> String {
+  package func words(host: String, offersTLS: Bool) -> String {
     switch self {
     case .banner: "220 \(host) ESMTP\r\n"
     case .helo: "250 \(host)\r\n"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import Flow
-import SMTP
+package import Flow
+package import SMTP
 package import Structures
 package import Suspicion
 
@@ -41,6 +41,45 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .downstreamClear: "DOWNSTREAM IN CLEAR"
     case .spliced: "TLS PASSED ON"
     case .proxyRefused: "PROXY refused"
+    }
+  }
+}
+
+/// What became of a session, in the closing line's words.
+package enum Verdict: UInt8, BitwiseCopyable, Sendable {
+  /// Nothing was held against it.
+  case pass
+  /// Its mail was accepted.
+  case delivered
+  /// It was made to wait.
+  case slowed
+  /// It was held in the tarpit.
+  case tarpit
+  /// It heard 4yz or 5yz from us, for what it is or did.
+  case refused
+  /// It was cut off without a word, as a rule says.
+  case dropped
+  /// There was no room for it.
+  case shed
+  /// Its handshake came to nothing.
+  case tlsFailed
+  /// What enforce would have done, where we only look on.
+  case wouldSlow, wouldTarpit, wouldRefuse
+
+  /// The word in the log.
+  package var word: String {
+    switch self {
+    case .pass: "pass"
+    case .delivered: "delivered"
+    case .slowed: "slowed"
+    case .tarpit: "tarpit"
+    case .refused: "refused"
+    case .dropped: "dropped"
+    case .shed: "shed"
+    case .tlsFailed: "tls-failed"
+    case .wouldSlow: "would-slow"
+    case .wouldTarpit: "would-tarpit"
+    case .wouldRefuse: "would-refuse"
     }
   }
 }
@@ -91,14 +130,19 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
   package var stage: Stage = .banner
   /// 0…1.
   package var score = 0.0
-  /// Whether this was only observed.
+  /// Whether we only look on: what enforce would do is said and not done.
   package var observed = false
+  /// For `.disconnect`.
+  package var verdict = Verdict.pass
   /// Microseconds of the matter at hand: a delay, how long it held, how long until it may try again.
   package var micros: Int64 = 0
   /// The session's length, in microseconds.
   package var held: Int64 = 0
   /// Artificial delay in all, in microseconds.
   package var delayed: Int64 = 0
+  /// Microseconds in the tarpit, for `.disconnect`; -1 for who was not there, the maximum for who came there after so
+  /// long that it is not known. Of who was there nothing is kept to count octets and commands with.
+  package var tarpitted: Int64 = -1
   package var bytesIn: UInt64 = 0
   package var bytesOut: UInt64 = 0
   package var messages: UInt32 = 0
@@ -108,6 +152,18 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
   package var accessRule: UInt32 = 0
   package var rateRule: UInt32 = 0
   package var tallies = CommandTallies()
+  /// What a rate rule asks for, for `.rateLimit`; `reply` is what the client hears for it, 0 for nothing.
+  package var over = OverAction.slow
+  /// The command that was refused, for `.reject`; and in which words, if they were ours: `own`, or `text` to who has
+  /// just come. The downstream's are in `quote`.
+  package var verb = Verb.unknown
+  package var own: OwnReply?
+  package var said: PitText?
+  /// How many recipients a message has, for `.accepted`.
+  package var recipients: UInt32 = 0
+  /// What the client or the downstream said, cut where long, and how many octets it said.
+  package var quote = InlineArray<200, UInt8>(repeating: 0)
+  package var quoteCount: UInt32 = 0
   /// What was exceeded, for `.rateLimit`, `.limit` and `.reject`; or how a downstream failed.
   package var subject: Subject = .none
   package var text = ClientText()
@@ -143,13 +199,13 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
     case .bytes: "byte rate"
     case .commands: "command count"
     case .unknownCommands: "unknown commands"
-    case .sessions: "no free session"
-    case .badSessions: "tarpit sessions of this source"
-    case .slots: "no free slot"
-    case .links: "no free downstream connection"
+    case .sessions: "no free session (limits.sessions)"
+    case .badSessions: "tarpit sessions of this source (tarpit.sessions_per_source)"
+    case .slots: "no free slot (limits.connections)"
+    case .links: "no free downstream connection (limits.downstream_connections)"
     case .authFailures: "failed log-ins"
     case .time: "time"
-    case .tlsSessions: "TLS sessions"
+    case .tlsSessions: "TLS sessions (limits.tls_sessions)"
     case .notTLS: "clear text in place of a handshake"
     case .noCipher: "no cipher in common"
     case .tlsVersion: "no protocol version in common"
@@ -195,6 +251,8 @@ package struct ClientText: BitwiseCopyable, Sendable {
   /// Whether a sender was given at all: `<>` is one.
   package var hasSender = false
   package var extended = false
+  package var encrypted = false
+  package var authenticated = false
   package init() {}
 }
 

@@ -15,21 +15,53 @@ extension Engine {
   ///
   /// - Returns: whether the peer is now T3 and that counts.
   @discardableResult
-  mutating func note(_ signal: Signal, _ i: Int, now: Instant) -> Bool {
+  ///
+  /// - Parameter words: what it said, where that is the matter.
+  mutating func note(
+    _ signal: Signal, _ i: Int, said words: Span<UInt8> = Span(), now: Instant
+  ) -> Bool {
     let rule = policy[signal]
     if rule.action == .ignore { return false }
     let isNew = !connections[i].signals.contains(SignalSet(signal))
+    let before = connections[i].tier
     connections[i].signals.insert(SignalSet(signal))
     judge(i, now: now)
     // Of a peer the operator vouches for the closing line says enough.
     if isNew && !connections[i].flags.contains(.trusted) {
       var entry = entry(.signal, i, now: now)
       entry.signal = signal
-      entry.observed = rule.action == .observe || policy.mode == .observe
+      entry.quoteCount = UInt32(words.count)
+      for k in 0..<min(words.count, entry.quote.count) { entry.quote[k] = words[k] }
       journal.append(entry)
+    }
+    if policy.mode == .observe && connections[i].tier == .bad && before != .bad {
+      wouldTarpit(i, now: now)
     }
     return policy.mode == .enforce && connections[i].tier == .bad
   }
+
+  /// In observe mode: enforce would hold this client in the tarpit, unless it had refused it before.
+  mutating func wouldTarpit(_ i: Int, now: Instant) {
+    if wouldBeRefused(i) { return }
+    let s = Int(connections[i].session)
+    var entry = entry(.tarpit, i, now: now)
+    entry.stage = s >= 0 ? stage(of: sessions[s].verb) : .banner
+    entry.micros = policy.delays[entry.stage].bad
+    journal.append(entry)
+  }
+
+  /// In observe mode: whether enforce would have refused this client, or a command of it.
+  func wouldBeRefused(_ i: Int) -> Bool {
+    let s = Int(connections[i].session)
+    return wouldBeTurnedAway(i) || s >= 0 && sessions[s].ending == .wouldRefuse
+  }
+
+  /// In observe mode: whether enforce would have refused this client when it came, so that nothing else would have
+  /// been done to it. Its account of delays, whose sum stays far below, is used up for a mark.
+  func wouldBeTurnedAway(_ i: Int) -> Bool { connections[i].delayed == .max }
+
+  /// In observe mode: enforce would have refused this client when it came.
+  mutating func wouldTurnAway(_ i: Int) { connections[i].delayed = .max }
 
   /// Sets the tier from the signals seen, and remembers a proof.
   mutating func judge(_ i: Int, now: Instant) {
@@ -77,7 +109,7 @@ extension Engine {
   ) -> Int64 {
     let connection = connections[i]
     let tier = connection.tier
-    guard tier != .bad else { return 0 }
+    guard tier != .bad, policy.mode == .enforce || !wouldBeTurnedAway(i) else { return 0 }
     let row = policy.delays[stage]
     var delay = policy.delays.delay(
       stage, tier: tier, score: policy.score(connection.signals), count: count)
@@ -111,7 +143,6 @@ extension Engine {
       var entry = entry(.wouldDelay, i, now: now)
       entry.stage = stage
       entry.micros = delay
-      entry.observed = true
       journal.append(entry)
       // What would have been spent counts, so that observed sums are the ones enforced sums would be.
       connections[i].delayed = UInt16(clamping: Int64(connection.delayed) + delay / 10_000)
@@ -296,12 +327,14 @@ extension Engine {
       let spent = Int64(connections[i].delayed) * 10_000
       let left = min(policy.delays[.mail].ceiling, policy.delays.sumMost - spent)
       if wait > left && policy.mode == .enforce {
-        _ = exceeded(subject, rule, i, wait: wait, now: now)
-        return .tempfail
+        return exceeded(subject, rule, i, wait: wait, asking: .tempfail, now: now)
       }
       // Slowed, not refused: the attempt happens, so it counts.
       _ = buckets.charge(key, units, rate, now: now)
       if wait <= 0 { return .within }
+      if wait > left {
+        return exceeded(subject, rule, i, wait: wait, asking: .tempfail, now: now)
+      }
     } else {
       guard case .over(let retryAfter) = buckets.take(key, units, rate, now: now) else {
         return .within
@@ -312,18 +345,36 @@ extension Engine {
   }
 
   /// A rule of the rate table is exceeded: notes it, and says what the rule wants done.
+  ///
+  /// - Parameter action: what is done about it, where that is not what the rule says.
   mutating func exceeded(
-    _ subject: Subject, _ rule: RateRule, _ i: Int, wait: Int64, now: Instant
+    _ subject: Subject, _ rule: RateRule, _ i: Int, wait: Int64, asking action: OverAction? = nil,
+    now: Instant
   ) -> Excess {
+    let action = action ?? rule.over
+    let isArrival = subject == .connections || subject == .concurrency
+    if policy.mode == .observe && action != .slow {
+      let s = Int(connections[i].session)
+      if isArrival { wouldTurnAway(i) } else if s >= 0 { sessions[s].ending = .wouldRefuse }
+    }
     counters.rateLimited += 1
     note(.rateExcess, i, now: now)
     var entry = entry(.rateLimit, i, now: now)
     entry.subject = subject
     entry.micros = wait
-    entry.observed = policy.mode == .observe
+    entry.over = rule.over
+    entry.reply =
+      switch action {
+      case .slow: 0
+      // Errors over their rate end the session.
+      case _ where subject == .errors: 421
+      case .drop: 0
+      case .tempfail: isArrival ? 421 : 450
+      case .refuse: 554
+      }
     journal.append(entry)
     if policy.mode == .observe { return .within }
-    switch rule.over {
+    switch action {
     case .slow: return .slow(wait)
     case .tempfail: return .tempfail
     case .refuse: return .refuse
@@ -348,6 +399,8 @@ extension Engine {
     entry.rateRule = policy.rates.lookup(connection.address).map { $0.rule + 1 } ?? 0
     entry.held = age(i, now: now)
     entry.delayed = Int64(connection.delayed) * 10_000
+    entry.observed = policy.mode == .observe
+    entry.text.encrypted = connection.flags.contains(.encrypted)
     let s = Int(connection.session)
     if s >= 0 {
       let session = sessions[s]
@@ -356,17 +409,29 @@ extension Engine {
       entry.messages = session.messages
       entry.reply = session.lastReply
       entry.tallies = session.tallies
+      entry.verb = session.verb
       entry.text.extended = session.flags.contains(.extended)
+      entry.text.authenticated = session.flags.contains(.authenticated)
       entry.text.hasSender = session.flags.contains(.mail)
       entry.text.heloCount = copy(heloRegion(s), session.heloCount, into: &entry.text.helo)
       entry.text.senderCount = copy(senderRegion(s), session.senderCount, into: &entry.text.sender)
       entry.text.recipientCount = copy(
         recipientRegion(s), session.recipientCount, into: &entry.text.recipient)
+      return entry
+    }
+    switch connection.state {
+    case .idle:
+      entry.bytesOut = UInt64(text(.banner).count)
+      entry.reply = PitText.banner.code
+    case .banner: entry.bytesOut = UInt64(connection.position)
+    // It has heard all of it.
+    case .pit, .draining: entry.reply = connection.text.code
+    default: break
     }
     return entry
   }
 
-  private func copy(_ region: Region, _ count: UInt8, into text: inout InlineArray<100, UInt8>)
+  func copy(_ region: Region, _ count: UInt8, into text: inout InlineArray<100, UInt8>)
     -> UInt8
   {
     let bytes = arena.span(region.prefix(min(Int(count), ClientText.each)))

@@ -20,6 +20,8 @@ extension Engine {
       answer(i, .heloFirst, now: now, into: &effects)
     } else if sessions[s].flags.contains(.authenticated) || sessions[s].flags.contains(.mail) {
       answer(i, .badSequence, now: now, into: &effects)
+    } else if !offersAuth(i) && offersTLS(i) {
+      reject(i, .encryptionNeeded, now: now, into: &effects)
     } else if !offered(i).keywords.contains(.auth) {
       answer(i, .notImplemented, now: now, into: &effects)
     } else if mayNotTry(i, now: now) {

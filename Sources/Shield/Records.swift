@@ -65,6 +65,8 @@ package struct ConnectionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let encrypted = ConnectionFlags(rawValue: 2_048)
   // 12 bits at most: see `Connection`.
   static let counts: ConnectionFlags = [.counted, .countedBad]
+  /// Not new to us.
+  static let vouched: ConnectionFlags = [.known, .trusted]
 }
 
 /// A client connection: everything that must be kept while it is merely held, in 40 bytes.
@@ -82,7 +84,8 @@ package struct Connection: BitwiseCopyable, Sendable {
   /// When it came, in ticks of 10 ms since the origin (497 days).
   package var accepted: UInt32 = 0
   package var port: UInt16 = 0
-  /// Artificial delay so far, in ticks, held at the maximum of 655 s.
+  /// Artificial delay so far, in ticks, held at the maximum of 655 s. Of who is in the tarpit: how old it was when it
+  /// came there.
   package var delayed: UInt16 = 0
   /// Bytes of the text that are out (10 bits), the word that is coming in (6).
   private var progress: UInt16 = 0
@@ -333,6 +336,8 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let paidData = SessionFlags(rawValue: 524_288)
   /// The AUTH exchange is being ended with the downstream; then the client hears `verdict`.
   static let cancelling = SessionFlags(rawValue: 1_048_576)
+  /// The recipient answered last was refused: its path is not one of the message's.
+  static let refusedRecipient = SessionFlags(rawValue: 2_097_152)
 
   // Sets that are asked for on every command, made once: a set literal is an array in a debug build.
   /// What HELO and log-in came to.
@@ -352,6 +357,7 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   /// What belongs to one transaction.
   static let transaction: SessionFlags = [
     .mail, .lost, .utf8, .paused, .dotSeen, .normalizing, .parked, .paidRecipient, .paidData,
+    .refusedRecipient,
   ]
 }
 
@@ -419,6 +425,8 @@ struct Session: BitwiseCopyable, Sendable {
   /// Delay given to accepted recipients of this message, in microseconds.
   var recipientDelay: Int64 = 0
   var lastReply: UInt16 = 0
+  /// What became of it, where that is decided before its end.
+  var ending: Verdict?
   var tallies = CommandTallies()
 }
 

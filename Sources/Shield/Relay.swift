@@ -626,8 +626,8 @@ extension Engine {
     if !connections[i].flags.contains(.passed) {
       connections[i].flags.insert(.passed)
       counters.passed += 1
-      journal.append(
-        entry(connections[i].flags.contains(.known) ? .passOld : .passNew, i, now: now))
+      let isNew = connections[i].flags.isDisjoint(with: .vouched)
+      journal.append(entry(isNew ? .passNew : .passOld, i, now: now))
     }
     if sessions[s].flags.contains(.parked) {
       if forwardDetails(l, now: now, into: &effects) { return }
@@ -691,7 +691,13 @@ extension Engine {
       countError(i, now: now)
       var entry = entry(.reject, i, now: now)
       entry.reply = code
-      entry.stage = sessions[s].stage
+      entry.verb = verb
+      // Of a message, as against DATA itself, the end is refused.
+      entry.stage = verb == .data && links[l].repliedVerb == nil ? .endOfData : .other
+      entry.quoteCount = UInt32(reply.count)
+      for k in 0..<min(reply.count, entry.quote.count) {
+        entry.quote[k] = arena[reply.offset + k]
+      }
       journal.append(entry)
     }
   }
@@ -741,8 +747,10 @@ extension Engine {
     case .rcpt:
       if code < 300 {
         sessions[s].acceptedRecipients += 1
+        sessions[s].flags.remove(.refusedRecipient)
         counters.recipients += 1
       } else {
+        sessions[s].flags.insert(.refusedRecipient)
         wait = recipientRejected(i, code, now: now)
       }
     case .data:
@@ -925,7 +933,11 @@ extension Engine {
       counters.messages += 1
       counters.messageBytes += sessions[s].data.octets
       sessions[s].messages += 1
-      journal.append(entry(.accepted, i, now: now))
+      var accepted = entry(.accepted, i, now: now)
+      accepted.recipients = sessions[s].acceptedRecipients
+      // The last one said, which is kept, may be one that was refused.
+      if sessions[s].flags.contains(.refusedRecipient) { accepted.text.recipientCount = 0 }
+      journal.append(accepted)
       earnedTrust(i, now: now)
     }
     passReply(i, l, now: now)

@@ -23,19 +23,14 @@ extension Engine {
   mutating func enterTarpit(
     _ i: Int, _ text: PitText, owed: UInt32 = 0, now: Instant, into effects: inout EffectQueue
   ) {
-    dropLink(of: i, now: now, into: &effects)
-    returnSession(i)
-    connections[i].owed = owed
     if !connections[i].flags.contains(.countedBad) {
       let held = open.increment(badKey(connections[i].address))
       if held != nil { connections[i].flags.insert(.countedBad) }
       // A bot with many sessions gets a few of them held and the rest told to go: slots are for many
       // sources, and one source must not fill them.
       if (held ?? .max) > UInt32(policy.badSessionsPerSource) {
-        var entry = entry(.shed, i, now: now)
-        entry.subject = .badSessions
-        journal.append(entry)
-        refuse(i, .crowded, now: now, into: &effects)
+        noteShed(i, for: .badSessions, now: now)
+        refuse(i, .crowded, as: .shed, now: now, into: &effects)
         return
       }
       counters.tarpitted += 1
@@ -44,7 +39,11 @@ extension Engine {
       entry.stage = stage(of: text)
       entry.micros = policy.delays[entry.stage].bad
       journal.append(entry)
+      connections[i].delayed = UInt16(clamping: age(i, now: now) / 10_000)
     }
+    dropLink(of: i, now: now, into: &effects)
+    returnSession(i)
+    connections[i].owed = owed
     drip(i, text, now: now, into: &effects)
   }
 
@@ -95,12 +94,9 @@ extension Engine {
     let held = age(i, now: now)
     let most = tarpitTime
     if held >= most {
-      if held < policy.badSession {
-        var entry = entry(.shed, i, now: now)
-        entry.subject = .slots
-        journal.append(entry)
-      }
-      shed(i, now: now, into: &effects)
+      let isShort = held < policy.badSession
+      if isShort { noteShed(i, for: .slots, now: now) }
+      shed(i, as: isShort ? .shed : .tarpit, now: now, into: &effects)
       return
     }
     guard connections[i].state == .dripping else {
@@ -132,12 +128,16 @@ extension Engine {
   }
 
   /// Tells a peer in the tarpit to go. Within a reply there is no room for another one: then it is cut off.
-  mutating func shed(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  ///
+  /// - Parameter ending: `.shed`, or `.tarpit` if its time is up.
+  mutating func shed(
+    _ i: Int, as ending: Verdict, now: Instant, into effects: inout EffectQueue
+  ) {
     if connections[i].state == .dripping && connections[i].position > 0 {
-      counters.shed += 1
-      close(i, now: now, into: &effects)
+      if ending == .shed { counters.shed += 1 }
+      close(i, as: ending, now: now, into: &effects)
     } else {
-      refuse(i, .shed, now: now, into: &effects)
+      refuse(i, .shed, as: ending, now: now, into: &effects)
     }
   }
 

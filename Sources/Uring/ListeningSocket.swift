@@ -86,6 +86,27 @@ package struct ListeningSocket: ~Copyable {
 
   deinit { close(descriptor) }
 
+  /// Makes sure that nobody listens there: listeners with SO_REUSEPORT would share the port with another process of
+  /// this user, and each would get some of the clients. What remains of old connections is no hindrance.
+  ///
+  /// - Parameter port: not 0.
+  package static func refuseTaken(
+    _ address: Address, port: UInt16, v6Only: Bool = true
+  ) throws(ListenError) {
+    let family = address.isIPv4 ? AF_INET : AF_INET6
+    let made = socket(family, Int32(SOCK_STREAM.rawValue) | Int32(CURING_SOCK_CLOEXEC), 0)
+    // What else is wrong is told by the listener itself.
+    guard made >= 0 else { return }
+    defer { close(made) }
+    PlainSocket.setOption(made, SOL_SOCKET, SO_REUSEADDR, 1)
+    if family == AF_INET6 {
+      PlainSocket.setOption(made, Int32(IPPROTO_IPV6), IPV6_V6ONLY, v6Only ? 1 : 0)
+    }
+    if PlainSocket.bind(made, to: SocketAddress(address, port: port)) != 0 && errno == EADDRINUSE {
+      throw ListenError(.bind, errno: EADDRINUSE, address: address, port: port)
+    }
+  }
+
   /// The port the kernel gave, when 0 was asked for.
   package var localPort: UInt16 { SocketAddress(descriptor: descriptor, getsockname)?.port ?? 0 }
 

@@ -228,7 +228,7 @@ struct ServeCommand: ParsableCommand {
     for (listener, port) in zip(configuration.listeners, service.ports) {
       let host = listener.address.isIPv4 ? "\(listener.address)" : "[\(listener.address)]"
       StandardError.write(
-        "sluice listens on \(host):\(port) (\(listener.role.name)), downstream "
+        "sluice listens on \(host):\(port) (\(listener.role.name), tls \(listener.tls.rawValue)), downstream "
           + "\(configuration.downstream.text), mode \(configuration.policy.mode.name), "
           + "\(configuration.workers) worker\(configuration.workers == 1 ? "" : "s")")
     }
@@ -348,10 +348,14 @@ struct ServeCommand: ParsableCommand {
     return snapshot
   }
 
-  /// What speaks against certificates: nothing to stop for, whatever `check` makes of it.
-  private func tell(_ findings: [Problem], _ logger: Logger) {
-    for problem in findings {
-      for line in problem.description.split(separator: "\n") { logger.warning("\(line)") }
+  /// Problems in the log, each at its own severity, which the log names. What speaks against certificates is nothing
+  /// to stop for, whatever `check` makes of it.
+  private func tell(_ problems: [Problem], _ logger: Logger) {
+    for problem in problems {
+      let level: Logger.Level = problem.severity == .error ? .error : .warning
+      for line in problem.text(namingSeverity: false).split(separator: "\n") {
+        logger.log(level: level, "\(line)")
+      }
     }
   }
 
@@ -362,9 +366,7 @@ struct ServeCommand: ParsableCommand {
   ) -> TLSSection? {
     let (configuration, problems) = Daemon.Configuration.load(
       file: options.config, overrides: options.overrides, keeping: .lines)
-    for problem in problems {
-      for line in problem.description.split(separator: "\n") { logger.error("\(line)") }
-    }
+    tell(problems, logger)
     guard let configuration else {
       logger.error("RELOAD failed: the configuration in force stays")
       return nil
@@ -400,7 +402,8 @@ struct ServeCommand: ParsableCommand {
     logger.notice(
       """
       RELOAD done: \(policy.access.rules.count) access rules, \
-      \(policy.rates.rules.count) rate rules, mode \(policy.mode.name)
+      \(policy.rates.rules.count) rate rules, \(configuration.tls.certificates.count) \
+      certificate\(configuration.tls.certificates.count == 1 ? "" : "s"), mode \(policy.mode.name)
       """)
     let changed = [
       ("limits", configuration.limits != started.limits),

@@ -110,6 +110,32 @@ import Uring
     }
   }
 
+  @Test("a port that another shares is found out; what is left of old connections is no hindrance")
+  func shared() throws {
+    var options = ListeningSocket.Options()
+    options.reusePort = true
+    func hold() throws -> (port: UInt16, accepted: [Int32], clients: [Client]) {
+      let holder = try ListeningSocket(loopback, port: 0, options: options)
+      let port = holder.localPort
+      // So it would come about that two serve one port.
+      _ = try ListeningSocket(loopback, port: port, options: options)
+      let error = #expect(throws: ListenError.self) {
+        try ListeningSocket.refuseTaken(loopback, port: port)
+      }
+      #expect(error?.errno == EADDRINUSE && error?.port == port)
+      let (first, one) = try connectedPair(holder)
+      let (second, other) = try connectedPair(holder)
+      return (port, [first, second], [one, other])
+    }
+    let (port, accepted, clients) = try hold()
+    // The one still talks, the other is over, and its end is on our side (TIME_WAIT).
+    PlainSocket.close(accepted[0])
+    clients[0].close()
+    try ListeningSocket.refuseTaken(loopback, port: port)
+    _ = try ListeningSocket(loopback, port: port, options: options)
+    PlainSocket.close(accepted[1])
+  }
+
   @Test("an address this host lacks is told from one in use")
   func notHere() throws {
     do {

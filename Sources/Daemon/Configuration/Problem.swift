@@ -68,9 +68,12 @@ extension Problem: CustomStringConvertible {
   private static let shown = 100
 
   /// Place and reason, the line, a mark under the column, the hint.
-  package var description: String {
+  package var description: String { text(namingSeverity: true) }
+
+  /// The same, also for where the severity is named already.
+  package func text(namingSeverity: Bool) -> String {
     let place = position.line > 0 ? position.description : position.file
-    var text = "\(place): \(severity.rawValue): \(reason)"
+    var text = "\(place): \(namingSeverity ? severity.rawValue + ": " : "")\(reason)"
     if !lineText.isEmpty {
       var line = Array(lineText.unicodeScalars)
       var column = max(position.column, 1)

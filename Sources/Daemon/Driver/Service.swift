@@ -98,6 +98,9 @@ package final class Service: Sendable {
         for listener in wanted {
           var group: [Int32] = []
           var port = listener.port
+          if workers > 1 && port > 0 {
+            try ListeningSocket.refuseTaken(listener.address, port: port)
+          }
           for number in 0..<workers {
             var options = ListeningSocket.Options()
             options.reusePort = workers > 1
@@ -141,9 +144,10 @@ package final class Service: Sendable {
     ports = listeners.ports
     journal = JournalQueue(capacity: settings.limits.journal)
     let origin = MonotonicClock.now()
+    let (host, port) = settings.downstream
     logThread = LogThread(
       queue: journal, policy: settings.policy, logger: logger, floodLines: settings.floodLines,
-      origin: origin)
+      downstream: "[\(host)]:\(port)", origin: origin)
     let share = settings.limits.share(of: settings.workers)
     var workers: [Worker] = []
     let terms = zip(settings.listeners, listeners.ports).map { listener, port in

@@ -5,6 +5,7 @@
 // client". Everything a client said is escaped. Not the writing itself: that is LineLogHandler's.
 
 import Flow
+import SMTP
 package import Shield
 import Structures
 package import Suspicion
@@ -13,8 +14,13 @@ import TLS
 package struct JournalText {
   /// The policy in force when the line is written, for rule positions and signal weights.
   package var policy: Policy
+  /// Where the downstream is, as a line names it.
+  package var downstream: String
 
-  package init(policy: Policy) { self.policy = policy }
+  package init(policy: Policy, downstream: String = "the downstream") {
+    self.policy = policy
+    self.downstream = downstream
+  }
 
   /// A session's id as client, log and `explain` write it.
   package static func id(_ session: UInt64) -> String {
@@ -25,6 +31,12 @@ package struct JournalText {
   private static func seconds(_ micros: Int64) -> String {
     let tenths = (micros + 50_000) / 100_000
     return "\(tenths / 10).\(tenths % 10)"
+  }
+
+  private static func hundredths(_ micros: Int64) -> String {
+    let hundredths = (micros + 5_000) / 10_000
+    let rest = hundredths % 100
+    return "\(hundredths / 100).\(rest < 10 ? "0" : "")\(rest)"
   }
 
   private func client(_ entry: JournalEntry) -> String { "[\(entry.address)]:\(entry.port)" }
@@ -46,29 +58,39 @@ package struct JournalText {
     case .passNew: return "PASS NEW \(from) \(id)\(reasons(entry))"
     case .passOld: return "PASS OLD \(from) \(id)\(reasons(entry))"
     case .allowlisted: return "ALLOWLISTED \(from) \(id)\(rules(entry))"
-    case .denylisted: return "DENYLISTED \(from) \(id)\(rules(entry))"
+    case .denylisted:
+      return
+        "DENYLISTED \(from) \(id)\(rules(entry))"
+        + (entry.observed ? ": would be refused with \(PitText.rejected.code)" : "")
     case .signal:
       let rule = policy[entry.signal]
-      let word = entry.signal == .pregreet ? "PREGREET" : "SIGNAL"
-      return
-        "\(word) \(entry.signal.name) after \(Self.seconds(entry.held)) from \(from) \(id) "
-        + "weight=\(score(rule.weight)) action=\(entry.observed ? "observe" : rule.action.name) "
-        + "score=\(score(entry.score)) tier=\(entry.tier.name)" + said(entry)
+      let facts =
+        "from \(from) \(id) weight=\(score(rule.weight)) action=\(rule.action.name)"
+        + (entry.observed ? " mode=observe" : "")
+        + " score=\(score(entry.score)) tier=\(entry.tier.name)"
+      if entry.signal == .pregreet {
+        // What it said stands last: no word of it can pass for one of ours.
+        return
+          "PREGREET \(entry.quoteCount) after \(Self.hundredths(entry.held)) \(facts): \(quote(entry))"
+      }
+      return "SIGNAL \(entry.signal.name) after \(Self.seconds(entry.held)) \(facts)" + said(entry)
     case .tarpit:
       return
-        "TARPIT \(Self.seconds(entry.micros))s at \(entry.stage.name) for \(from) \(id)\(reasons(entry))"
+        "TARPIT \(would)\(Self.seconds(entry.micros))s at \(entry.stage.name) for \(from) \(id)"
+        + reasons(entry) + said(entry)
     case .delay, .wouldDelay:
       return
         "DELAY \(would)\(Self.seconds(entry.micros))s at \(entry.stage.name) for \(from) \(id) "
         + "tier=\(entry.tier.name) score=\(score(entry.score))\(reasons(entry))"
     case .rateLimit:
       return
-        "RATE \(would)\(entry.subject.words) exceeded by \(from) \(id) "
-        + "wait=\(Self.seconds(entry.micros))s\(rules(entry))"
+        "RATE \(entry.subject.words) exceeded by \(from) \(id) over=\(entry.over.name): "
+        + "\(consequence(entry)) wait=\(Self.seconds(entry.micros))s\(rules(entry))"
     case .reject:
+      let isOurs = entry.own != nil || entry.said != nil
       return
-        "NOQUEUE: reject: \(command(entry)) from unknown\(from): \(entry.reply) downstream's reply; "
-        + "\(envelope(entry)) \(id)"
+        "NOQUEUE: reject: \(command(entry)) from unknown\(from): \(reply(entry)); "
+        + (entry.said == nil ? envelope(entry) + " " : "") + id + (isOurs ? rules(entry) : "")
     case .hangup:
       return
         "HANGUP after \(Self.seconds(entry.held)) from \(from) \(id) in tests \(entry.stage.name)"
@@ -80,7 +102,7 @@ package struct JournalText {
     case .downstreamUp: return "DOWNSTREAM UP"
     case .downstreamFailed:
       let whom = entry.session == 0 ? "in a probe" : "for \(from) \(id)"
-      return "DOWNSTREAM FAILED \(whom): \(entry.subject.words)"
+      return "DOWNSTREAM FAILED \(whom): \(downstream): \(entry.subject.words)"
     case .possibleDuplicate:
       return
         "POSSIBLE DUPLICATE \(id): the client left before the reply to a message that was accepted"
@@ -122,13 +144,43 @@ package struct JournalText {
   }
 
   private func command(_ entry: JournalEntry) -> String {
-    switch entry.stage {
-    case .recipientAccepted, .recipientRejected: "RCPT"
-    case .data, .body, .endOfData: "DATA"
-    case .authFailure: "AUTH"
-    default: entry.text.recipientCount > 0 ? "RCPT" : "MAIL"
+    if entry.said != nil { return "CONNECT" }
+    return switch entry.verb {
+    case .mail: "MAIL"
+    case .rcpt: "RCPT"
+    case .data: entry.stage == .endOfData ? "END-OF-MESSAGE" : "DATA"
+    case .auth: "AUTH"
+    case .starttls: "STARTTLS"
+    case .rset: "RSET"
+    default: "UNKNOWN"
     }
   }
+
+  /// What the client hears: our words, or the first line of the downstream's.
+  private func reply(_ entry: JournalEntry) -> String {
+    if let own = entry.own { return "\(own.code) \(own.text)" }
+    if let text = entry.said {
+      return String(
+        text.words(host: policy.hostname, offersTLS: policy.offersTLS).prefix { !$0.isNewline })
+    }
+    var line = quoted(entry).prefix { $0 != 13 && $0 != 10 }
+    // As the last line of its reply would begin.
+    if line.count > 3 { line[3] = 32 }
+    return line.isEmpty ? "\(entry.reply)" : escape(line, limit: entry.quote.count)
+  }
+
+  /// What is done about a limit that is exceeded.
+  private func consequence(_ entry: JournalEntry) -> String {
+    let would = entry.observed ? "would be " : ""
+    if entry.reply > 0 { return "\(would)\(entry.reply)" }
+    return would + (entry.over == .drop ? "closed" : "slowed")
+  }
+
+  private func quoted(_ entry: JournalEntry) -> [UInt8] {
+    (0..<min(Int(entry.quoteCount), entry.quote.count)).map { entry.quote[$0] }
+  }
+
+  private func quote(_ entry: JournalEntry) -> String { escape(quoted(entry)) }
 
   private func envelope(_ entry: JournalEntry) -> String {
     var parts: [String] = []
@@ -138,9 +190,18 @@ package struct JournalText {
     if entry.text.recipientCount > 0 {
       parts.append("to=\(text(entry.text.recipient, entry.text.recipientCount))")
     }
-    parts.append("proto=\(entry.text.extended ? "ESMTP" : "SMTP")")
+    if entry.recipients > 1 || entry.recipients == 1 && entry.text.recipientCount == 0 {
+      parts.append("nrcpt=\(entry.recipients)")
+    }
+    parts.append("proto=\(proto(entry.text))")
     parts.append("helo=<\(text(entry.text.helo, entry.text.heloCount))>")
-    return parts.joined(separator: ", ")
+    return parts.joined(separator: " ")
+  }
+
+  /// RFC 3848.
+  private func proto(_ text: ClientText) -> String {
+    if !text.extended { return "SMTP" }
+    return "ESMTP" + (text.encrypted ? "S" : "") + (text.authenticated ? "A" : "")
   }
 
   private func said(_ entry: JournalEntry) -> String {
@@ -181,21 +242,19 @@ package struct JournalText {
       all += Int(tally.all)
     }
     tallies.append(good == all ? "commands=\(all)" : "commands=\(good)/\(all)")
-    return
-      "DISCONNECT from \(client(entry)) id=\(Self.id(entry.session)) verdict=\(verdict(entry)) "
+    let line =
+      "DISCONNECT from \(client(entry)) id=\(Self.id(entry.session)) verdict=\(entry.verdict.word) "
       + "tier=\(entry.tier.name) score=\(score(entry.score))\(reasons(entry)) "
-      + "held=\(Self.seconds(entry.held))s delayed=\(Self.seconds(entry.delayed))s "
+      + "held=\(Self.seconds(entry.held))s "
+    if entry.tarpitted >= 0 {
+      // Nothing is kept to count the rest with: no figure is better than an untrue one.
+      return line + (entry.tarpitted == .max ? "" : "tarpitted=\(Self.seconds(entry.tarpitted))s")
+        + (entry.reply > 0 ? " reply=\(entry.reply)" : "")
+    }
+    return line
+      + "\(entry.observed ? "would_delay" : "delayed")=\(Self.seconds(entry.delayed))s "
       + "in=\(entry.bytesIn) out=\(entry.bytesOut) messages=\(entry.messages) "
       + "reply=\(entry.reply) " + tallies.joined(separator: " ")
       + said(entry)
-  }
-
-  private func verdict(_ entry: JournalEntry) -> String {
-    if entry.messages > 0 { return "delivered" }
-    switch entry.tier {
-    case .known, .clean: return entry.delayed > 0 ? "slowed" : "pass"
-    case .suspicious: return policy.mode == .observe ? "would-slow" : "slowed"
-    case .bad: return policy.mode == .observe ? "would-tarpit" : "tarpit"
-    }
   }
 }

@@ -21,12 +21,19 @@ final class LogThread: Sendable {
   private let queue: JournalQueue
   private let logger: Logger
   private let floodLines: Int
+  private let downstream: String
   private let origin: Int64
   private let state: Mutex<State>
 
-  /// - Parameter origin: the clock reading, in microseconds, that is the entries' instant 0.
-  init(queue: JournalQueue, policy: Policy, logger: Logger, floodLines: Int, origin: Int64) {
+  /// - Parameters:
+  ///   - downstream: where that is, as the log is to name it.
+  ///   - origin: the clock reading, in microseconds, that is the entries' instant 0.
+  init(
+    queue: JournalQueue, policy: Policy, logger: Logger, floodLines: Int, downstream: String,
+    origin: Int64
+  ) {
     self.origin = origin
+    self.downstream = downstream
     self.queue = queue
     self.logger = logger
     self.floodLines = floodLines
@@ -47,7 +54,7 @@ final class LogThread: Sendable {
     var gate = FloodGate(linesPerSecond: floodLines)
     while true {
       let (policy, isFinishing) = state.withLock { ($0.policy, $0.isFinishing) }
-      let text = JournalText(policy: policy)
+      let text = JournalText(policy: policy, downstream: downstream)
       let dropped = queue.take(&entries)
       for entry in entries {
         if gate.admits(entry.event.word, now: entry.at) { write(entry, text) }
