@@ -105,7 +105,7 @@ extension Engine {
       return
     }
     if connections[i].position == Connection.noRest {
-      shed(i, now: now, into: &effects)
+      shed(i, as: .tarpit, now: now, into: &effects)
       return
     }
     let line = line(connections[i].text)
