@@ -287,6 +287,10 @@ struct ConfigurationTests {
     "what works and may not be meant is a warning",
     arguments: [
       (
+        "listeners: [{address: \"0.0.0.0:587\", role: outbound}]\nlimits: {input_bytes: 8k}",
+        "less than a line of AUTH may have", "log-ins with tokens get 500"
+      ),
+      (
         "mode: enforce\ndownstream: {identity: none}", "open relay",
         "the downstream takes everybody for us"
       ),

@@ -360,6 +360,22 @@ struct LoginTests {
     #expect(shield.driver.engine.counters.linkFailures == 0)
   }
 
+  @Test(
+    "another command that is too long for the link's buffer is refused, and the next one is carried"
+  )
+  func longCommand() throws {
+    var shield = guarded { $0.session.commandBytes = 16_384 }
+    let client = try greeted(&shield)
+    let envelope = String(repeating: "x", count: 6_000)
+    let answer = shield.ask(client, "MAIL FROM:<a@b.example> ENVID=\(envelope)\r\n")
+    #expect(answer.hasPrefix("50"), "\(answer)")
+    #expect(shield.ask(client, "MAIL FROM:<a@b.example>\r\n").hasPrefix("250"))
+    let recipient = "RCPT TO:<c@d.example> ORCPT=rfc822;\(envelope)\r\n"
+    #expect(shield.ask(client, recipient).hasPrefix("50"))
+    #expect(shield.ask(client, "RCPT TO:<c@d.example>\r\n").hasPrefix("250"))
+    #expect(shield.driver.engine.counters.linkFailures == 0)
+  }
+
   @Test("only where AUTH is offered may its line be longer than a command")
   func longElsewhere() throws {
     let line = "AUTH PLAIN " + String(repeating: "A", count: 3_000) + "\r\n"

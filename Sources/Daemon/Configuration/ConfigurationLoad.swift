@@ -139,7 +139,9 @@ extension ConfigurationReader {
           "a command must fit into the buffer as a whole: lower the first or raise the second"
         ))
     }
-    if policy.roles.contains(.outbound) && limits.inputBytes < SessionLimits.loginBytes + 2 {
+    if draft.listeners.contains(where: { $0.role == .outbound })
+      && limits.inputBytes < SessionLimits.loginBytes + 2
+    {
       found.append(
         (
           .warning, place("limits.input_bytes"),
