@@ -161,9 +161,11 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
   package var said: PitText?
   /// How many recipients a message has, for `.accepted`.
   package var recipients: UInt32 = 0
-  /// What the client or the downstream said, cut where long, and how many octets it said.
-  package var quote = InlineArray<200, UInt8>(repeating: 0)
+  /// How many octets the client or the downstream said, and the first line of it, cut where long and where it is
+  /// nobody's business.
   package var quoteCount: UInt32 = 0
+  package var quoteKept: UInt8 = 0
+  package var quote = InlineArray<200, UInt8>(repeating: 0)
   /// What was exceeded, for `.rateLimit`, `.limit` and `.reject`; or how a downstream failed.
   package var subject: Subject = .none
   package var text = ClientText()
@@ -173,6 +175,21 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
   package init(_ event: Event, at: Instant) {
     self.event = event
     self.at = at
+  }
+
+  /// Quotes what was said: its first line, and of a log-in no more than how. Lines behind may hold a password.
+  package mutating func quoteFirstLine(_ words: Span<UInt8>) {
+    quoteCount = UInt32(words.count)
+    var end = 0
+    var spaces = beginsLogin(words) ? 2 : Int.max
+    while end < min(words.count, quote.count) {
+      if words[end] == UInt8(ascii: " ") { spaces -= 1 }
+      if spaces == 0 { break }
+      quote[end] = words[end]
+      end += 1
+      if words[end - 1] == lineFeed { break }
+    }
+    quoteKept = UInt8(end)
   }
 }
 

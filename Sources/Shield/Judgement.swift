@@ -30,8 +30,7 @@ extension Engine {
     if isNew && !connections[i].flags.contains(.trusted) {
       var entry = entry(.signal, i, now: now)
       entry.signal = signal
-      entry.quoteCount = UInt32(words.count)
-      for k in 0..<min(words.count, entry.quote.count) { entry.quote[k] = words[k] }
+      entry.quoteFirstLine(words)
       journal.append(entry)
     }
     if policy.mode == .observe && connections[i].tier == .bad && before != .bad {

@@ -694,10 +694,7 @@ extension Engine {
       entry.verb = verb
       // Of a message, as against DATA itself, the end is refused.
       entry.stage = verb == .data && links[l].repliedVerb == nil ? .endOfData : .other
-      entry.quoteCount = UInt32(reply.count)
-      for k in 0..<min(reply.count, entry.quote.count) {
-        entry.quote[k] = arena[reply.offset + k]
-      }
+      entry.quoteFirstLine(arena.span(reply))
       journal.append(entry)
     }
   }

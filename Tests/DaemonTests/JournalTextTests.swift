@@ -89,8 +89,7 @@ struct JournalTextTests {
         + "helo=<c.test> \(id) rate=rates.cidr:1")
     var theirs = ours
     theirs.own = nil
-    theirs.quoteCount = UInt32(
-      fill(&theirs.quote, "550-5.1.1 <a@b.test>: unknown\r\n550 5.1.1 really\r\n"))
+    theirs.quoteFirstLine(Array("550-5.1.1 <a@b.test>: unknown\r\n550 5.1.1 really\r\n".utf8).span)
     theirs.text.encrypted = true
     #expect(
       line(theirs)
@@ -137,7 +136,7 @@ struct JournalTextTests {
       $0.signal = .pregreet
       $0.held = 80_000
     }
-    pregreet.quoteCount = UInt32(fill(&pregreet.quote, "EHLO bot.example\r\n"))
+    pregreet.quoteFirstLine(Array("EHLO bot.example\r\n".utf8).span)
     let text = line(pregreet)
     #expect(text.hasPrefix("PREGREET 18 after 0.08 from [192.0.2.7]:4321 \(id) weight=1.00 "))
     #expect(text.hasSuffix(": EHLO bot.example\\r\\n"))

@@ -190,21 +190,30 @@ struct JournalTests {
     #expect(accepted.recipients == 2 && accepted.text.recipientCount == 0)
     #expect(events.contains { $0.event == .passOld } && !events.contains { $0.event == .passNew })
     let reject = try #require(events.first { $0.event == .reject })
-    let quote = (0..<Int(reject.quoteCount)).map { reject.quote[$0] }
+    let quote = (0..<Int(reject.quoteKept)).map { reject.quote[$0] }
     #expect(String(decoding: quote, as: UTF8.self) == "550 5.1.1 No such\r\n")
   }
 
   @Test("what a client says before its turn is in the line, and how much it was")
   func pregreet() throws {
-    var shield = shield(policy())
-    let clientFound = shield.arrive("10.1.2.3")
-    let client = try #require(clientFound)
-    shield.driver.say(client, "EHLO bot.example\r\n")
-    shield.settle()
-    let signalFound = shield.events().first { $0.event == .signal }
-    let signal = try #require(signalFound)
-    let quote = (0..<Int(signal.quoteCount)).map { signal.quote[$0] }
-    #expect(String(decoding: quote, as: UTF8.self) == "EHLO bot.example\r\n")
+    for (words, kept) in [
+      ("EHLO bot.example\r\n", "EHLO bot.example\r\n"),
+      ("EHLO ylmf-pc\r\nAUTH LOGIN\r\nYW5u\r\nc2VjcmV0\r\n", "EHLO ylmf-pc\r\n"),
+      ("auth PLAIN AGFubgBzZWNyZXQ=\r\n", "auth PLAIN"),
+      ("AUTH LOGIN\r\nYW5u\r\n", "AUTH LOGIN\r\n"),
+      (String(repeating: "x", count: 300), String(repeating: "x", count: 200)),
+    ] {
+      var shield = shield(policy())
+      let clientFound = shield.arrive("10.1.2.3")
+      let client = try #require(clientFound)
+      shield.driver.say(client, words)
+      shield.settle()
+      let signalFound = shield.events().first { $0.event == .signal && $0.signal == .pregreet }
+      let signal = try #require(signalFound)
+      #expect(Int(signal.quoteCount) == words.utf8.count)
+      let quote = (0..<Int(signal.quoteKept)).map { signal.quote[$0] }
+      #expect(String(decoding: quote, as: UTF8.self) == kept)
+    }
   }
 
   @Test("a log-in in clear where TLS is offered hears that it needs TLS (RFC 4954, 6)")

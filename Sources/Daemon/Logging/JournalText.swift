@@ -177,7 +177,7 @@ package struct JournalText {
   }
 
   private func quoted(_ entry: JournalEntry) -> [UInt8] {
-    (0..<min(Int(entry.quoteCount), entry.quote.count)).map { entry.quote[$0] }
+    (0..<min(Int(entry.quoteKept), entry.quote.count)).map { entry.quote[$0] }
   }
 
   private func quote(_ entry: JournalEntry) -> String { escape(quoted(entry)) }
