@@ -36,7 +36,7 @@ struct ProbeLine: ~Copyable {
 
   private let descriptor: Int32
   private let deadline: Int64
-  private var session: Session?
+  private var session: TLSLine?
   private var waiting: [UInt8] = []
   /// Whole replies so far.
   private(set) var replies = 0
@@ -99,34 +99,30 @@ struct ProbeLine: ~Copyable {
   /// - Returns: what was agreed on.
   mutating func secure(_ context: TLSClientContext) throws(Failure) -> TLSInfo {
     guard waiting.isEmpty else { throw .insecure("it said more before the handshake") }
-    let session = Session(context)
+    let session = TLSLine(context)
     var fresh: [UInt8] = []
     while true {
-      let found = session.advance(fresh)
-      try sendSealed(session)
+      let found = session.advance(fresh.span)
+      try sendRaw(session.takeOutput())
       switch found {
       case .needsMore: fresh = try takeRaw()
       case .established(let info):
         self.session = session
         // Of TLS alone, a greeting may have come with the end of the handshake.
-        waiting = session.open([]) ?? []
+        _ = session.open(Span(), into: &waiting)
         return info
       case .failed(let failure): throw .insecure(failure.description)
       }
     }
   }
 
-  private func sendSealed(_ session: Session) throws(Failure) {
-    let bytes = session.takeOutput()
-    if !bytes.isEmpty { try sendRaw(bytes) }
-  }
-
   // MARK: Out
 
   mutating func send(_ bytes: [UInt8]) throws(Failure) {
     guard let session else { return try sendRaw(bytes) }
-    guard session.seal(bytes) else { throw .closed }
-    try sendSealed(session)
+    let octets = bytes.withUnsafeBytes { session.seal($0) }
+    guard !octets.isEmpty else { throw .closed }
+    try sendRaw(octets)
   }
 
   private func sendRaw(_ bytes: [UInt8]) throws(Failure) {
@@ -158,10 +154,11 @@ struct ProbeLine: ~Copyable {
         guard waiting.count < ProbeLine.replyMax else { throw .closed }
         let fresh = try takeRaw()
         if let session {
-          guard let text = session.open(fresh) else { throw .closed }
-          waiting += text
+          let before = waiting.count
+          let found = session.open(fresh.span, into: &waiting)
+          if found != .open && waiting.count == before { throw .closed }
           // Answers to a change of keys.
-          try sendSealed(session)
+          try sendRaw(session.takeOutput())
         } else {
           waiting += fresh
         }
@@ -190,55 +187,5 @@ struct ProbeLine: ~Copyable {
       if count > 0 { return Array(room[..<count]) }
       if count == 0 || (errno != EINTR && errno != EAGAIN) { throw .closed }
     }
-  }
-}
-
-/// A channel with arrays for octets.
-private final class Session {
-  private var channel: TLSChannel
-  /// What came behind the end of the handshake.
-  private var held: [UInt8] = []
-
-  init(_ context: TLSClientContext) { channel = TLSChannel(context) }
-
-  func advance(_ bytes: [UInt8]) -> TLSHandshake {
-    bytes.withUnsafeBytes { raw in
-      var rest = raw
-      let found = channel.advance(&rest)
-      held = Array(rest)
-      return found
-    }
-  }
-
-  func takeOutput() -> [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: channel.pendingOutput)
-    let count = bytes.withUnsafeMutableBytes { channel.take(into: $0) }
-    return Array(bytes[..<count])
-  }
-
-  func seal(_ bytes: [UInt8]) -> Bool {
-    bytes.withUnsafeBytes { raw in
-      if case .accepted(raw.count) = channel.write(raw) { true } else { false }
-    }
-  }
-
-  /// - Returns: plain text; nil if there can be no more of it.
-  func open(_ bytes: [UInt8]) -> [UInt8]? {
-    let input = held + bytes
-    held = []
-    var text: [UInt8] = []
-    var room = [UInt8](repeating: 0, count: 16_384)
-    let isOpen = input.withUnsafeBytes { raw in
-      var rest = raw
-      while true {
-        let found = room.withUnsafeMutableBytes { channel.read(&rest, into: $0) }
-        switch found {
-        case .bytes(let count): text += room[..<count]
-        case .needsMore: return true
-        case .closed, .mustSend, .failed: return !text.isEmpty
-        }
-      }
-    }
-    return isOpen ? text : nil
   }
 }

@@ -109,19 +109,11 @@ extension Engine {
       linkFailed(l, .unexpectedReply, now: now, into: &effects)
       return
     }
-    let s = Int(connections[i].session)
     links[l].repliedVerb = nil
     passReply(i, l, now: now)
     dropLink(of: i, now: now, into: &effects)
     finish(i)
-    if code == 421 {
-      sessions[s].phase = .leaving
-      wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
-      flush(i, now: now, into: &effects)
-      return
-    }
-    tooManyErrors(i, now: now, into: &effects)
-    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    goOn(i, after: code, now: now, into: &effects)
   }
 
   private mutating func takeMore(_ l: Int, _ s: Int) {

@@ -940,9 +940,16 @@ extension Engine {
     passReply(i, l, now: now)
     resetTransaction(i)
     sessions[s].phase = .command
+    goOn(i, after: code, now: now, into: &effects)
+  }
+
+  /// The client has a reply of the downstream, and goes on, unless that was the last one.
+  mutating func goOn(
+    _ i: Int, after code: UInt16, now: Instant, into effects: inout EffectQueue
+  ) {
     if code == 421 {
       dropLink(of: i, now: now, into: &effects)
-      sessions[s].phase = .leaving
+      sessions[Int(connections[i].session)].phase = .leaving
       wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
       flush(i, now: now, into: &effects)
       return

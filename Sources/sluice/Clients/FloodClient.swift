@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The personas of a scenario on real sockets: tens of thousands of clients in one or two threads. Who comes when
 // and from where says `Population`, what a connection says and when it leaves says its `Actor`; here are only
-// sockets and time, TLS (`SecureLine`), and what a scenario's network does: bytes that are under way for a while,
+// sockets and time, TLS (`TLSLine`), and what a scenario's network does: bytes that are under way for a while,
 // readers that are slow, connections that break. A connection is a direct descriptor with one poll. Keeps: there ≤
 // most, always; nothing in clear behind the server's 220 to STARTTLS.
 
@@ -166,7 +166,7 @@ private final class FloodRing {
   /// By slot, the earliest first: latency is the same for all of a connection.
   var late: [Int32: [Late]] = [:]
   /// By slot, of those that are secured.
-  var secures: [Int32: SecureLine] = [:]
+  var secures: [Int32: TLSLine] = [:]
 
   init(slots: Int) throws(RingError) { ring = try Ring(entries: FloodThread.window, slots: slots) }
 
@@ -833,7 +833,7 @@ private struct FloodThread: ~Copyable {
 
   // MARK: - TLS
 
-  private func secureLine(_ held: FloodRing, _ slot: Int) -> SecureLine? {
+  private func secureLine(_ held: FloodRing, _ slot: Int) -> TLSLine? {
     held.bots[slot].isSecure ? held.secures[Int32(slot)] : nil
   }
 
@@ -858,10 +858,10 @@ private struct FloodThread: ~Copyable {
       finish(index, slot)
       return false
     }
-    let line = SecureLine(context)
+    let line = TLSLine(context)
     held.secures[Int32(slot)] = line
     held.bots[slot].isSecure = true
-    _ = line.shake(Span())
+    _ = line.advance(Span())
     flush(index, slot)
     return true
   }
@@ -872,28 +872,28 @@ private struct FloodThread: ~Copyable {
     guard let line = held.secures[Int32(slot)] else { return }
     if line.isEstablished { return hearOpened(bytes, line, index, slot) }
     let persona = population.shared[Int(held.bots[slot].client.persona)]
-    let found = line.shake(bytes)
-    if persona.value.aim == .tls && found != .failed {
+    let found = line.advance(bytes)
+    if case .failed = found {
+      flush(index, slot)
+      held.bots[slot].actor.notSecured()
+      return finish(index, slot)
+    }
+    if persona.value.aim == .tls {
       // It wanted the server's part of it, and no more.
       return take(held.bots[slot].actor.secured(persona, now: now), index, slot, persona)
     }
     flush(index, slot)
-    switch found {
-    case .shaking: break
-    case .done:
+    if line.isEstablished {
       let generation = held.bots[slot].generation
       take(held.bots[slot].actor.secured(persona, now: now), index, slot, persona)
       guard held.bots[slot].generation == generation, held.bots[slot].state == .open else { return }
       // Tickets may have come with the end of the handshake.
       hearOpened(Span(), line, index, slot)
-    case .open, .closed, .failed:
-      held.bots[slot].actor.notSecured()
-      finish(index, slot)
     }
   }
 
   private mutating func hearOpened(
-    _ bytes: Span<UInt8>, _ line: SecureLine, _ index: Int, _ slot: Int
+    _ bytes: Span<UInt8>, _ line: TLSLine, _ index: Int, _ slot: Int
   ) {
     let held = rings[index]
     var text: [UInt8] = []
@@ -905,7 +905,7 @@ private struct FloodThread: ~Copyable {
     switch found {
     case .closed: end(index, slot, isBroken: false)
     case .failed: end(index, slot, isBroken: true)
-    case .shaking, .done, .open: break
+    case .open: break
     }
   }
 
@@ -929,7 +929,7 @@ private struct FloodThread: ~Copyable {
 
   /// The next piece of a secured client, sealed; false if there is none.
   private func prepare(
-    _ held: FloodRing, _ place: Int, sealedBy line: SecureLine
+    _ held: FloodRing, _ place: Int, sealedBy line: TLSLine
   ) -> Bool {
     let octets: [UInt8]
     if held.outgoing[place].bodyLeft > 0 {
