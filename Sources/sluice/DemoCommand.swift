@@ -135,7 +135,7 @@ struct DemoCommand: ParsableCommand {
     limits.downstreamConnections = 500
     var settings = ServiceSettings(
       policy: policy, limits: limits,
-      listeners: [ServiceSettings.Listener(address: Address(v4: 0x7F00_0001), port: 0)],
+      listeners: [ListenerTerms(address: Address(v4: 0x7F00_0001), port: 0)],
       downstream: (Address(v4: 0x7F00_0001), port), workers: 2,
       seed: UInt64.random(in: .min ... .max))
     settings.probeEvery = 5_000_000

@@ -174,7 +174,7 @@ struct ServeCommand: ParsableCommand {
     var settings = ServiceSettings(
       policy: configuration.enginePolicy, limits: configuration.limits,
       listeners: configuration.listeners.map {
-        ServiceSettings.Listener(
+        ListenerTerms(
           address: $0.address, port: $0.port, balancers: $0.balancerTable)
       },
       downstream: (downstream, configuration.downstream.port), workers: configuration.workers,

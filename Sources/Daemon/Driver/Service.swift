@@ -14,21 +14,10 @@ package import Uring
 
 /// What a shield is started with.
 package struct ServiceSettings: Sendable {
-  package struct Listener: Sendable {
-    package var address: Address
-    package var port: UInt16
-    /// The load balancers that speak for others here; nil where clients come by themselves.
-    package var balancers: PrefixTable?
-    package init(address: Address, port: UInt16, balancers: PrefixTable? = nil) {
-      self.address = address
-      self.port = port
-      self.balancers = balancers
-    }
-  }
-
   package var policy: Policy
   package var limits: Limits
-  package var listeners: [Listener]
+  /// Port 0 is any that is free.
+  package var listeners: [ListenerTerms]
   package var downstream: (Address, UInt16)
   package var identity = Identity.none
   package var downstreamTLS = DownstreamTLS.off
@@ -44,7 +33,7 @@ package struct ServiceSettings: Sendable {
   package var seed: UInt64
 
   package init(
-    policy: Policy, limits: Limits, listeners: [Listener], downstream: (Address, UInt16),
+    policy: Policy, limits: Limits, listeners: [ListenerTerms], downstream: (Address, UInt16),
     workers: Int, seed: UInt64
   ) {
     self.policy = policy
@@ -91,7 +80,7 @@ package final class Service: Sendable {
     let descriptors: [[Int32]]
     let ports: [UInt16]
 
-    init(_ wanted: [ServiceSettings.Listener], workers: Int) throws(ListenError) {
+    init(_ wanted: [ListenerTerms], workers: Int) throws(ListenError) {
       var all: [[Int32]] = []
       var ports: [UInt16] = []
       do throws(ListenError) {
@@ -150,9 +139,8 @@ package final class Service: Sendable {
       downstream: "[\(host)]:\(port)", origin: origin)
     let share = settings.limits.share(of: settings.workers)
     var workers: [Worker] = []
-    let terms = zip(settings.listeners, listeners.ports).map { listener, port in
-      ListenerTerms(address: listener.address, port: port, balancers: listener.balancers)
-    }
+    var terms = settings.listeners
+    for (number, port) in listeners.ports.enumerated() { terms[number].port = port }
     let siblings = Siblings()
     do throws(RingError) {
       for number in 0..<settings.workers {
