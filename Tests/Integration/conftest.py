@@ -75,17 +75,22 @@ def recorder():
         one.stop()
 
 
-@pytest.fixture(scope="module")
-def postfix():
-    """A running Postfix for the tests of one file."""
-    reason = harness.Postfix.missing()
+def running(kind, *arguments):
+    """A mail server for as long as a fixture is asked for it; without it the test is skipped and says why."""
+    reason = kind.missing()
     if reason:
         pytest.skip(reason)
-    one = harness.Postfix()
+    one = kind(*arguments)
     try:
         yield one.start()
     finally:
         one.stop()
+
+
+@pytest.fixture(scope="module")
+def postfix():
+    """A running Postfix for the tests of one file."""
+    yield from running(harness.Postfix)
 
 
 @pytest.fixture

@@ -331,6 +331,18 @@ class Shield:
             reply = client.hello()
             return [line.upper() for line in reply.lines[1:]]
 
+    def statistic(self, name):
+        """One of the counters, as it is now."""
+        before = len(self.program.lines)
+        self.signal(signal.SIGUSR2)
+        pattern = re.compile(rf"\b{name}=(-?\d+)")
+
+        def found():
+            lines = [line for _, line in self.program.lines[before:] if "STATS" in line]
+            return next((match for match in map(pattern.search, lines) if match), None)
+
+        return int(wait_until(found, 5, f"{name} in the statistics").group(1))
+
     def wait_for_keyword(self, word, seconds=10):
         """The downstream's keywords are learned by a probe; waits until this one is."""
         return wait_until(

@@ -560,18 +560,6 @@ def test_what_a_run_will_not_do_it_says(arguments, sentence):
 # STARTTLS: of personas that want it, where it is offered.
 
 
-def statistic(front, name):
-    before = len(front.program.lines)
-    front.signal(signal.SIGUSR2)
-    pattern = re.compile(rf"\b{name}=(-?\d+)")
-
-    def found():
-        lines = [line for _, line in front.program.lines[before:] if "STATS" in line]
-        return next((match for match in map(pattern.search, lines) if match), None)
-
-    return int(wait_until(found, 5, f"{name} in the statistics").group(1))
-
-
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     if shutil.which("openssl") is None:
@@ -600,9 +588,9 @@ def test_who_wants_tls_sends_its_mail_in_tls_and_none_is_lost(run, sink, shield,
     began = honest["handshakes"] + bots["handshakes"]
     assert 0.3 < began / (honest["connections"] + bots["connections"]) < 0.7
     assert honest["handshakesFailed"] == bots["handshakesFailed"] == 0
-    assert statistic(front, "tls_handshakes") == began
-    assert statistic(front, "tls_handshakes_failed") == 0
-    wait_until(lambda: statistic(front, "tls_sessions") == 0, 5, "every TLS session given back")
+    assert front.statistic("tls_handshakes") == began
+    assert front.statistic("tls_handshakes_failed") == 0
+    wait_until(lambda: front.statistic("tls_sessions") == 0, 5, "every TLS session given back")
     assert [check["broken"] for check in report["checks"]] == [0, 0, 0, 0]
     assert re.search(rb"TLS: \d+ handshakes", flood.output)
 
@@ -613,7 +601,7 @@ def test_without_a_certificate_nobody_says_starttls(run, shield, recorder):
     report = finding(run(front.port, "{L: 10}", "--seconds", "20", duration="2s", sender=HALF))
     honest = report["by"]["L"]
     assert honest["delivered"] == honest["clients"] > 5 and honest["handshakes"] == 0
-    assert statistic(front, "tls_handshakes") == 0
+    assert front.statistic("tls_handshakes") == 0
 
 
 def test_the_burner_leaves_when_the_server_has_done_its_part(run, sink, shield, certificate):
@@ -624,8 +612,8 @@ def test_the_burner_leaves_when_the_server_has_done_its_part(run, sink, shield, 
         run(front.port, "{B: 20}", "--seconds", "20", duration="2s", patience="30s", bot=HALF + BURNS))
     burner = report["by"]["B"]
     assert burner["endings"] == {"done": burner["connections"]} and burner["handshakes"] == burner["connections"] > 20
-    assert statistic(front, "tls_handshakes") == burner["handshakes"]
-    wait_until(lambda: statistic(front, "tls_handshakes_failed") == burner["handshakes"], 5, "all seen to have failed")
+    assert front.statistic("tls_handshakes") == burner["handshakes"]
+    wait_until(lambda: front.statistic("tls_handshakes_failed") == burner["handshakes"], 5, "all seen to have failed")
 
 
 class BadTLS:

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from conftest import running
 from harness import (
     DIRECT, NO_DELAYS, SLUICE, Closed, Postfix, Program, free_port, in_parallel, merged, wait_until)
 from mail_servers import Exim, Jail, OpenSMTPD
@@ -171,23 +172,12 @@ def scripted():
 
 @pytest.fixture(scope="module")
 def telling_postfix():
-    yield from a_postfix(TellingPostfix)
+    yield from running(TellingPostfix)
 
 
 @pytest.fixture(scope="module")
 def open_postfix():
-    yield from a_postfix(OpenPostfix)
-
-
-def a_postfix(kind):
-    reason = Postfix.missing()
-    if reason:
-        pytest.skip(reason)
-    one = kind()
-    try:
-        yield one.start()
-    finally:
-        one.stop()
+    yield from running(OpenPostfix)
 
 
 IDENTITIES = ["proxy_v1", "proxy_v2", "xclient"]
@@ -386,7 +376,7 @@ class OldPostfix(TellingPostfix):
 
 @pytest.fixture(scope="module")
 def old_postfix():
-    yield from a_postfix(OldPostfix)
+    yield from running(OldPostfix)
 
 
 @pytest.mark.parametrize("identity", IDENTITIES)
@@ -450,7 +440,7 @@ def test_the_probe_says_what_does_not_fit_together(telling_postfix):
 
 @pytest.mark.parametrize("identity", IDENTITIES)
 def test_a_server_that_puts_strangers_off_for_their_name_is_not_called_right(identity):
-    for server in a_postfix(PickyPostfix):
+    for server in running(PickyPostfix):
         done = probe(port_for(server, identity), identity)
         assert done.returncode == 0, done.stderr
         assert "put off the probe of a client at 192.0.2.1 with '450 4.7.25" in done.stderr, done.stderr

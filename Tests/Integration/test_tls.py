@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from conftest import need
+from conftest import need, running
 from harness import DIRECT, NO_DELAYS, SHORT_TIMEOUTS, SLUICE, Closed, free_port, wait_until
 from secure import (
     BACK, HOST, Keys, SecureDialogue, SecurePostfix, SecureRecorder, openssl, run_all)
@@ -39,14 +39,7 @@ def keys(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def secure_postfix(keys):
-    reason = SecurePostfix.missing()
-    if reason:
-        pytest.skip(reason)
-    one = SecurePostfix(keys.back)
-    try:
-        yield one.start()
-    finally:
-        one.stop()
+    yield from running(SecurePostfix, keys.back)
 
 
 @pytest.fixture
@@ -96,20 +89,8 @@ def dialogue(front, source="127.0.0.1", port=None, **options):
     return SecureDialogue(port or front.port, source, **options)
 
 
-def statistic(front, name):
-    before = len(front.program.lines)
-    front.signal(signal.SIGUSR2)
-    pattern = re.compile(rf"\b{name}=(-?\d+)")
-
-    def found():
-        lines = [line for _, line in front.program.lines[before:] if "STATS" in line]
-        return next((match for match in map(pattern.search, lines) if match), None)
-
-    return int(wait_until(found, 5, f"{name} in the statistics").group(1))
-
-
 def all_gone(front, seconds=10):
-    wait_until(lambda: statistic(front, "held") == 0 and statistic(front, "tls_sessions") == 0, seconds,
+    wait_until(lambda: front.statistic("held") == 0 and front.statistic("tls_sessions") == 0, seconds,
                "every session given back")
 
 
@@ -211,7 +192,7 @@ def test_pass_through_answers_a_client_that_has_closed_its_side(secure_recorder,
             client.expect(221)
             client.until_closed()
     assert len(back.bodies) == back.replied_to_dot == 10
-    wait_until(lambda: statistic(shield, "held") == 0, 5, "every slot given back")
+    wait_until(lambda: shield.statistic("held") == 0, 5, "every slot given back")
 
 
 def send_letter(shield, context, data, recipients=1, starttls=True):
@@ -535,14 +516,7 @@ class OwnPostfix(SecurePostfix):
 
 @pytest.fixture(scope="module")
 def own_postfix(keys):
-    reason = OwnPostfix.missing()
-    if reason:
-        pytest.skip(reason)
-    one = OwnPostfix(keys.back)
-    try:
-        yield one.start()
-    finally:
-        one.stop()
+    yield from running(OwnPostfix, keys.back)
 
 
 @pytest.fixture
@@ -691,11 +665,11 @@ def test_days_left_of_the_certificate_that_ends_first_are_in_the_statistics(sink
     ending = keys.make("sooner", names=["sooner.example"], days=("20250101000000Z", soon))
     shield = front(sink(store=False), entries=[keys.mx, ending])
     assert "in 9 days" in shield.log
-    assert statistic(shield, "tls_certificate_days") == 9
+    assert shield.statistic("tls_certificate_days") == 9
     shield.settings["tls"]["certificates"] = [keys.mx]
     shield.write_config()
     shield.reload()
-    assert statistic(shield, "tls_certificate_days") in (88, 89, 90)
+    assert shield.statistic("tls_certificate_days") in (88, 89, 90)
 
 
 def test_sessions_are_resumed_by_openssl(sink, front, tmp_path, keys):
