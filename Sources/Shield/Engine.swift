@@ -493,7 +493,7 @@ extension PitText {
   /// What it says, line ends included.
   package func words(host: String, offersTLS: Bool) -> String {
     switch self {
-    case .banner: "220 \(host) ESMTP\r\n"
+    case .banner: "220 \(host) ESMTP ready\r\n"
     case .helo: "250 \(host)\r\n"
     case .ehlo:
       "250-\(host)\r\n" + (offersTLS ? "250-STARTTLS\r\n" : "") + "250 ENHANCEDSTATUSCODES\r\n"

@@ -23,7 +23,7 @@ HOST_LONG = "mx1." + "a-name-that-is-long-because-its-banner-has-to-last." * 2 +
 
 
 def banner_bytes(host):
-    return len(f"220 {host} ESMTP\r\n")
+    return len(f"220 {host} ESMTP ready\r\n")
 
 
 def limits(workers, count=None):

@@ -232,7 +232,7 @@ struct EncryptionTests {
     }
     let offer = tls == .starttls ? "250-STARTTLS\r\n" : ""
     return (
-      policy, "220 \(name) ESMTP\r\n", "250-\(name)\r\n\(offer)250 ENHANCEDSTATUSCODES\r\n"
+      policy, "220 \(name) ESMTP ready\r\n", "250-\(name)\r\n\(offer)250 ENHANCEDSTATUSCODES\r\n"
     )
   }
 
