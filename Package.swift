@@ -43,6 +43,9 @@ let package = Package(
       name: "CLiburing", path: "Sources/CLiburing", pkgConfig: "liburing",
       providers: [.apt(["liburing-dev"])]),
     .target(name: "CUring", dependencies: ["CLiburing"]),
+    // What the compiler reads at build time: files of tuning/, and the commit.
+    .target(name: "CShipped"),
+    .target(name: "CBuild"),
     .target(
       name: "Uring", dependencies: ["Structures", "CLiburing", "CUring"], swiftSettings: dialect),
     .systemLibrary(
@@ -54,7 +57,7 @@ let package = Package(
       name: "Daemon",
       dependencies: [
         "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Uring", "TLS",
-        "Personas",
+        "Personas", "CShipped",
         .product(name: "Logging", package: "swift-log"),
         .product(name: "Yams", package: "Yams"),
       ], swiftSettings: dialect),
@@ -63,7 +66,7 @@ let package = Package(
       dependencies: [
         "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring", "TLS", "Personas",
         "Simulator",
-        "Reports",
+        "Reports", "CBuild",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dialect),

@@ -399,7 +399,7 @@ package struct Headlines: Sendable {
     var headline = Headline(
       id: "H7", claim: "25 M transactions a day on one machine of 2009, filter included",
       band: "50,000 held and 3,000 new/s on 2 processors",
-      figure: "nothing: there is no result of scripts/bench million beside the personas",
+      figure: "nothing: there is no result of scripts/bench million among those that ship",
       passed: false, note: "scripts/bench --results FILE million measures it")
     guard let measured else { return headline }
     headline.figure =

@@ -31,7 +31,7 @@ struct FloodRunCommand: ParsableCommand {
   @Option(help: "The scenario: a file, or the name of one that ships, like flood-10k.")
   var scenario = "flood-10k"
 
-  @Option(help: "Where the personas are. Default: tuning/personas here, or those that ship.")
+  @Option(help: "A folder of personas, instead of those that ship.")
   var personas: String?
 
   @Option(help: "All chances of the clients follow from it.")

@@ -18,13 +18,15 @@ import Uring
 extension ConfigurationOptions {
   /// Reads the configuration and prints what is wrong with it.
   ///
-  /// - Parameter detail: what the tables keep.
+  /// - Parameters:
+  ///   - file: another one than was given.
+  ///   - detail: what the tables keep.
   /// - Returns: nil if there is an error; then `exitCode` says which.
   func load(
-    printing: Bool = true, keeping detail: TableDetail = .lines
+    file: String? = nil, printing: Bool = true, keeping detail: TableDetail = .lines
   ) -> (configuration: Daemon.Configuration?, exitCode: Int32) {
     let (configuration, problems) = Daemon.Configuration.load(
-      file: config, overrides: overrides, keeping: detail)
+      file: file ?? config, overrides: overrides, keeping: detail)
     if printing { for problem in problems { StandardError.write(problem.description) } }
     return (configuration, problems.exitCode)
   }

@@ -11,6 +11,7 @@ import Personas
 import Reports
 import Shield
 import Simulator
+import Structures
 import Suspicion
 import Synchronization
 
@@ -27,7 +28,7 @@ struct SimulateCommand: ParsableCommand {
   @Option(help: "The scenario: a file, or the name of one that ships, like mix-2025.")
   var scenario = "mix-2025"
 
-  @Option(help: "Where the personas are. Default: tuning/personas here, or those that ship.")
+  @Option(help: "A folder of personas, instead of those that ship.")
   var personas: String?
 
   @OptionGroup var options: ConfigurationOptions
@@ -123,9 +124,8 @@ struct SimulateCommand: ParsableCommand {
   private func runAndReport(_ base: Experiment) throws {
     var runs = [base]
     if let compare {
-      var other = ConfigurationOptions()
-      other.config = compare
-      let (configuration, exitCode) = other.load()
+      // What is written over the one file is written over the other.
+      let (configuration, exitCode) = options.load(file: compare)
       guard let configuration else { throw ExitCode(exitCode) }
       runs.append(experiment(base.personas, base.scenario, configuration, named: compare))
     }
@@ -172,6 +172,7 @@ struct SimulateCommand: ParsableCommand {
     var words: [String] = []
     if let personas { words.append("--personas \(Self.quoted(personas))") }
     if let file = options.config { words.append("--config \(Self.quoted(file))") }
+    if let table = options.access { words.append("--access \(Self.quoted(table))") }
     // It stands in the banner, so it decides how many bytes a drip has.
     if let name = options.hostname { words.append("--hostname \(Self.quoted(name))") }
     return words
@@ -240,9 +241,15 @@ struct SimulateCommand: ParsableCommand {
   static func parse(sweep text: String) throws -> (Stage, [Double]) {
     let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
     guard parts.count == 2, let stage = Stage.allCases.first(where: { $0.name == parts[0] }) else {
-      let names = Stage.allCases.map(\.name).joined(separator: ", ")
+      let names = Stage.allCases.map(\.name)
+      let hint =
+        parts.count == 2
+        ? nearest(to: parts[0], among: names).map { "did you mean '\($0)'?" } : nil
       throw ValidationError(
-        "'\(text)': write STAGE=FROM..TO or STAGE=FROM..TO/STEP; stages: \(names)")
+        "'\(text)': "
+          + (hint
+            ?? "write STAGE=FROM..TO or STAGE=FROM..TO/STEP; stages: \(names.joined(separator: ", "))")
+      )
     }
     let range = parts[1].split(separator: "/", maxSplits: 1).map(String.init)
     let ends = range[0].components(separatedBy: "..").compactMap(Double.init)
@@ -263,8 +270,7 @@ struct SimulateCommand: ParsableCommand {
   private func printHeadlines(_ kinds: [Persona], _ configuration: Daemon.Configuration) throws {
     let all = Headlines(
       personas: kinds, policy: configuration.enginePolicy, seed: seed,
-      measured: MeasuredVolume.newest(
-        besides: personas ?? PersonaFiles.defaultDirectory() ?? "tuning/personas"))
+      measured: MeasuredVolume.newest())
     let results = Mutex([Headline?](repeating: nil, count: Headlines.all.count))
     // The longest first, or the last would run alone.
     let order = Headlines.all.indices.reversed().map { $0 }
@@ -347,16 +353,13 @@ extension MeasuredVolume {
     var rows: [Row]
   }
 
-  /// What `scripts/bench` wrote last: the newest file in `results` beside the personas that has the million.
-  static func newest(besides personas: String) -> MeasuredVolume? {
-    let folder = URL(fileURLWithPath: personas).deletingLastPathComponent()
-      .appendingPathComponent("results")
-    let names = (try? FileManager.default.contentsOfDirectory(atPath: folder.path)) ?? []
+  /// What `scripts/bench` wrote last: the newest of the results that ship which has the million.
+  static func newest() -> MeasuredVolume? {
     // Their names are dates.
-    for name in names.filter({ $0.hasSuffix(".json") }).sorted(by: >) {
-      guard let data = try? Data(contentsOf: folder.appendingPathComponent(name)),
-        let results = try? JSONDecoder().decode(Results.self, from: data)
-      else { continue }
+    for file in ShippedFiles.all(in: "results").reversed() {
+      guard let results = try? JSONDecoder().decode(Results.self, from: Data(file.bytes)) else {
+        continue
+      }
       func figure(_ what: String) -> Double? {
         results.rows.first { $0.section == "million" && $0.what == what }?.judged
       }
@@ -365,18 +368,17 @@ extension MeasuredVolume {
       else { continue }
       let place = ["date", "CPU"].compactMap { results.machine[$0] }.joined(separator: ", ")
       return MeasuredVolume(
-        held: held, opened: opened, place: "\(place), \(name)", command: results.command)
+        held: held, opened: opened, place: "\(place), \(file.path)", command: results.command)
     }
     return nil
   }
 }
 
 /// Reads the personas, or says what is wrong with them and ends.
+///
+/// - Parameter directory: nil for those that ship.
 func loadPersonas(_ directory: String?) throws -> [Persona] {
-  guard let place = directory ?? PersonaFiles.defaultDirectory() else {
-    throw ValidationError("no personas found: give --personas DIRECTORY")
-  }
-  let (personas, problems) = PersonaFiles.load(directory: place)
+  let (personas, problems) = PersonaFiles.load(directory: directory)
   for problem in problems { StandardError.write(problem.description) }
   if problems.exitCode != 0 { throw ExitCode(problems.exitCode) }
   return personas
@@ -384,8 +386,7 @@ func loadPersonas(_ directory: String?) throws -> [Persona] {
 
 /// Reads a scenario by its file or by the name of one that ships.
 func loadScenario(_ name: String, _ personas: [Persona]) throws -> Scenario {
-  let path = FileManager.default.fileExists(atPath: name) ? name : ScenarioFile.path(name)
-  let (scenario, problems) = ScenarioFile.load(path: path, personas: personas)
+  let (scenario, problems) = ScenarioFile.load(name, personas: personas)
   for problem in problems { StandardError.write(problem.description) }
   guard let scenario, problems.exitCode == 0 else { throw ExitCode(max(problems.exitCode, 1)) }
   return scenario

@@ -4,18 +4,53 @@
 // here is only their list.
 
 import ArgumentParser
+import CBuild
 import Daemon
+import Structures
 
 @main
 struct Sluice: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "sluice",
     abstract: "A tarpitting and flow-control shield for SMTP.",
-    version: "0.1.0",
+    version: "sluice 0.1.0 (commit \(String(cString: cbuild_commit())))",
     subcommands: [
       ServeCommand.self, CheckCommand.self, ExplainCommand.self, DemoCommand.self,
       SinkCommand.self, FloodCommand.self, SimulateCommand.self,
     ])
+
+  static func main() {
+    do {
+      if let slip = unknownCommand(in: Array(CommandLine.arguments.dropFirst())) { throw slip }
+      var command = try parseAsRoot()
+      try command.run()
+    } catch {
+      exit(withError: error)
+    }
+  }
+
+  /// What is wrong with the first words if they name no command. The parser would call such a word an unexpected
+  /// argument, and `sluice help` would show the wrong page.
+  static func unknownCommand(in arguments: [String]) -> ValidationError? {
+    var command: any ParsableCommand.Type = Self.self
+    var path = "sluice"
+    for (place, word) in arguments.enumerated() {
+      // A command that has others below it has no arguments and no options with values of its own.
+      let known = command.configuration.subcommands
+      if known.isEmpty || word.hasPrefix("-") { return nil }
+      if place == 0 && word == "help" { continue }
+      guard let next = known.first(where: { $0.configuration.commandName == word }) else {
+        let names = known.compactMap { $0.configuration.commandName }
+        let hint =
+          nearest(to: word, among: names).map { "did you mean '\(path) \($0)'?" }
+          ?? "the commands are \(names.joined(separator: ", "))"
+        return ValidationError("there is no command '\(path) \(word)': \(hint)")
+      }
+      command = next
+      path += " " + word
+    }
+    return nil
+  }
 }
 
 /// Where the configuration comes from, the same for every command that reads one.

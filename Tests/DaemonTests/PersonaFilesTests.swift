@@ -177,11 +177,37 @@ struct ShippedPersonaTests {
 }
 
 struct PersonaFileTests {
-  @Test("the folder that ships is found from the repository")
-  func folder() {
-    #expect(PersonaFiles.defaultDirectory()?.hasSuffix("tuning/personas") == true)
-    #expect(ScenarioFile.path("day").hasSuffix("tuning/scenarios/day.yaml"))
-    #expect(ScenarioFile.path("./own.yaml") == "./own.yaml")
+  @Test("every persona, every scenario and every result of the benchmarks is built in as it is")
+  func builtIn() throws {
+    for (folder, ending) in [("personas", ".yaml"), ("scenarios", ".yaml"), ("results", ".json")] {
+      let files = ShippedFiles.all(in: folder)
+      let wanted = try names(in: "\(package)/tuning/\(folder)", endingIn: ending)
+      #expect(files.map(\.path) == wanted.map { "\(folder)/\($0)" }, "Sources/CShipped/shipped.c")
+      for file in files {
+        let text = try contents("tuning/\(file.path)")
+        #expect(String(decoding: file.bytes, as: UTF8.self) == text, "\(file.path)")
+      }
+    }
+    let (personas, problems) = PersonaFiles.load()
+    #expect(problems == [])
+    #expect(personas.map(\.id) == shipped.personas.map(\.id))
+  }
+
+  @Test("a scenario is the name of one that ships or a file, and a slip of the finger is named")
+  func scenarioNames() throws {
+    for name in ScenarioFile.shipped {
+      let (scenario, problems) = ScenarioFile.load(name, personas: shipped.personas)
+      #expect(scenario?.name == name && problems == [], "\(name)")
+    }
+    let folder = try Folder()
+    try folder.write("day", "name: own\nat_once: {value: {B1: 1}, source: test}\n")
+    let own = ScenarioFile.load("\(folder.path)/day", personas: shipped.personas)
+    #expect(own.scenario?.name == "own" && own.problems == [])
+    let slip = ScenarioFile.load("mix-2052", personas: shipped.personas)
+    #expect(slip.scenario == nil && slip.problems.exitCode == 66)
+    #expect(slip.problems.first?.hint == "did you mean 'mix-2025'?")
+    let strange = ScenarioFile.load("christmas", personas: shipped.personas)
+    #expect(strange.problems.first?.hint.contains("curve, day, demo") == true)
   }
 
   @Test("a folder without personas is a problem")
@@ -382,7 +408,7 @@ struct ScenarioFileTests {
   @Test("every scenario that ships loads without a problem", arguments: files)
   func loads(file: String) throws {
     let (scenario, problems) = ScenarioFile.load(
-      path: "\(package)/tuning/scenarios/\(file)", personas: shipped.personas)
+      "\(package)/tuning/scenarios/\(file)", personas: shipped.personas)
     #expect(problems == [])
     let loaded = try #require(scenario)
     #expect("\(loaded.name).yaml" == file)
@@ -392,7 +418,7 @@ struct ScenarioFileTests {
   @Test("the ten scenarios are there")
   func all() {
     #expect(
-      ScenarioFile.names(in: "\(package)/tuning/scenarios") == [
+      ScenarioFile.shipped == [
         "curve", "day", "demo", "flood-10k", "hardened", "mix-2010", "mix-2025", "ordinary",
         "overload",
         "pure-b1",
@@ -403,7 +429,7 @@ struct ScenarioFileTests {
   private func load(_ name: String) throws -> Scenario {
     try #require(
       ScenarioFile.load(
-        path: "\(package)/tuning/scenarios/\(name).yaml", personas: shipped.personas
+        "\(package)/tuning/scenarios/\(name).yaml", personas: shipped.personas
       ).scenario)
   }
 
@@ -531,7 +557,7 @@ struct ScenarioFileTests {
 
   @Test("a scenario that is not there is exit code 66")
   func missing() {
-    let (scenario, problems) = ScenarioFile.load(path: "/nowhere.yaml", personas: [])
+    let (scenario, problems) = ScenarioFile.load("/nowhere.yaml", personas: [])
     #expect(scenario == nil && problems.exitCode == 66)
   }
 }

@@ -58,7 +58,7 @@ struct ImportRuleTests {
   func licences() throws {
     let names = try FileManager.default.subpathsOfDirectory(atPath: Self.sources.path)
     for name in names
-    where name.hasSuffix(".swift") || name.hasSuffix(".c") || name.hasSuffix(".h") {
+    where [".swift", ".c", ".cpp", ".h"].contains(where: name.hasSuffix) {
       let text = try String(
         contentsOf: Self.sources.appendingPathComponent(name), encoding: .utf8)
       #expect(text.hasPrefix("// SPDX-License-Identifier: Apache-2.0"), "\(name)")

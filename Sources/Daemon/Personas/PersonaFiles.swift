@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
-import Glibc
 package import Personas
 import Structures
 
@@ -8,12 +7,18 @@ import Structures
 ///
 /// Not a list of who takes part in a run: that is a scenario. Kept: no two personas have the same id.
 package enum PersonaFiles {
-  /// Reads every `*.yaml` of a folder, in name order.
+  /// Reads every `*.yaml` of a folder, in name order; without a folder those that ship.
   ///
   /// - Returns: the personas whose files are without an error, and everything that is wrong.
-  package static func load(directory: String) -> (personas: [Persona], problems: [Problem]) {
+  package static func load(directory: String? = nil) -> (personas: [Persona], problems: [Problem]) {
     var problems = ProblemList()
     var personas: [Persona] = []
+    guard let directory else {
+      for file in ShippedFiles.all(in: "personas") {
+        add(&personas, &problems) { $0.read(file.source, into: &$1, &$2) }
+      }
+      return (personas, problems.sorted)
+    }
     var found: [String] = []
     do throws(FileFailure) {
       found = try names(in: directory, endingIn: ".yaml")
@@ -27,20 +32,26 @@ package enum PersonaFiles {
         Problem(
           .error, kind: .missing, at: SourcePosition(file: directory, line: 0, column: 0),
           reason: "there is no persona (*.yaml) in \(directory)",
-          hint: "the ones that ship are in tuning/personas"))
+          hint: "without --personas those that ship are used"))
     }
     for name in found {
-      let before = problems.all.count
-      var persona = Persona(id: "")
-      var sheet = Sheet(PersonaKeys.all, "a persona")
-      if sheet.read(path: "\(directory)/\(name)", into: &persona, &problems) {
-        finish(persona, sheet, among: personas, &problems)
-      }
-      if !problems.all[before...].contains(where: { $0.severity == .error }) {
-        personas.append(persona)
-      }
+      add(&personas, &problems) { $0.read(path: "\(directory)/\(name)", into: &$1, &$2) }
     }
     return (personas, problems.sorted)
+  }
+
+  /// Reads one more, and keeps it if nothing is wrong with it.
+  private static func add(
+    _ personas: inout [Persona], _ problems: inout ProblemList,
+    reading read: (inout Sheet<Persona>, inout Persona, inout ProblemList) -> Bool
+  ) {
+    let before = problems.all.count
+    var persona = Persona(id: "")
+    var sheet = Sheet(PersonaKeys.all, "a persona")
+    if read(&sheet, &persona, &problems) { finish(persona, sheet, among: personas, &problems) }
+    if !problems.all[before...].contains(where: { $0.severity == .error }) {
+      personas.append(persona)
+    }
   }
 
   /// The same of one text in memory.
@@ -53,10 +64,6 @@ package enum PersonaFiles {
     }
     return (persona, problems.sorted)
   }
-
-  /// Where personas are looked for: `tuning/personas` below the folder we are in, then beside or above the binary
-  /// (the repository it was built in), then `/usr/share/sluice/personas`.
-  package static func defaultDirectory() -> String? { shippedFolder("personas") }
 
   private static func finish(
     _ persona: Persona, _ sheet: Sheet<Persona>, among others: [Persona],
@@ -89,25 +96,4 @@ package enum PersonaFiles {
       complain("retries", "a bot has no schedule", "write tries: how often, again: after how long")
     }
   }
-}
-
-/// The folder `tuning/KIND` that ships, where it is to be found.
-func shippedFolder(_ kind: String) -> String? {
-  func isFolder(_ path: String) -> Bool {
-    var status = stat()
-    return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
-  }
-  let here = "tuning/\(kind)"
-  if isFolder(here) { return here }
-  var path = [CChar](repeating: 0, count: Int(PATH_MAX))
-  let length = readlink("/proc/self/exe", &path, path.count)
-  if length > 0 {
-    var folder = String(decoding: path[..<length].map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    while let slash = folder.lastIndex(of: "/") {
-      folder = String(folder[..<slash])
-      if isFolder("\(folder)/\(here)") { return "\(folder)/\(here)" }
-    }
-  }
-  let installed = "/usr/share/sluice/\(kind)"
-  return isFolder(installed) ? installed : nil
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Glibc
 package import Personas
 import Structures
 
@@ -7,7 +8,35 @@ import Structures
 ///
 /// Kept: a scenario is returned exactly when no problem is an error, and every persona it names is there.
 package enum ScenarioFile {
+  /// - Parameter given: the name of one that ships, as `flood-10k`, or the path of a file: with a slash, or ending in
+  ///   `.yaml`. A name that does not ship may be that of a file, too.
   package static func load(
+    _ given: String, personas: [Persona]
+  ) -> (scenario: Scenario?, problems: [Problem]) {
+    let shipped = ShippedFiles.all(in: "scenarios")
+    if !given.contains("/") && !given.hasSuffix(".yaml") {
+      if let file = shipped.first(where: { $0.name == given }) {
+        return read(file.source, personas: personas)
+      }
+      if access(given, F_OK) != 0 {
+        let known = shipped.map(\.name)
+        return (
+          nil,
+          [
+            Problem(
+              .error, kind: .missing, at: SourcePosition(file: given, line: 0, column: 0),
+              reason: "there is no scenario '\(given)'",
+              hint: nearest(to: given, among: known).map { "did you mean '\($0)'?" }
+                ?? "those that ship are \(known.joined(separator: ", ")); or give the path of a file"
+            )
+          ]
+        )
+      }
+    }
+    return load(path: given, personas: personas)
+  }
+
+  private static func load(
     path: String, personas: [Persona]
   ) -> (scenario: Scenario?, problems: [Problem]) {
     var problems = ProblemList()
@@ -34,20 +63,8 @@ package enum ScenarioFile {
     return (found.hasErrors ? nil : draft.scenario, found)
   }
 
-  /// Where scenarios are looked for, as personas are.
-  package static func defaultDirectory() -> String? { shippedFolder("scenarios") }
-
-  /// The path of a scenario that is given as `flood-10k` or as a path.
-  package static func path(_ name: String) -> String {
-    if name.contains("/") || name.hasSuffix(".yaml") { return name }
-    return "\(defaultDirectory() ?? "tuning/scenarios")/\(name).yaml"
-  }
-
-  /// The names of the scenarios in a folder, in their order.
-  package static func names(in directory: String) -> [String] {
-    let files = (try? Daemon.names(in: directory, endingIn: ".yaml")) ?? []
-    return files.map { String($0.dropLast(5)) }
-  }
+  /// The names of those that ship, in their order.
+  package static var shipped: [String] { ShippedFiles.all(in: "scenarios").map(\.name) }
 
   private static func finish(
     _ draft: inout ScenarioDraft, _ sheet: Sheet<ScenarioDraft>, _ personas: [Persona],
