@@ -20,6 +20,16 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
 
   package var code: UInt16 { parts.code }
 
+  /// Whether it says that mail is put off because of the server behind, and not because of the client.
+  package var isOutage: Bool {
+    switch self {
+    case .downstreamUnavailable, .downstreamLost, .transactionLost, .noDownstreamRoom,
+      .authenticationLost:
+      true
+    default: false
+    }
+  }
+
   /// Code, enhanced code (RFC 3463) and text.
   private var parts: (code: UInt16, text: StaticString) {
     switch self {

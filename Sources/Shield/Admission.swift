@@ -147,11 +147,7 @@ extension Engine {
     if arrival.isDenied {
       journal.append(entry(.denylisted, i, now: now))
       if policy.mode == .enforce {
-        var reject = entry(.reject, i, now: now)
-        reject.said = .rejected
-        reject.reply = PitText.rejected.code
-        journal.append(reject)
-        refuse(i, .rejected, now: now, into: &effects)
+        reject(i, .rejected, now: now, into: &effects)
         return
       }
       wouldTurnAway(i)
@@ -164,10 +160,10 @@ extension Engine {
     case .within: break
     case .slow(let wait): least = wait
     case .tempfail:
-      refuse(i, .crowded, now: now, into: &effects)
+      reject(i, .crowded, now: now, into: &effects)
       return
     case .refuse:
-      refuse(i, .rejected, now: now, into: &effects)
+      reject(i, .rejected, now: now, into: &effects)
       return
     case .drop:
       counters.refused += 1
@@ -389,6 +385,17 @@ extension Engine {
     journal.append(entry)
   }
 
+  /// Turns away a client that has just come, for what it is, and has the log say so in Postfix's words.
+  private mutating func reject(
+    _ i: Int, _ text: PitText, now: Instant, into effects: inout EffectQueue
+  ) {
+    var reject = entry(.reject, i, now: now)
+    reject.said = text
+    reject.reply = text.code
+    journal.append(reject)
+    refuse(i, text, now: now, into: &effects)
+  }
+
   /// Says one last ready text and ends the connection.
   ///
   /// - Parameter ending: what became of it; nil for what the text says.
@@ -506,6 +513,7 @@ extension Engine {
     }
     let s = Int(connections[i].session)
     entry.verdict = verdict(entry, i, ending ?? (s >= 0 ? sessions[s].ending : nil))
+    counters.verdicts[entry.verdict] += 1
     journal.append(entry)
   }
 

@@ -339,13 +339,32 @@ extension Engine {
   mutating func reject(
     _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
   ) {
+    let verb = sessions[Int(connections[i].session)].verb
+    noteReject(i, verb, reply, isAtHand: true, now: now)
+    answer(i, reply, now: now, into: &effects)
+  }
+
+  /// Writes down that a command was refused with a reply of our own.
+  ///
+  /// - Parameter isAtHand: its line is the one in the input buffer; of an earlier one nothing is kept.
+  mutating func noteReject(
+    _ i: Int, _ verb: Verb, _ reply: OwnReply, isAtHand: Bool, now: Instant
+  ) {
     let s = Int(connections[i].session)
     var entry = entry(.reject, i, now: now)
     entry.own = reply
     entry.reply = reply.code
+    entry.verb = verb
+    let isBehindDot = sessions[s].phase == .final || sessions[s].phase == .swallow
+    entry.stage = verb == .data && isBehindDot ? .endOfData : .other
+    if !isAtHand {
+      if !isBehindDot { entry.text.recipientCount = 0 }
+      journal.append(entry)
+      return
+    }
     // The command has not been looked into, and what is kept is the one before's.
     let line = argument(s)
-    switch sessions[s].verb {
+    switch verb {
     case .mail:
       entry.text.hasSender = false
       entry.text.senderCount = 0
@@ -362,7 +381,6 @@ extension Engine {
     default: break
     }
     journal.append(entry)
-    answer(i, reply, now: now, into: &effects)
   }
 
   private func copy(
@@ -576,21 +594,34 @@ extension Engine {
     _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
   ) {
     let s = Int(connections[i].session)
-    say(i, reply, now: now)
+    say(i, reply, isAtHand: true, now: now)
     tally(s, sessions[s].verb, good: reply.code < 400)
     finish(i)
     if reply.code >= 400 { tooManyErrors(i, now: now, into: &effects) }
   }
 
   /// Puts a reply of our own into the outbox.
-  mutating func say(_ i: Int, _ reply: OwnReply, now: Instant) {
+  ///
+  /// - Parameter isAtHand: it answers the command whose line is in the input buffer.
+  mutating func say(_ i: Int, _ reply: OwnReply, isAtHand: Bool = false, now: Instant) {
     let s = Int(connections[i].session)
+    if reply.isOutage {
+      noteDeferral(i, sessions[s].verb, reply, isAtHand: isAtHand, now: now)
+    }
     let room = outbox(s).from(Int(sessions[s].outEnd))
     let written = arena.append(into: room) { out in reply.write(into: &out) }
     sessions[s].outEnd += Int32(written)
     sessions[s].lastReply = reply.code
     if reply.code >= 400 && reply.code < 500 { counters.tempfailedByUs += 1 }
     if reply.code >= 400 { countError(i, now: now) }
+  }
+
+  /// Mail is put off because of the server behind: the log says so at once, and at the end.
+  mutating func noteDeferral(
+    _ i: Int, _ verb: Verb, _ reply: OwnReply, isAtHand: Bool, now: Instant
+  ) {
+    sessions[Int(connections[i].session)].ending = .deferred
+    noteReject(i, verb, reply, isAtHand: isAtHand, now: now)
   }
 
   mutating func countError(_ i: Int, now: Instant) {

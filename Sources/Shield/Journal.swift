@@ -46,7 +46,7 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
 }
 
 /// What became of a session, in the closing line's words.
-package enum Verdict: UInt8, BitwiseCopyable, Sendable {
+package enum Verdict: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   /// Nothing was held against it.
   case pass
   /// Its mail was accepted.
@@ -59,6 +59,8 @@ package enum Verdict: UInt8, BitwiseCopyable, Sendable {
   case refused
   /// It was cut off without a word, as a rule says.
   case dropped
+  /// Its mail heard 4yz because the server behind was not there, or had no room for it.
+  case deferred
   /// There was no room for it.
   case shed
   /// Its handshake came to nothing.
@@ -75,12 +77,32 @@ package enum Verdict: UInt8, BitwiseCopyable, Sendable {
     case .tarpit: "tarpit"
     case .refused: "refused"
     case .dropped: "dropped"
+    case .deferred: "deferred"
     case .shed: "shed"
     case .tlsFailed: "tls-failed"
     case .wouldSlow: "would-slow"
     case .wouldTarpit: "would-tarpit"
     case .wouldRefuse: "would-refuse"
     }
+  }
+}
+
+extension Verdict {
+  /// The word as metrics write it.
+  fileprivate var counterName: String { String(word.map { $0 == "-" ? "_" : $0 }) }
+}
+
+/// How many sessions came to each verdict.
+package struct VerdictCounts: BitwiseCopyable, Sendable, Equatable {
+  private var counts = InlineArray<12, UInt64>(repeating: 0)
+
+  package subscript(verdict: Verdict) -> UInt64 {
+    get { counts[Int(verdict.rawValue)] }
+    set { counts[Int(verdict.rawValue)] = newValue }
+  }
+
+  package static func == (a: VerdictCounts, b: VerdictCounts) -> Bool {
+    Verdict.allCases.allSatisfy { a[$0] == b[$0] }
   }
 }
 
@@ -134,6 +156,8 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
   package var observed = false
   /// For `.disconnect`.
   package var verdict = Verdict.pass
+  /// Whose downstream it is, for `.downstreamDown` and `.downstreamUp`: each worker finds out for itself.
+  package var worker: UInt16 = 0
   /// Microseconds of the matter at hand: a delay, how long it held, how long until it may try again.
   package var micros: Int64 = 0
   /// The session's length, in microseconds.
@@ -340,6 +364,8 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
   /// Failures at other workers that were counted here too.
   package var loginsHeardOf: UInt64 = 0
   package var spliced: UInt64 = 0
+  /// Closing lines by what became of the session, whether they were written or left out.
+  package var verdicts = VerdictCounts()
   // Gauges: as things are now.
   package var held: UInt64 = 0
   package var waiting: UInt64 = 0
@@ -373,6 +399,9 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
       ("tls_links", false, \.linksSecured), ("logins_failed", false, \.loginsFailed),
       ("logins_heard_of", false, \.loginsHeardOf),
       ("tls_passed_on", false, \.spliced),
+    ]
+      + Verdict.allCases.map { ("verdict_" + $0.counterName, false, \.verdicts[$0]) }
+      + [
       ("held", true, \.held),
       ("waiting", true, \.waiting), ("dripping", true, \.dripping), ("talking", true, \.talking),
       ("links", true, \.links), ("tls_sessions", true, \.tlsSessions),

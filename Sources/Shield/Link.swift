@@ -186,7 +186,9 @@ extension Engine {
   mutating func noteDownstream(up: Bool, now: Instant) {
     if downstream.isUp != up {
       if !(downstream.isUp == nil && up) {
-        journal.append(JournalEntry(up ? .downstreamUp : .downstreamDown, at: now))
+        var entry = JournalEntry(up ? .downstreamUp : .downstreamDown, at: now)
+        entry.worker = UInt16(truncatingIfNeeded: worker)
+        journal.append(entry)
       }
       downstream.isUp = up
     }
@@ -319,6 +321,7 @@ extension Engine {
       let written = arena.append(into: room) { out in OwnReply.downstreamLost.write(into: &out) }
       sessions[s].outEnd += Int32(written)
       counters.tempfailedByUs += 1
+      noteDeferral(i, verb, .downstreamLost, isAtHand: false, now: now)
       tally(s, verb, good: false)
     }
     return true

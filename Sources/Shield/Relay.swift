@@ -737,6 +737,8 @@ extension Engine {
       accepted.recipients = sessions[s].acceptedRecipients
       // The last one said, which is kept, may be one that was refused.
       if sessions[s].flags.contains(.refusedRecipient) { accepted.text.recipientCount = 0 }
+      // It holds the number under which the server's own log goes on.
+      accepted.quoteFirstLine(arena.span(linkReply(l).prefix(Int(links[l].replyCount))))
       journal.append(accepted)
       earnedTrust(i, now: now)
     }

@@ -489,27 +489,3 @@ struct SignalQueue {
     return number > 0 ? number : nil
   }
 }
-
-/// The counters on one screen.
-enum Statistics {
-  static func lines(_ snapshot: Snapshot) -> [String] {
-    var words: [String] = []
-    for field in Counters.fields {
-      words.append("\(field.name)=\(snapshot.engine[keyPath: field.path])")
-    }
-    let ring = snapshot.ring
-    let driver = snapshot.driver
-    return [
-      "STATS " + words.joined(separator: " "),
-      "STATS ring enters=\(ring.enters) submissions=\(ring.submissions) "
-        + "completions=\(ring.completions) sq_full=\(ring.sqFull) cq_overflow=\(ring.cqOverflow) "
-        + "no_buffers=\(ring.noBuffers) retries=\(ring.retries) "
-        + "accept_errors=\(driver.acceptErrors) descriptors_exhausted=\(driver.descriptorsExhausted) "
-        + "vanished=\(driver.vanishedBeforeAccept) canceled=\(driver.canceled) stale=\(driver.stale) "
-        + "installs=\(driver.installs) journal_dropped=\(snapshot.journalDropped) "
-        + "logins_unheard=\(snapshot.loginsUnheard) "
-        + "downstream_up=\(snapshot.downstreamUp.map { $0 ? "1" : "0" } ?? "unknown")"
-        + (snapshot.tlsCertificateDays.map { " tls_certificate_days=\($0)" } ?? ""),
-    ]
-  }
-}

@@ -207,4 +207,37 @@ struct JournalTextTests {
     #expect("\(problem)" == "a.yaml:3:5: warning: odd")
     #expect(problem.text(namingSeverity: false) == "a.yaml:3:5: odd")
   }
+
+  @Test(
+    "the server's own number of a message is found in what it answers",
+    arguments: [
+      ("250 2.0.0 Ok: queued as 4fLx0Z1BQzz5P\r\n", "4fLx0Z1BQzz5P", "Postfix"),
+      ("250 2.0.0 Ok: queued as 12345ABCDE.\r\n", "12345ABCDE", "a full stop behind it"),
+      ("250 OK id=1rVxyz-0000AB-1C\r\n", "1rVxyz-0000AB-1C", "Exim"),
+      ("250 OK id=1tHnZb-00000000abc-0dEf\r\n", "1tHnZb-00000000abc-0dEf", "Exim 4.97"),
+      (
+        "250 2.0.0 4AUFnXxA001234 Message accepted for delivery\r\n", "4AUFnXxA001234",
+        "Sendmail"
+      ),
+      ("250 2.0.0 5e4f3a2b Message accepted for delivery\r\n", "5e4f3a2b", "OpenSMTPD"),
+      (
+        "250 2.6.0 <a@b> [InternalId=4711, Hostname=ex.example] 12 bytes in 0.1, Queued mail for delivery",
+        "4711", "Exchange"
+      ),
+      ("250 Message Queued (5C4E-1.1)\r\n", "5C4E-1.1", "Haraka"),
+      ("250 ok 1700000000 qp 12345\r\n", "12345", "qmail"),
+      ("250 2.0.0 Message queued with id 1f2e3d.\r\n", "1f2e3d", "Stalwart"),
+      ("250 2.0.0 Ok\r\n", nil, "none"),
+      ("250 2.0.0 Message accepted for delivery\r\n", nil, "the enhanced code is none"),
+      ("250 Ok: queued as \r\n", nil, "nothing behind it"),
+      ("250 Ok: queued as a\u{1B}[2Jb reason=x\r\n", "a", "no control characters"),
+      ("250 Ok: queued as \(String(repeating: "x", count: 65))\r\n", nil, "too long"),
+    ] as [(String, String?, String)])
+  func queueIDs(reply: String, id: String?, reason: String) {
+    #expect(QueueID.find(in: Array(reply.utf8)) == id, "\(reason)")
+    var message = entry(.accepted) { $0.quoteFirstLine(Array(reply.utf8).span) }
+    message.text.heloCount = UInt8(fill(&message.text.helo, "c.test"))
+    let number = id.map { " queue_id=\($0)" } ?? ""
+    #expect(line(message).hasPrefix("ACCEPTED from [192.0.2.7]:4321 \(self.id)\(number) proto="))
+  }
 }

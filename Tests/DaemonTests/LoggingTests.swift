@@ -147,6 +147,71 @@ struct FloodGateTests {
   }
 }
 
+struct LogChoiceTests {
+  private func closing(_ verdict: Verdict, messages: UInt32 = 0, observed: Bool = true)
+    -> JournalEntry
+  {
+    var entry = JournalEntry(.disconnect, at: .origin)
+    entry.verdict = verdict
+    entry.messages = messages
+    entry.observed = observed
+    return entry
+  }
+
+  @Test("what is left out of closing lines is told for each verdict")
+  func verdicts() {
+    var gate = FloodGate(linesPerSecond: 1)
+    for verdict in [Verdict.wouldRefuse, .wouldRefuse, .wouldRefuse, .pass, .pass] {
+      _ = gate.admits(closing(verdict).floodKind, now: .origin)
+    }
+    #expect(
+      gate.flush(now: .origin) == [
+        "... 1 more DISCONNECT verdict=pass line in 1 s",
+        "... 2 more DISCONNECT verdict=would-refuse lines in 1 s",
+      ])
+  }
+
+  @Test("closing lines of mail that was accepted while we look on are always written, no others")
+  func always() {
+    #expect(closing(.wouldRefuse, messages: 1).isAlwaysWritten)
+    #expect(closing(.delivered, messages: 1).isAlwaysWritten)
+    #expect(!closing(.wouldRefuse).isAlwaysWritten)
+    #expect(!closing(.delivered, messages: 1, observed: false).isAlwaysWritten)
+    #expect(!JournalEntry(.connect, at: .origin).isAlwaysWritten)
+  }
+
+  @Test("what would have been done is counted apart from what was done")
+  func would() {
+    var tarpit = JournalEntry(.tarpit, at: .origin)
+    #expect(tarpit.floodKind == "TARPIT")
+    tarpit.observed = true
+    #expect(tarpit.floodKind == "TARPIT would")
+    var rate = JournalEntry(.rateLimit, at: .origin)
+    rate.observed = true
+    #expect(rate.floodKind == "RATE")
+    rate.reply = 421
+    #expect(rate.floodKind == "RATE would be")
+  }
+
+  @Test("the downstream is down with the first worker, up with the last, and said to be so once each")
+  func standing() {
+    var standing = DownstreamStanding()
+    func said(_ event: Event, _ worker: UInt16) -> Bool {
+      var entry = JournalEntry(event, at: .origin)
+      entry.worker = worker
+      return standing.isNews(entry)
+    }
+    let down = [said(.downstreamDown, 0), said(.downstreamDown, 1), said(.downstreamDown, 2)]
+    #expect(down == [true, false, false])
+    let up = [said(.downstreamUp, 1), said(.downstreamUp, 2), said(.downstreamUp, 0)]
+    #expect(up == [false, false, true])
+    // A line that was lost (the journal was full) leaves nothing that cannot be put right.
+    let again = [said(.downstreamUp, 0), said(.downstreamDown, 1), said(.downstreamUp, 1)]
+    #expect(again == [false, true, true])
+    #expect(said(.connect, 0) && said(.connect, 0))
+  }
+}
+
 struct LogSinkTests {
   private static func pipe() -> (read: Int32, write: Int32) {
     var ends: [Int32] = [0, 0]
@@ -184,6 +249,20 @@ struct LogSinkTests {
         sluice/smtpd[42]: warning: two lines b=2
 
         """)
+  }
+
+  @Test("where the journal puts the program's name before a line, it is not in the line again")
+  func journal() {
+    let ends = Self.pipe()
+    defer {
+      close(ends.read)
+      close(ends.write)
+    }
+    let sink = LogSink(descriptor: ends.write, stamp: .priority)
+    let logger = Logger(label: "x") { _ in LineLogHandler(component: "smtpd", sink: sink, pid: 42) }
+    logger.info("CONNECT from [192.0.2.1]:25")
+    logger.warning("odd")
+    #expect(Self.drain(ends.read) == "<6>CONNECT from [192.0.2.1]:25\n<4>warning: odd\n")
   }
 
   @Test(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Foundation
 import Personas
+import Shield
 import Structures
 import Suspicion
 import Testing
@@ -99,6 +100,26 @@ struct ManualTests {
       #expect(row[3].count > 10, "\(key.key) needs a sentence")
     }
     for stage in Awaited.allCases { #expect(parts[0].contains("`\(stage.name)`")) }
+  }
+
+  @Test("the page on the log explains every counter, every verdict and every event")
+  func counters() throws {
+    let page = try contents("docs/logs.md")
+    let rows = page.split(separator: "\n").filter { $0.hasPrefix("| `") }
+    /// The names in the first cell, each in backquotes.
+    let explained = Set(
+      rows.flatMap { row in
+        row.split(separator: "|")[0].matches(of: /`([^`]+)`/).map { String($0.output.1) }
+      })
+    var snapshot = Snapshot()
+    snapshot.tlsCertificateDays = 1
+    for figure in Statistics.engine(snapshot) + Statistics.ring(snapshot) {
+      #expect(explained.contains(figure.name), "\(figure.name)")
+    }
+    for verdict in Verdict.allCases { #expect(explained.contains(verdict.word), "\(verdict)") }
+    for event in Event.allCases where event != .wouldDelay {
+      #expect(explained.contains(event.word), "\(event)")
+    }
   }
 
   @Test("the manual cites only sections of RFC 5321 that were looked up")

@@ -412,10 +412,15 @@ class Sink:
 class Recorder:
     """A downstream of a few lines that keeps every byte it was sent, and how each connection ended.
 
-    `replies` are pairs of how a command begins and what is said to it; the first that fits counts."""
+    `replies` are pairs of how a command begins and what is said to it; the first that fits counts. `dot_reply` is said
+    to the end of a message."""
 
-    def __init__(self, keywords=("PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES"), dot_delay=0.0, replies=()):
+    def __init__(
+        self, keywords=("PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES"), dot_delay=0.0, replies=(),
+        dot_reply=b"250 2.0.0 Ok",
+    ):
         self.keywords = keywords
+        self.dot_reply = dot_reply
         self.replies = replies
         self.dot_delay = dot_delay
         self.received = []
@@ -467,7 +472,7 @@ class Recorder:
             ready, _, _ = select.select([peer], [], [], self.dot_delay)
             if ready:
                 self.cut_before_reply += 1
-        peer.sendall(b"250 2.0.0 Ok\r\n")
+        peer.sendall(self.dot_reply + b"\r\n")
         self.replied_to_dot += 1
 
     def _command(self, peer, line):

@@ -55,6 +55,61 @@ struct JournalTests {
     let closing = try #require(Self.closing(events))
     #expect(closing.verdict == verdict && closing.reply == reply, "\(closing.verdict)")
     #expect(shield.driver.engine.counters.refused == refused)
+    #expect(shield.driver.engine.counters.verdicts[verdict] == 1)
+    // Who is told a code has the line that tools count, and nobody else.
+    #expect(events.filter { $0.event == .reject }.map(\.reply) == (reply > 0 ? [reply] : []))
+  }
+
+  @Test("over the concurrency: a reject line with the words that the client hears")
+  func concurrency() throws {
+    var shield = shield(policy(rates: "10.0.0.0/8 concurrency=1 over=tempfail\n"))
+    _ = shield.arrive("10.1.2.3")
+    _ = shield.events()
+    let secondFound = shield.arrive("10.1.2.3", port: 40_001)
+    let second = try #require(secondFound)
+    #expect(shield.heard(second).hasPrefix("421 4.7.0"))
+    let rejectFound = shield.events().first { $0.event == .reject }
+    let reject = try #require(rejectFound)
+    #expect(reject.said == .crowded && reject.reply == 421 && reject.rateRule > 0)
+  }
+
+  @Test(
+    "mail put off because the server behind is not there has a reject line with its 451, and the verdict says so",
+    arguments: [Mode.enforce, .observe])
+  func deferred(mode: Mode) throws {
+    var shield = shield(policy { $0.mode = mode })
+    shield.downstream.rules = [.init(prefix: "MAIL", answer: .close)]
+    let clientFound = shield.arrive("10.1.2.3")
+    let client = try #require(clientFound)
+    _ = shield.banner(client)
+    #expect(shield.ask(client, "EHLO a.example.org\r\n").hasPrefix("250"))
+    #expect(shield.ask(client, "MAIL FROM:<a@b.c>\r\n").hasPrefix("451 4.3.0"))
+    _ = shield.ask(client, "QUIT\r\n")
+    let events = shield.events()
+    let reject = try #require(events.first { $0.event == .reject })
+    #expect(reject.verb == .mail && reject.own == .downstreamLost && reject.reply == 451)
+    #expect(words(reject.text.sender, reject.text.senderCount) == "<a@b.c>")
+    let closing = try #require(Self.closing(events))
+    #expect(closing.verdict == .deferred)
+    #expect(shield.driver.engine.counters.verdicts[.deferred] == 1)
+  }
+
+  @Test("a message lost at its end says END-OF-MESSAGE; one that is delivered at the second try is delivered")
+  func deferredAtTheDot() throws {
+    var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
+    shield.downstream.rules = [.init(prefix: "dot", answer: .close)]
+    let clientFound = shield.arrive("10.1.2.3")
+    let client = try #require(clientFound)
+    _ = shield.banner(client)
+    #expect(shield.deliver(client).hasPrefix("451"))
+    let rejectFound = shield.events().first { $0.event == .reject }
+    let reject = try #require(rejectFound)
+    #expect(reject.verb == .data && reject.stage == .endOfData && reject.own == .downstreamLost)
+    #expect(words(reject.text.recipient, reject.text.recipientCount) == "<d@e.f>")
+    shield.downstream.rules = []
+    #expect(shield.deliver(client).hasPrefix("250"))
+    _ = shield.ask(client, "QUIT\r\n")
+    #expect(Self.closing(shield.events())?.verdict == .delivered)
   }
 
   @Test("a recipient over the rate has a reject line that names it")
@@ -188,6 +243,8 @@ struct JournalTests {
     let events = shield.events()
     let accepted = try #require(events.first { $0.event == .accepted })
     #expect(accepted.recipients == 2 && accepted.text.recipientCount == 0)
+    let answer = (0..<Int(accepted.quoteKept)).map { accepted.quote[$0] }
+    #expect(String(decoding: answer, as: UTF8.self) == "250 2.0.0 Taken\r\n")
     #expect(events.contains { $0.event == .passOld } && !events.contains { $0.event == .passNew })
     let reject = try #require(events.first { $0.event == .reject })
     let quote = (0..<Int(reject.quoteKept)).map { reject.quote[$0] }

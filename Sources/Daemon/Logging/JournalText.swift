@@ -108,7 +108,8 @@ package struct JournalText {
         "POSSIBLE DUPLICATE \(id): the client left before the reply to a message that was accepted"
     case .proxyRefused: return "PROXY refused from \(from): \(entry.subject.words)"
     case .accepted:
-      return "ACCEPTED from \(from) \(id) \(envelope(entry))"
+      let number = QueueID.find(in: quoted(entry)).map { " queue_id=\($0)" } ?? ""
+      return "ACCEPTED from \(from) \(id)\(number) \(envelope(entry))"
     case .secured: return "TLS from \(from) \(id) \(tls(entry.tls))"
     case .notSecured: return "TLS FAILED \(from) \(id): \(entry.subject.words)"
     case .spliced:

@@ -3,7 +3,8 @@ import Glibc
 package import Logging
 import Synchronization
 
-/// A swift-log handler that writes `sluice/component[pid]: message`, the form Postfix's log tools read.
+/// A swift-log handler that writes `sluice/component[pid]: message`, the form Postfix's log tools read; the tag not where
+/// the sink's reader puts one.
 ///
 /// Not for a client's bytes: those go through `escape` first. Kept: one event is one line, whatever is in
 /// its text.
@@ -22,7 +23,7 @@ package struct LineLogHandler: LogHandler {
     component: String, sink: LogSink, level: Logger.Level = .info, name: String = "sluice",
     pid: Int32 = getpid()
   ) {
-    tag = "\(name)/\(component)[\(pid)]: "
+    tag = sink.isTagged ? "" : "\(name)/\(component)[\(pid)]: "
     self.sink = sink
     logLevel = level
   }

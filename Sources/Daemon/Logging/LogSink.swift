@@ -33,6 +33,12 @@ package final class LogSink: Sendable {
   /// A line is written by one call, which a pipe takes whole or not at all up to PIPE_BUF.
   package static let lineMax = 4_096
 
+  /// Whether whoever reads the lines puts the program's name and number before them: then they must not say it again.
+  /// The journal does (`sluice/smtpd[812]: `, by the unit's SyslogIdentifier), and log tools read one tag.
+  package var isTagged: Bool {
+    if case .priority = stamp { true } else { false }
+  }
+
   package let path: String?
   private let stamp: Stamp
   private let state: Mutex<State>

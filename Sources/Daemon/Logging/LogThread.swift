@@ -52,12 +52,16 @@ final class LogThread: Sendable {
     var entries: [JournalEntry] = []
     entries.reserveCapacity(JournalQueue.portion)
     var gate = FloodGate(linesPerSecond: floodLines)
+    var standing = DownstreamStanding()
     while true {
       let (policy, isFinishing) = state.withLock { ($0.policy, $0.isFinishing) }
       let text = JournalText(policy: policy, downstream: downstream)
       let dropped = queue.take(&entries)
       for entry in entries {
-        if gate.admits(entry.event.word, now: entry.at) { write(entry, text) }
+        guard standing.isNews(entry) else { continue }
+        if entry.isAlwaysWritten || gate.admits(entry.floodKind, now: entry.at) {
+          write(entry, text)
+        }
       }
       let now = Instant(microseconds: MonotonicClock.now() - origin)
       let summaries = isFinishing ? gate.flush(now: now) : gate.due(now: now)
