@@ -47,6 +47,18 @@ package struct Capabilities: Sendable, BitwiseCopyable {
       .pipelining, .size, .eightBitMIME, .smtputf8, .dsn, .enhancedStatusCodes, .starttls, .auth,
       .requiretls, .limits,
     ]
+
+    /// Which parameters a server that offers these, being the downstream, can be sent.
+    package func parameters(role: Role) -> ParameterSet {
+      var set = ParameterSet()
+      if contains(.size) { set.insert(.size) }
+      if contains(.eightBitMIME) { set.insert(.body) }
+      if contains(.smtputf8) { set.insert(.smtputf8) }
+      if contains(.dsn) { set.formUnion(.ofDSN) }
+      if contains(.requiretls) { set.insert(.requiretls) }
+      if contains(.auth) && role == .outbound { set.insert(.auth) }
+      return set
+    }
   }
 
   /// On which side of the MTA Sluice stands.
@@ -208,25 +220,33 @@ package struct Capabilities: Sendable, BitwiseCopyable {
       offer.auth = auth
       offer.authLength = authLength
     }
-    if offer.keywords.contains(.size) { offer.sizeMax = smaller(own.sizeMax, sizeMax) }
+    if offer.keywords.contains(.size) { offer.sizeMax = smallerLimit(own.sizeMax, sizeMax) }
     if offer.keywords.contains(.limits) {
-      offer.recipientsMax = smaller(own.recipientsMax, recipientsMax)
-      offer.mailsMax = smaller(own.mailsMax, mailsMax)
-      offer.recipientDomainsMax = smaller(own.recipientDomainsMax, recipientDomainsMax)
+      offer.recipientsMax = smallerLimit(own.recipientsMax, recipientsMax)
+      offer.mailsMax = smallerLimit(own.mailsMax, mailsMax)
+      offer.recipientDomainsMax = smallerLimit(own.recipientDomainsMax, recipientDomainsMax)
     }
     return offer
   }
 
-  /// Which parameters this server, being the downstream, can be sent.
-  package func parameters(role: Role) -> ParameterSet {
-    var set = ParameterSet()
-    if keywords.contains(.size) { set.insert(.size) }
-    if keywords.contains(.eightBitMIME) { set.insert(.body) }
-    if keywords.contains(.smtputf8) { set.insert(.smtputf8) }
-    if keywords.contains(.dsn) { set.formUnion(.ofDSN) }
-    if keywords.contains(.requiretls) { set.insert(.requiretls) }
-    if keywords.contains(.auth) && role == .outbound { set.insert(.auth) }
-    return set
+  /// What two servers have in common, each limit the smaller one.
+  package func common(_ other: Capabilities) -> Capabilities {
+    var both = Capabilities()
+    both.keywords = keywords.intersection(other.keywords)
+    both.sizeMax = smallerLimit(sizeMax, other.sizeMax)
+    both.recipientsMax = smallerLimit(recipientsMax, other.recipientsMax)
+    both.mailsMax = smallerLimit(mailsMax, other.mailsMax)
+    both.recipientDomainsMax = smallerLimit(recipientDomainsMax, other.recipientDomainsMax)
+    let (mine, theirs) = (auth.span.extracting(0..<Int(authLength)), other.auth.span)
+    var start = 0
+    while start < mine.count {
+      let end = mine.first(0x20, in: start..<mine.count) ?? mine.count
+      if theirs.extracting(0..<Int(other.authLength)).hasWord(mine.extracting(start..<end)) {
+        both.addMechanism(mine, start..<end)
+      }
+      start = end + 1
+    }
+    return both
   }
 
   /// Writes the 250 reply to EHLO that offers this, and nothing that may never be offered.
@@ -282,8 +302,21 @@ package struct Capabilities: Sendable, BitwiseCopyable {
   }
 }
 
+extension Span<UInt8> {
+  /// Whether a word is among these, which have a space between two.
+  fileprivate func hasWord(_ word: Span<UInt8>) -> Bool {
+    var start = 0
+    while start < count {
+      let end = first(0x20, in: start..<count) ?? count
+      if equalsIgnoringCase(extracting(start..<end), word) { return true }
+      start = end + 1
+    }
+    return false
+  }
+}
+
 /// The smaller of two limits of which 0 is none.
-private func smaller<Limit: FixedWidthInteger>(_ a: Limit, _ b: Limit) -> Limit {
+package func smallerLimit<Limit: FixedWidthInteger>(_ a: Limit, _ b: Limit) -> Limit {
   if a == 0 { return b }
   return b == 0 ? a : min(a, b)
 }

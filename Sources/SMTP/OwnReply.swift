@@ -16,6 +16,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case messageRate, recipientRate, rateRefused
   case authenticationLost, tooManyLogins, loginSyntax, loginTooLong, encryptionNeeded
   case readyForTLS, tlsUnavailable, clearBehindSTARTTLS
+  case parameterNotNow, loginNotNow, offersUnknown
   case downstreamUnavailable, downstreamLost, transactionLost, noDownstreamRoom, clientUnnamed
 
   package var code: UInt16 { parts.code }
@@ -86,6 +87,13 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
       (538, "5.7.11 Encryption required for requested authentication mechanism")
     case .authenticationLost:
       (421, "4.3.0 Service unavailable: mail server lost, please connect and log in again")
+    // RFC 5321, 4.2.4: 555 would be for good.
+    case .parameterNotNow:
+      (455, "4.3.3 Mail server does not offer this parameter at present, try again later")
+    case .loginNotNow:
+      (454, "4.7.0 Temporary authentication failure: mail server offers none at present")
+    case .offersUnknown:
+      (421, "4.3.2 Service unavailable: mail server not reached yet, try again later")
     case .downstreamUnavailable:
       (451, "4.4.1 Service unavailable: mail server does not answer, try again later")
     case .downstreamLost: (451, "4.3.0 Service unavailable: mail server lost, try again later")

@@ -177,13 +177,13 @@ extension Engine {
     return beginsLogin(arena.span(region))
       && policy.role(ofListener: Int(connections[i].listener)) == .outbound
       && sessions[s].flags.contains(.extended) && !sessions[s].flags.contains(.authenticated)
-      && offered(i).keywords.contains(.auth)
+      && sessions[s].offered.contains(.auth)
   }
 
   /// Whether commands may go downstream ahead of replies: the client was offered it and so were we.
   private func mayPipeline(_ s: Int) -> Bool {
     let l = Int(sessions[s].link)
-    return l >= 0 && links[l].state == .busy && links[l].pipelines
+    return l >= 0 && links[l].state == .busy && links[l].offer.keywords.contains(.pipelining)
       && sessions[s].flags.contains(.extended) && !sessions[s].flags.contains(.skipping)
   }
 
@@ -526,17 +526,35 @@ extension Engine {
     // RFC 5321, 4.1.4: a second EHLO is a reset. The downstream was told the first name.
     resetTransaction(i)
     dropLink(of: i, now: now, into: &effects)
+    sessions[s].flags.subtract(.greeting)
+    let isExtended = sessions[s].verb == .ehlo
+    if isExtended { sessions[s].flags.insert(.extended) }
+    if isExtended && mustAskFirst(now: now) && downstream.offers.probe != .failed {
+      forward(i, now: now, into: &effects)
+    } else if isExtended {
+      helloFromOthers(i, now: now, into: &effects)
+    } else {
+      // It is told nothing, and what it uses all the same its own connection decides.
+      var anything = Capabilities()
+      anything.keywords = .carried
+      sayHello(
+        i, offered(i, of: downstream.offers.all ?? anything), now: now, into: &effects)
+    }
+  }
+
+  /// The reply to EHLO or HELO: what of `offers` it may name.
+  mutating func sayHello(
+    _ i: Int, _ offers: Capabilities, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(connections[i].session)
     sessions[s].flags.insert(.greeted)
-    sessions[s].flags.remove(.authenticated)
-    sessions[s].flags.remove(.authenticating)
-    let extended = sessions[s].verb == .ehlo
-    if extended { sessions[s].flags.insert(.extended) } else { sessions[s].flags.remove(.extended) }
+    sessions[s].offered = offers.keywords
+    let isExtended = sessions[s].verb == .ehlo
     let room = outbox(s).from(Int(sessions[s].outEnd))
-    let offered = offered(i)
     let host = policy.hostnameBytes
     let written = arena.append(into: room) { out in
-      if extended {
-        _ = offered.writeEHLOReply(hostname: host.span, into: &out)
+      if isExtended {
+        _ = offers.writeEHLOReply(hostname: host.span, into: &out)
       } else {
         writeHELOReply(hostname: host.span, into: &out)
       }
@@ -557,22 +575,6 @@ extension Engine {
     guard isName(name) else { return }
     arena.move(name, to: heloRegion(s).offset)
     sessions[s].heloCount = UInt8(name.count)
-  }
-
-  /// What this listener's clients are offered: what Sluice carries of what the downstream offers.
-  func offered(_ i: Int) -> Capabilities {
-    var own = Capabilities()
-    own.keywords = .carried
-    if namesTLS(i) { own.keywords.insert(.starttls) }
-    if !offersAuth(i) { own.keywords.remove(.auth) }
-    if connections[i].flags.contains(.encrypted) && downstream.tls == .verify {
-      own.keywords.insert(.requiretls)
-    }
-    own.sizeMax = policy.session.messageBytes
-    own.recipientsMax = UInt32(clamping: policy.session.recipients)
-    let role = policy.role(ofListener: Int(connections[i].listener))
-    return downstream.capabilities.offered(
-      by: own, role: role == .outbound ? .outbound : .inbound)
   }
 
   func isPrintable(_ region: Region) -> Bool {

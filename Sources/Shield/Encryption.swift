@@ -19,9 +19,8 @@ extension Engine {
   }
 
   /// Whether STARTTLS is in the reply to EHLO: ours, or the downstream's.
-  func namesTLS(_ i: Int) -> Bool {
-    offersTLS(i)
-      || tlsMode(i) == .passThrough && downstream.capabilities.keywords.contains(.starttls)
+  func namesTLS(_ i: Int, _ theirs: Capabilities) -> Bool {
+    offersTLS(i) || tlsMode(i) == .passThrough && theirs.keywords.contains(.starttls)
   }
 
   /// Whether a log-in may be offered: not where others can read it, unless the operator asks for it.

@@ -163,7 +163,7 @@ extension Engine {
   ) {
     let isXCLIENT = downstream.identity == .xclient
     guard code == (isXCLIENT ? 220 : 250) else {
-      linkFailed(l, .identityRefused, now: now, into: &effects)
+      linkRefused(l, .identityRefused, code, now: now, into: &effects)
       return
     }
     if sayClientLine(l, isXCLIENT ? "XCLIENT" : "XFORWARD", now: now, into: &effects) { return }

@@ -10,7 +10,7 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     rateLimit,
     reject, hangup, timeout, limit, shed, disconnect, downstreamDown, downstreamUp,
     downstreamFailed, possibleDuplicate, accepted, secured, notSecured, downstreamClear, spliced,
-    proxyRefused
+    proxyRefused, downstreamUnlike
 
   /// The word the line begins with.
   package var word: String {
@@ -41,6 +41,7 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .downstreamClear: "DOWNSTREAM IN CLEAR"
     case .spliced: "TLS PASSED ON"
     case .proxyRefused: "PROXY refused"
+    case .downstreamUnlike: "DOWNSTREAM UNLIKE"
     }
   }
 }
@@ -145,6 +146,8 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
   /// The load balancer that spoke for the client, for `.connect`; the unspecified address for none.
   package var via = Address(high: 0, low: 0)
   package var listener: UInt8 = 0
+  /// Which of the downstream's addresses, for `.downstreamFailed`.
+  package var server: UInt8 = 0
   package var tier: Tier = .clean
   package var signals = SignalSet()
   /// The signal, for `.signal`.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
 import SMTP
-import Structures
+package import Structures
 import Suspicion
 
 /// What is known of the downstream.
@@ -13,8 +13,8 @@ struct Downstream: Sendable {
   /// Until when an opportunistic downstream whose TLS does not work is spoken to in clear.
   var clearUntil = Instant.origin
   static let clearFor: Int64 = 300_000_000
-  /// What its EHLO offered last. Until it has been asked, only what Sluice does by itself.
-  var capabilities = Capabilities()
+  var offers = KnownOffers()
+  var servers = ServerChoice()
   /// Whether the last attempt to reach it worked; nil before the first.
   var isUp: Bool?
   /// How often it is asked again, in microseconds.
@@ -40,12 +40,20 @@ extension Engine {
 
   // MARK: Opening
 
+  /// How many addresses the downstream has from now on; the next probe looks at them at once.
+  package mutating func setServers(count: Int, now: Instant) {
+    downstream.servers.adopt(count: count)
+    downstream.nextProbe = now
+  }
+
   /// Opens a connection to the downstream.
   ///
-  /// - Parameter s: the session it is for; -1 for a probe.
+  /// - Parameters:
+  ///   - s: the session it is for; -1 for a probe.
+  ///   - failed: the connection in whose place it is made, at the next address.
   /// - Returns: its number; nil if there is no room for one.
   mutating func openLink(
-    for s: Int, now: Instant, into effects: inout EffectQueue
+    for s: Int, inPlaceOf failed: Int? = nil, now: Instant, into effects: inout EffectQueue
   ) -> Int? {
     let isKnown = s >= 0 && connections[Int(sessions[s].owner)].tier == .known
     let reserved = Int(Double(limits.downstreamConnections) * policy.reservedForKnown)
@@ -58,10 +66,52 @@ extension Engine {
     links[l].session = Int32(s)
     links[l].isProbe = s < 0
     links[l].state = .connecting
+    if let failed {
+      links[l].server = UInt8(downstream.servers.next(after: Int(links[failed].server)))
+      links[l].addressesTried = links[failed].addressesTried + 1
+    } else {
+      links[l].server = UInt8(downstream.servers.first)
+    }
     counters.linksOpened += 1
-    setLinkTimer(l, policy.timeouts.connect, now: now)
-    effects.append(.connect(slot(link: l), server: 0))
+    setLinkTimer(l, connectTimeout(l), now: now)
+    effects.append(.connect(slot(link: l), server: Int(links[l].server)))
     return l
+  }
+
+  /// How long the address at hand may take: where others follow, a part of the time that there is for one.
+  private func connectTimeout(_ l: Int) -> Int64 {
+    let whole = policy.timeouts.connect
+    if Int(links[l].addressesTried) + 1 >= downstream.servers.count { return whole }
+    return max(whole / Int64(downstream.servers.count), min(whole, 2_000_000))
+  }
+
+  /// Goes on to the next address where a connection could not be made.
+  ///
+  /// - Returns: false if all were tried, or there is no room for another connection.
+  private mutating func connectElsewhere(
+    _ l: Int, now: Instant, into effects: inout EffectQueue
+  ) -> Bool {
+    downstream.servers.failed(Int(links[l].server))
+    let s = Int(links[l].session)
+    guard Int(links[l].addressesTried) + 1 < downstream.servers.count,
+      let other = openLink(for: s, inPlaceOf: l, now: now, into: &effects)
+    else { return false }
+    noteFailure(l, .connect, now: now)
+    if s >= 0 { sessions[s].link = Int32(other) }
+    links[l].isProbe = false
+    abandonLink(l, into: &effects)
+    return true
+  }
+
+  private mutating func noteFailure(_ l: Int, _ why: Subject, now: Instant) {
+    let s = Int(links[l].session)
+    var failure =
+      s >= 0
+      ? entry(.downstreamFailed, Int(sessions[s].owner), now: now)
+      : JournalEntry(.downstreamFailed, at: now)
+    failure.subject = why
+    failure.server = links[l].server
+    journal.append(failure)
   }
 
   mutating func setLinkTimer(_ l: Int, _ timeout: Int64, now: Instant) {
@@ -134,12 +184,20 @@ extension Engine {
     }
   }
 
-  /// Takes what the downstream's EHLO reply offers as what it offers from now on. All clients are offered that, so
-  /// it is not for anybody to say in clear who is on the way to a downstream that must be spoken to under TLS.
+  /// Takes what the reply to EHLO (or HELO, without a word of it) offers as what this connection offers from now on.
+  ///
+  /// All clients are offered what probes are, so it is not for anybody to say in clear who is on the way to a
+  /// downstream that must be spoken to under TLS, and what is offered to Sluice itself (before XCLIENT) is not theirs.
   mutating func learn(_ l: Int, _ offers: Capabilities) {
-    links[l].pipelines = offers.keywords.contains(.pipelining)
-    if links[l].isSecured || downstream.tls == .off || downstream.tls == .opportunistic {
-      downstream.capabilities = offers
+    links[l].offer = LinkOffer(offers)
+    let mayBeTold =
+      links[l].isSecured || downstream.tls == .off || downstream.tls == .opportunistic
+    if mayBeTold && !isUnintroduced(l) {
+      if links[l].isProbe {
+        downstream.offers.probeHeard(offers)
+      } else if links[l].state == .ehlo {
+        downstream.offers.clientHeard(offers)
+      }
     }
     let text = linkReply(l).prefix(Int(links[l].replyCount))
     let word: StaticString? =
@@ -168,6 +226,10 @@ extension Engine {
     }
     let i = Int(sessions[s].owner)
     guard sessions[s].phase == .opening else { return }
+    if sessions[s].verb == .ehlo {
+      ehloAnswered(i, l, now: now, into: &effects)
+      return
+    }
     if !connections[i].flags.contains(.passed) {
       connections[i].flags.insert(.passed)
       counters.passed += 1
@@ -198,6 +260,39 @@ extension Engine {
   private mutating func probeSoon(now: Instant) {
     downstream.nextProbe = min(
       downstream.nextProbe, now.after(microseconds: Downstream.probeRetry))
+  }
+
+  /// The downstream does not want to be spoken to: it refuses at the greeting, at EHLO or what it is told of the client.
+  ///
+  /// If it takes probes and knows who the client is, it is this client that it refuses, and its words go on.
+  mutating func linkRefused(
+    _ l: Int, _ why: Subject, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+  ) {
+    let s = Int(links[l].session)
+    guard s >= 0, sessions[s].phase == .opening, code >= 400, knowsClient(l),
+      downstream.offers.probe == .passed
+    else {
+      linkFailed(l, why, now: now, into: &effects)
+      return
+    }
+    probeSoon(now: now)
+    let i = Int(sessions[s].owner)
+    links[l].repliedVerb = nil
+    passReply(i, l, now: now)
+    loseTransaction(s)
+    dropLink(of: i, now: now, into: &effects)
+    finish(i)
+    goOn(i, after: code, now: now, into: &effects)
+  }
+
+  /// Whether what is answered on a link that is not ready yet may be about its client.
+  private func knowsClient(_ l: Int) -> Bool {
+    switch links[l].state {
+    case .greeting: downstream.identity.isHeader
+    case .ehlo, .helo: !isUnintroduced(l)
+    case .introducing: downstream.identity == .xclient
+    default: false
+    }
   }
 
   /// Whether the downstream may have refused this client and none but it: then only a probe can say more.
@@ -240,6 +335,7 @@ extension Engine {
       linkNotSecured(l, why, now: now, into: &effects)
       return
     }
+    if state == .connecting && connectElsewhere(l, now: now, into: &effects) { return }
     // What passes unread may end when it likes.
     let isOrderly = state == .spliced && why == .closed
     if !isOrderly { counters.linkFailures += 1 }
@@ -247,16 +343,12 @@ extension Engine {
     let why = cause(why, l)
     switch state {
     case .connecting, .greeting, .ehlo, .helo, .introducing, .starttls, .securing:
+      if links[l].isProbe { downstream.offers.probeFailed(isRefusal: state != .connecting) }
       if isAboutClient { probeSoon(now: now) } else { noteDownstream(up: false, now: now) }
     default: break
     }
     if !isOrderly && (state != .ready || s >= 0 && sessions[s].flags.contains(.mail)) {
-      var failure =
-        s >= 0
-        ? entry(.downstreamFailed, Int(sessions[s].owner), now: now)
-        : JournalEntry(.downstreamFailed, at: now)
-      failure.subject = why
-      journal.append(failure)
+      noteFailure(l, why, now: now)
     }
     closeLink(l, into: &effects)
     guard s >= 0 else { return }
@@ -265,6 +357,7 @@ extension Engine {
     sessions[s].link = -1
     sessions[s].flags.remove(.exchange)
     switch sessions[s].phase {
+    case .opening where sessions[s].verb == .ehlo: helloFromOthers(i, now: now, into: &effects)
     case .opening: answer(i, .downstreamUnavailable, now: now, into: &effects)
     case .forwarded:
       guard answerOutstanding(i, l, now: now) else {

@@ -22,7 +22,7 @@ extension Engine {
       answer(i, .badSequence, now: now, into: &effects)
     } else if !offersAuth(i) && offersTLS(i) {
       reject(i, .encryptionNeeded, now: now, into: &effects)
-    } else if !offered(i).keywords.contains(.auth) {
+    } else if !offersAuth(i) || !sessions[s].offered.contains(.auth) {
       answer(i, .notImplemented, now: now, into: &effects)
     } else if mayNotTry(i, now: now) {
       answer(i, .tooManyLogins, now: now, into: &effects)

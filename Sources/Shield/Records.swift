@@ -371,6 +371,8 @@ struct Session: BitwiseCopyable, Sendable {
   var link: Int32 = -1
   var phase = Phase.command
   var flags = SessionFlags()
+  /// What it was told in the reply to EHLO. After HELO, which tells nothing, what it would have been.
+  var offered = Capabilities.Keywords()
   /// The command being dealt with, and how many input bytes it takes with its line end.
   var verb = Verb.unknown
   var form = Command.Form.strict
@@ -542,8 +544,11 @@ struct Link: BitwiseCopyable, Sendable {
   /// How many recipients it was told, and how many of those it has answered: places in the ring of their paths.
   var recipientsTold: UInt8 = 0
   var recipientsAnswered: UInt8 = 0
-  /// Whether it takes commands ahead of its replies.
-  var pipelines = false
+  /// Which of the downstream's addresses it goes to, and how many were tried in vain before.
+  var server: UInt8 = 0
+  var addressesTried: UInt8 = 0
+  /// What it was offered, in the name of its client.
+  var offer = LinkOffer()
   /// Whether TLS is spoken on it, and whether the downstream is surely the right one.
   var isSecured = false
   var isVerified = false

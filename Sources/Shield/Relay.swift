@@ -25,6 +25,11 @@ extension Engine {
     }
     if l < 0 && connections[i].isNobody {
       // The downstream would take it for the balancer, whom it may trust.
+      if sessions[s].verb == .ehlo {
+        // A health check, as a rule: no mail is refused yet.
+        helloFromOthers(i, now: now, into: &effects)
+        return
+      }
       refuseHeader(.clientUnnamed, peer(i), now: now)
       answer(i, .clientUnnamed, now: now, into: &effects)
       return
@@ -32,11 +37,13 @@ extension Engine {
     let verb = sessions[s].verb
     let mayOpen =
       l < 0
-      && (verb == .mail || verb == .auth || verb == .starttls
+      && (verb == .mail || verb == .auth || verb == .starttls || verb == .ehlo
         || sessions[s].flags.contains(.parked))
     guard mayOpen, let opened = openLink(for: s, now: now, into: &effects) else {
-      if mayOpen {
-        limitReached(i, .links, now: now)
+      if mayOpen { limitReached(i, .links, now: now) }
+      if verb == .ehlo {
+        helloFromOthers(i, now: now, into: &effects)
+      } else if mayOpen {
         answer(i, .noDownstreamRoom, now: now, into: &effects)
       } else {
         transactionLost(i, now: now, into: &effects)
@@ -79,25 +86,36 @@ extension Engine {
       effects.append(.watch(slot(client: i)))
       return
     }
+    let verb = sessions[s].verb
+    if verb == .auth && sessions[s].flags.isDisjoint(with: .exchange)
+      && !links[l].offer.keywords.contains(.auth)
+    {
+      offeredLess(i, .loginNotNow, now: now, into: &effects)
+      return
+    }
+    if verb == .starttls && !links[l].offer.keywords.contains(.starttls) {
+      offeredLess(i, .tlsUnavailable, now: now, into: &effects)
+      return
+    }
     links[l].state = .busy
     sessions[s].phase = .forwarded
-    let verb = sessions[s].verb
     if verb == .auth {
       sayLogin(i, l, now: now, into: &effects)
       return
     }
     let utf8 = sessions[s].flags.contains(.utf8)
     // AUTH= is a claim about the sender that only a trusted peer may make (RFC 4954, 5): taken off.
-    let passing = downstream.capabilities.parameters(role: .inbound)
+    let passing = links[l].offer.keywords.parameters(role: .inbound)
     var isUnsupported = false
     let room = linkOut(l).from(Int(links[l].outEnd))
     let written = arena.transform(from: argument(s), into: room) { bytes, out in
       switch verb {
       case .mail:
         if case .parsed(let arguments) = MailArguments.parse(bytes) {
-          // This connection's own EHLO may have offered less than the last one did.
-          isUnsupported = !arguments.parameters.present.subtracting(.oursToCheck)
-            .isSubset(of: passing)
+          // The client was told more than its own connection was offered. BODY=7BIT says nothing.
+          var needed = arguments.parameters.present.subtracting(.oursToCheck)
+          if arguments.parameters.body == .sevenBit { needed.remove(.body) }
+          isUnsupported = !needed.isSubset(of: passing)
           if !isUnsupported {
             _ = writeMail(arguments, from: bytes, passing: passing, into: &out)
           }
@@ -122,7 +140,11 @@ extension Engine {
         return
       }
       links[l].state = .ready
-      answer(i, isUnsupported ? .unknownParameter : .commandTooLong, now: now, into: &effects)
+      if isUnsupported {
+        offeredLess(i, .parameterNotNow, now: now, into: &effects)
+      } else {
+        answer(i, .commandTooLong, now: now, into: &effects)
+      }
       return
     }
     if verb == .mail { keepMail(s, room.prefix(written)) }
@@ -253,11 +275,11 @@ extension Engine {
       let argument = region.prefix(command.argument.upperBound).from(command.argument.lowerBound)
       guard
         case .parsed(let arguments) = RcptArguments.parse(arena.span(argument), smtputf8: isUTF8),
-        !isUnsupported(arguments.parameters, offered(i)),
+        !isUnsupported(arguments.parameters, sessions[s].offered),
         arguments.parameters.present.isSubset(
-          of: downstream.capabilities.parameters(role: .inbound))
+          of: links[l].offer.keywords.parameters(role: .inbound))
       else { return false }
-      let limit = offered(i).recipientsMax
+      let limit = UInt32(clamping: policy.session.recipients)
       let sent = sessions[s].acceptedRecipients + outstanding.number(of: .rcpt)
       if limit > 0 && sent >= limit { return false }
     case .data:
@@ -430,7 +452,7 @@ extension Engine {
       if code == 220 {
         greetDownstream(l, extended: true, now: now, into: &effects)
       } else {
-        linkFailed(l, .greeting, now: now, into: &effects)
+        linkRefused(l, .greeting, code, now: now, into: &effects)
       }
     case .ehlo:
       if code == 250 {
@@ -443,15 +465,15 @@ extension Engine {
       } else if code >= 500 && code != 521 && mayFallBack(l) {
         greetDownstream(l, extended: false, now: now, into: &effects)
       } else {
-        linkFailed(l, .heloRefused, now: now, into: &effects)
+        linkRefused(l, .heloRefused, code, now: now, into: &effects)
       }
     case .helo:
       if code == 250 {
         if securesFirst(l, Capabilities(), now: now, into: &effects) { return }
-        downstream.capabilities = Capabilities()
+        learn(l, Capabilities())
         linkReady(l, now: now, into: &effects)
       } else {
-        linkFailed(l, .heloRefused, now: now, into: &effects)
+        linkRefused(l, .heloRefused, code, now: now, into: &effects)
       }
     case .starttls:
       if code == 220 {

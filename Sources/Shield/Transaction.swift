@@ -32,13 +32,14 @@ extension Engine {
       return
     case .parsed(let parsed): arguments = parsed
     }
-    let offer = offered(i)
-    if isUnsupported(arguments.parameters, offer) {
+    if isUnsupported(arguments.parameters, sessions[s].offered) {
       answer(i, .unknownParameter, now: now, into: &effects)
       return
     }
-    let size = arguments.parameters.size
-    if size > 0 && offer.sizeMax > 0 && size > offer.sizeMax {
+    // Held against our own limit alone. What is too much for the downstream it says itself: it may take more of this
+    // client than it told others.
+    let (size, most) = (arguments.parameters.size, policy.session.messageBytes)
+    if most > 0 && size > most {
       answer(i, .messageTooLarge, now: now, into: &effects)
       return
     }
@@ -62,8 +63,7 @@ extension Engine {
       answer(i, .rcptSyntax, now: now, into: &effects)
       return
     }
-    let offer = offered(i)
-    let limit = offer.recipientsMax
+    let limit = UInt32(clamping: policy.session.recipients)
     if limit > 0 && sessions[s].acceptedRecipients >= limit {
       answer(i, .tooManyRecipients, now: now, into: &effects)
       return
@@ -76,7 +76,7 @@ extension Engine {
       return
     case .parsed(let parsed): arguments = parsed
     }
-    if isUnsupported(arguments.parameters, offer) {
+    if isUnsupported(arguments.parameters, sessions[s].offered) {
       answer(i, .unknownParameter, now: now, into: &effects)
       return
     }
@@ -92,8 +92,8 @@ extension Engine {
 
   /// Whether the client used a parameter it was not offered. Such a one is refused, never dropped: each
   /// changes what the message means. SIZE is ours to check, AUTH= is taken off.
-  func isUnsupported(_ used: Parameters, _ offer: Capabilities) -> Bool {
-    let known = offer.parameters(role: .inbound).union(.oursToCheck)
+  func isUnsupported(_ used: Parameters, _ offered: Capabilities.Keywords) -> Bool {
+    let known = offered.parameters(role: .inbound).union(.oursToCheck)
     return !used.present.subtracting(known).isEmpty || used.body == .binaryMIME
   }
 
@@ -156,7 +156,8 @@ extension Engine {
     sessions[s].data = EndOfDataScanner(lineOctetsMax: policy.session.textLineBytes)
     sessions[s].holdsCR = false
     sessions[s].deadlineMark = 0
-    sessions[s].sizeLimit = offered(i).sizeMax
+    let theirs = links[Int(sessions[s].link)].offer.sizeMax
+    sessions[s].sizeLimit = smallerLimit(policy.session.messageBytes, theirs)
     sessions[s].phase = .body
     flush(i, now: now, into: &effects)
     readBody(i, now: now, into: &effects)
@@ -438,6 +439,11 @@ extension Engine {
     resetTransaction(i)
     sessions[s].lineConsumed = 0
     sessions[s].phase = .command
+    if sessions[s].lastReply == 421 {
+      // The downstream's, in the middle of the message.
+      goOn(i, after: 421, now: now, into: &effects)
+      return
+    }
     tooManyErrors(i, now: now, into: &effects)
     loginLost(i, now: now, into: &effects)
     if connections[i].state == .talking { work(i, now: now, into: &effects) }

@@ -156,7 +156,7 @@ package struct VirtualShield: ~Copyable {
       while dialledBefore < driver.dialled.count {
         let id = driver.dialled[dialledBefore]
         dialledBefore += 1
-        guard driver.downstreamListens, driver.sockets[id].isOpen else { continue }
+        guard driver.takesConnection(id) else { continue }
         served.insert(id)
         obey(id, downstream.connected(id))
         again = true

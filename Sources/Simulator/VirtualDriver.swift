@@ -37,6 +37,7 @@ package struct VirtualDriver: ~Copyable {
     var isSecuring = false
     /// For a downstream connection: which client it serves is the engine's business.
     package internal(set) var isDownstream = false
+    var server = 0
   }
 
   package var engine: Engine
@@ -45,8 +46,13 @@ package struct VirtualDriver: ~Copyable {
   private var effects = EffectQueue(capacity: 4_096)
   /// Downstream connections in the order in which the engine asked for them.
   package private(set) var dialled: [Int] = []
+  /// To which of the downstream's addresses each of them goes.
+  package private(set) var dialledServers: [Int] = []
   /// Whether the downstream takes connections.
   package var downstreamListens = true
+  /// Addresses of it that refuse connections, and those that do nothing about them.
+  package var refusingServers: Set<Int> = []
+  package var silentServers: Set<Int> = []
   /// The most bytes one receive hands over; 1 drips everything.
   package var receiveMax = Int.max
   /// What `listen` hands over at most: as much as a provided buffer of the ring's driver holds.
@@ -152,6 +158,12 @@ package struct VirtualDriver: ~Copyable {
     tick()
   }
 
+  /// Whether a connection that the engine asked for stands.
+  func takesConnection(_ i: Int) -> Bool {
+    sockets[i].isOpen && downstreamListens && !refusingServers.contains(sockets[i].server)
+      && !silentServers.contains(sockets[i].server)
+  }
+
   // MARK: The engine's side
 
   /// Carries out orders and hands over facts until nothing more happens at this instant.
@@ -187,13 +199,15 @@ package struct VirtualDriver: ~Copyable {
         let isFree = sockets[i].pendingSend == nil
         invariant(isFree, "two sends at once on slot \(slot)")
         sockets[i].pendingSend = region
-      case .connect(let slot, _):
+      case .connect(let slot, let server):
         let i = Int(slot.index)
         sockets[i] = Socket()
         sockets[i].slot = slot
         sockets[i].isOpen = true
         sockets[i].isDownstream = true
+        sockets[i].server = server
         dialled.append(i)
+        dialledServers.append(server)
       case .narrow, .widen: break
       case .secure(let slot, let handshake):
         let i = Int(slot.index)
@@ -233,8 +247,9 @@ package struct VirtualDriver: ~Copyable {
         return true
       }
       if sockets[i].isDownstream && !connecting.contains(i) {
+        if silentServers.contains(sockets[i].server) { continue }
         connecting.insert(i)
-        if downstreamListens {
+        if takesConnection(i) {
           engine.connected(slot, now: now, into: &effects)
         } else {
           engine.failed(slot, now: now, into: &effects)

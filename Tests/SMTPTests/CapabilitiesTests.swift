@@ -129,9 +129,9 @@ func smallReplies() {
 @Test("the parameters sent down are those the downstream said it knows")
 func passableParameters() {
   #expect(
-    capabilities(["SIZE", "DSN"]).parameters(role: .inbound) == [
+    capabilities(["SIZE", "DSN"]).keywords.parameters(role: .inbound) == [
       .size, .ret, .envid, .notify, .orcpt,
     ])
-  #expect(capabilities(["AUTH PLAIN"]).parameters(role: .inbound) == [])
-  #expect(capabilities(["AUTH PLAIN"]).parameters(role: .outbound) == [.auth])
+  #expect(capabilities(["AUTH PLAIN"]).keywords.parameters(role: .inbound) == [])
+  #expect(capabilities(["AUTH PLAIN"]).keywords.parameters(role: .outbound) == [.auth])
 }

@@ -343,7 +343,7 @@ struct EncryptionTests {
     let client = try #require(arrived)
     driver.advance(by: .seconds(4.1))
     for line in [
-      "EHLO a.example.org\r\n", "STARTTLS\r\n", "EHLO a.example.org\r\n", "MAIL FROM:<a@b.c>\r\n",
+      "HELO a.example.org\r\n", "STARTTLS\r\n", "HELO a.example.org\r\n", "MAIL FROM:<a@b.c>\r\n",
     ] {
       driver.say(client, line)
       driver.advance(by: .seconds(1))
@@ -410,7 +410,8 @@ struct EncryptionTests {
     "the connection on which STARTTLS was refused carries no mail where mail is to have TLS",
     arguments: [DownstreamTLS.opportunistic, .required, .verify], [true, false])
   func passThroughRefusedBeforeTLS(mode: DownstreamTLS, worksLater: Bool) throws {
-    var shield = passing("454 4.7.0 Not now", mode: mode)
+    var shield = passing(mode: mode)
+    shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply("454 4.7.0 Not now"))]
     let client = try greeted(&shield)
     _ = shield.ask(client, "EHLO a.example.org\r\n")
     #expect(shield.ask(client, "STARTTLS\r\n") == "454 4.7.0 Not now\r\n")
@@ -626,7 +627,7 @@ struct EncryptionTests {
       var shield = before(mode)
       shield.driver.handshakeStands = true
       let client = try greeted(&shield)
-      _ = shield.ask(client, "EHLO a.example.org\r\n")
+      _ = shield.ask(client, "HELO a.example.org\r\n")
       shield.driver.say(client, "MAIL FROM:<a@b.c>\r\n")
       shield.advance(by: .seconds(61))
       #expect(shield.heard(client).hasPrefix(mode == .opportunistic ? "250" : "451"))

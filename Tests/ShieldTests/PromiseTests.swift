@@ -451,15 +451,15 @@ struct PromiseTests {
   }
 
   @Test(
-    "what this downstream connection does not offer is 555, never dropped",
+    "what this downstream connection does not offer is 455, never dropped",
     arguments: [
-      ("MAIL FROM:<> RET=FULL\r\n", "RCPT TO:<a@b.c>\r\n", ["555", "503"]),
-      ("MAIL FROM:<>\r\n", "RCPT TO:<a@b.c> NOTIFY=NEVER\r\n", ["250", "555"]),
+      ("MAIL FROM:<> RET=FULL\r\n", "RCPT TO:<a@b.c>\r\n", ["455", "503"]),
+      ("MAIL FROM:<>\r\n", "RCPT TO:<a@b.c> NOTIFY=NEVER\r\n", ["250", "455"]),
     ])
   func lesserLink(mail: String, recipient: String, expected: [String]) throws {
     var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
     let client = try greetedClient(&shield)
-    // It offered more to the one that asked before; this client was told so.
+    // It offered more to the probe; this client was told so.
     shield.downstream.offers = ["PIPELINING", "SIZE 1000000"]
     let first = shield.ask(client, mail)
     let second = shield.ask(client, recipient)

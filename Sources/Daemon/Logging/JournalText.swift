@@ -103,6 +103,10 @@ package struct JournalText {
     case .downstreamFailed:
       let whom = entry.session == 0 ? "in a probe" : "for \(from) \(id)"
       return "DOWNSTREAM FAILED \(whom): \(downstream): \(entry.subject.words)"
+    case .downstreamUnlike:
+      return
+        "DOWNSTREAM UNLIKE for \(from) \(id): it offers this client less than a probe, whose reply to EHLO others are "
+        + "told: for an hour EHLO waits for each client's own connection"
     case .possibleDuplicate:
       return
         "POSSIBLE DUPLICATE \(id): the client left before the reply to a message that was accepted"
