@@ -35,7 +35,9 @@ let package = Package(
     .target(name: "Reports", dependencies: ["Personas", "Structures"], swiftSettings: dialect),
     .target(
       name: "Simulator",
-      dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Shield", "Personas"],
+      dependencies: [
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Personas",
+      ],
       swiftSettings: dialect),
 
     // The driver: everything that touches the kernel.

@@ -85,6 +85,10 @@ package struct BucketTable: ~Copyable {
     case over(retryAfter: Duration)
   }
 
+  /// How long before the origin a moment may lie, in microseconds: what happened before the process began is learnt
+  /// again from a record of it.
+  @inlinable package static var past: Int64 { 30 * 86_400_000_000 }
+
   /// How far beyond the burst a bucket may go into debt: longer would be a ban, and bans are made by rules.
   @inlinable package static var debtMax: Int64 { 3_600_000_000 << Rate.fractionBits }
 
@@ -125,7 +129,7 @@ package struct BucketTable: ~Copyable {
   ///
   /// - Parameters:
   ///   - units: 0 asks whether the source is within its limit.
-  ///   - now: 0…17 years after the origin.
+  ///   - now: from `past` before the origin to 17 years after it.
   @inlinable
   package mutating func take(_ key: BucketKey, _ units: UInt64, _ rate: Rate, now: Instant)
     -> Decision
@@ -146,7 +150,7 @@ package struct BucketTable: ~Copyable {
 
   /// Counts `units` whatever the limit says: for what has happened already, such as bytes that came in.
   ///
-  /// - Parameter now: 0…17 years after the origin.
+  /// - Parameter now: from `past` before the origin to 17 years after it.
   /// - Returns: how long until the source is back within its limit; zero when it is within. At most one
   ///   hour: what goes beyond is forgiven.
   @inlinable
@@ -207,11 +211,17 @@ package struct BucketTable: ~Copyable {
     return nil
   }
 
+  /// A moment in marks, counted from `past` before the origin.
+  @inlinable
+  package static func clock(_ now: Instant) -> Int64 {
+    (now.microseconds &+ past) << Rate.fractionBits
+  }
+
   /// How far a bucket is from full, in marks.
   @inlinable
   package func debt(_ slot: Slot?, _ now: Instant) -> Int64 {
     guard let slot else { return 0 }
-    let clock = now.microseconds << Rate.fractionBits
+    let clock = BucketTable.clock(now)
     let arrival = Int64(buckets[slot.set].arrivals[slot.way] >> 1)
     return arrival <= clock ? 0 : arrival &- clock
   }
@@ -220,7 +230,7 @@ package struct BucketTable: ~Copyable {
   package mutating func store(
     _ hash: UInt64, _ slot: Slot?, debt: Int64, _ rate: Rate, _ now: Instant
   ) {
-    let arrival = UInt64((now.microseconds << Rate.fractionBits) &+ debt) << 1
+    let arrival = UInt64(BucketTable.clock(now) &+ debt) << 1
     var over = debt > rate.tolerance
     guard let slot else {
       if debt > 0 { admit(hash, arrival | (over ? 1 : 0), now) }
@@ -236,7 +246,7 @@ package struct BucketTable: ~Copyable {
   @inlinable
   package mutating func admit(_ hash: UInt64, _ arrival: UInt64, _ now: Instant) {
     // Of a bucket that is full again, whether or not it was over its limit before.
-    let past = UInt64(now.microseconds << Rate.fractionBits) << 1 | 1
+    let past = UInt64(BucketTable.clock(now)) << 1 | 1
     let (first, second) = sets(of: hash)
     // The set with more free places, and the last one free in it.
     var roomiest = 0

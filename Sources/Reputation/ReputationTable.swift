@@ -1,16 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 package import Structures
 
-/// What kind of source a reputation is kept for. Part of the hashed key, so that an address, the
-/// network around it and a HELO domain never share a record.
-package enum SourceKind: UInt64, Sendable {
-  case address = 1
-  /// /24 of IPv4, /64 of IPv6. A network's record may slow its members down or speed them up, never
-  /// block them (Wilcox et al. 2010: blocking whole /24s hits a large share of honest servers).
-  case network = 2
-  case heloDomain = 3
-}
-
 /// Eight records of 14 bytes each, field by field, so that none of them costs more than it says and those
 /// by which a source is found lie together. All zeros is eight free records.
 ///
@@ -60,8 +50,7 @@ package struct SourceSet: BitwiseCopyable, Sendable {
 /// with more room. With places for an eighth more than `capacity`, all but 1 in 200 of so many sources
 /// have one, in 15.75 bytes each. Two full sets give up the record that is worth least: an expired one,
 /// then the oldest that only left, then a bad one, and a good one last; so a flood of new sources
-/// cannot wash out the senders that earned their standing. Not persistent: a restart forgets (state
-/// on disk is Storage's).
+/// cannot wash out the senders that earned their standing. It changes by `learn` alone, and keeps nothing on disk.
 package struct ReputationTable: ~Copyable {
   private var records: Slab<SourceSet>
   private let hash: SipHash
@@ -88,25 +77,9 @@ package struct ReputationTable: ~Copyable {
 
   package var footprint: Int { records.footprint }
 
-  package func key(_ kind: SourceKind, _ address: Address) -> UInt64 {
-    hash(kind.rawValue, address.high, address.low)
-  }
-
-  /// The key of a HELO domain, which is compared without regard to case.
-  package func key(heloDomain: Span<UInt8>) -> UInt64 {
-    var low: UInt64 = 0
-    var state: UInt64 = SourceKind.heloDomain.rawValue
-    // Fold case by absorbing lower-cased octets eight at a time through the keyed hash.
-    for i in 0..<heloDomain.count {
-      let byte = heloDomain[i]
-      let folded = byte >= 65 && byte <= 90 ? byte | 0x20 : byte
-      low = low << 8 | UInt64(folded)
-      if i & 7 == 7 {
-        state = hash(state, low, UInt64(i))
-        low = 0
-      }
-    }
-    return hash(state, low, UInt64(heloDomain.count))
+  /// Under which key a source is kept here. The hash is this table's own: nobody can choose sources that collide.
+  package func key(_ source: Source) -> UInt64 {
+    hash(UInt64(source.kind.rawValue) | UInt64(source.length) << 8, source.high, source.low)
   }
 
   /// The two sets in which a source may be.
@@ -171,6 +144,32 @@ package struct ReputationTable: ~Copyable {
     return min(good, 0xF_FFFF) << 44 | min(bad, 0xFFF) << 32 | youth
   }
 
+  // MARK: Learning
+
+  /// Takes in what was learnt, here or elsewhere, now or before this process began.
+  ///
+  /// - Parameters:
+  ///   - change: of a source that this table keeps: what became of log-ins is not for it.
+  ///   - epoch: what a clock on the wall said at the origin of `Instant`, in microseconds since 1970.
+  ///   - chanceAfter: how long a client must have stayed away, in microseconds, for its next departure to count.
+  package mutating func learn(_ change: Change, epoch: Int64, chanceAfter: Int64) {
+    let at = Instant(microseconds: change.at &- epoch)
+    let until = Instant(microseconds: change.until &- epoch)
+    let key = key(change.source)
+    switch change.what {
+    case .accepted:
+      let slot = make(key, now: at)
+      // Its second chances stay: a pool whose one address came through would otherwise begin anew with the next.
+      records[slot.set].setGood(slot.way, max(Self.pairs(until) + 1, 0))
+    case .proven:
+      let slot = make(key, now: at)
+      records[slot.set].setGood(slot.way, 0)
+      records[slot.set].setBad(slot.way, max(Self.quarters(until), 0))
+    case .left: left(key, stages: change.stages, after: chanceAfter, now: at)
+    case .loginFailed: invariantFailed("a failed log-in is counted, not remembered")
+    }
+  }
+
   // MARK: Good and bad
 
   package func isGood(_ key: UInt64, now: Instant) -> Bool {
@@ -178,29 +177,15 @@ package struct ReputationTable: ~Copyable {
     return records[slot.set].good(slot.way) > Self.pairs(now)
   }
 
-  /// A message of this source was accepted downstream.
-  package mutating func markGood(_ key: UInt64, for period: Int64, now: Instant) {
-    let slot = make(key, now: now)
-    // Its second chances stay: a pool whose one address came through would otherwise begin anew with the next.
-    records[slot.set].setGood(slot.way, Self.pairs(now.after(microseconds: period)) + 1)
-  }
-
   package func isBad(_ key: UInt64, now: Instant) -> Bool {
     guard let slot = find(key) else { return false }
     return records[slot.set].bad(slot.way) > Self.quarters(now)
   }
 
-  /// This source was proven bad: it loses its good standing.
-  package mutating func markBad(_ key: UInt64, for period: Int64, now: Instant) {
-    let slot = make(key, now: now)
-    records[slot.set].setGood(slot.way, 0)
-    records[slot.set].setBad(slot.way, Self.quarters(now.after(microseconds: period)))
-  }
-
   // MARK: Second chance
 
   /// A session of this source left while it was delayed: at each of `stages`, a bit each, the first eight.
-  package mutating func left(_ key: UInt64, stages: UInt8, after: Int64, now: Instant) {
+  private mutating func left(_ key: UInt64, stages: UInt8, after: Int64, now: Instant) {
     if stages == 0 { return }
     let slot = make(key, now: now)
     var chances = records[slot.set].chances[slot.way]
@@ -231,11 +216,17 @@ package struct ReputationTable: ~Copyable {
     (seconds(now) - left) & SourceSet.leftMask
   }
 
-  // MARK: Clocks. One is added so that 0 can mean never.
+  // MARK: Clocks. They begin `past` before the origin, and one is added, so that 0 can mean never.
+
+  /// How long before the origin a moment may lie, in microseconds: what happened before the process began is learnt
+  /// again from a record of it.
+  package static var past: Int64 { 30 * 86_400_000_000 }
 
   private static func seconds(_ now: Instant) -> Int64 {
-    max((now.microseconds / 1_000_000 + 1) & SourceSet.leftMask, 1)
+    max(((now.microseconds + past) / 1_000_000 + 1) & SourceSet.leftMask, 1)
   }
-  private static func pairs(_ now: Instant) -> Int64 { now.microseconds / 120_000_000 + 1 }
-  private static func quarters(_ now: Instant) -> Int64 { now.microseconds / 240_000_000 + 1 }
+  private static func pairs(_ now: Instant) -> Int64 { (now.microseconds + past) / 120_000_000 + 1 }
+  private static func quarters(_ now: Instant) -> Int64 {
+    (now.microseconds + past) / 240_000_000 + 1
+  }
 }

@@ -119,12 +119,11 @@ extension Engine {
       arrival.signals.insert(SignalSet(.listedBad))
     case .suspicious, .bad: break
     }
-    let source = peer.address.isIPv4 ? peer.address : peer.address.network(64)
-    let address = reputation.key(.address, source)
+    let source = Source(host: peer.address)
     // Not by its network alone: one bot whose message was accepted would open the door to all its
     // neighbours. A pool's other addresses become known by network and HELO domain together.
-    if reputation.isGood(address, now: now) { arrival.flags.insert(.known) }
-    if policy[.history].action != .ignore && reputation.isBad(address, now: now) {
+    if memory.isGood(source, now: now) { arrival.flags.insert(.known) }
+    if policy[.history].action != .ignore && memory.isBad(source, now: now) {
       arrival.signals.insert(SignalSet(.history))
     }
     arrival.tier = policy.tier(

@@ -50,35 +50,8 @@ public enum Effect: BitwiseCopyable, Sendable {
   case finish(Slot)
   /// It is another worker's: its client is `announcedPeer` of the slot, which is closed next.
   case hand(Slot, worker: Int)
-  /// The other workers' engines must hear of this too: `noteForeignFailure`. Nothing comes back, and it may be lost.
-  case tell(LoginFailure)
   /// End it. Once nothing of the slot is in flight any more: `closed`.
   case close(Slot)
-}
-
-/// A log-in that failed, for those workers to whom neither the client nor its network comes: under what it counts, and
-/// nothing of who tried.
-@frozen
-public struct LoginFailure: BitwiseCopyable, Sendable, Equatable {
-  /// What is counted.
-  public enum Kind: UInt8, BitwiseCopyable, Sendable {
-    /// A user name: a hash whose key all workers have.
-    case user
-    /// A /48 of IPv6: its /64s belong to several workers.
-    case network
-  }
-
-  /// The hash, or the upper half of the address.
-  public var high: UInt64
-  /// What is counted.
-  public var kind: Kind
-
-  /// A failure under the key `high`.
-  @inlinable
-  public init(_ kind: Kind, _ high: UInt64) {
-    self.high = high
-    self.kind = kind
-  }
 }
 
 /// Who begins a handshake, and whether at once.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Reputation
 import SMTP
 package import Structures
 package import Suspicion
@@ -101,9 +102,8 @@ extension Engine {
   private mutating func hasCredit(_ i: Int, now: Instant) -> Bool {
     if connections[i].tier == .known { return true }
     if connections[i].tier == .bad { return false }
-    let address = sourceAddress(i)
-    let key = BucketKey(
-      address, length: address.isIPv4 ? 32 : 64, limit: LimitKind.handshakes)
+    let host = Source(host: connections[i].address)
+    let key = BucketKey(host.address, length: Int(host.length), limit: LimitKind.handshakes)
     if case .allowed = buckets.take(key, 1, policy.handshakes, now: now) { return true }
     return false
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
-import Reputation
+package import Reputation
 import SMTP
 package import Structures
 package import Suspicion
@@ -39,12 +39,11 @@ package struct Engine: ~Copyable {
   var wheel: TimingWheel
   var buckets: BucketTable
   var open: OpenCounts
-  var reputation: ReputationTable
+  /// What is known of sources; what it has learnt is to be taken from there once a turn.
+  package var memory: Memory
   var secured: SecuredTable
   var downstream = Downstream()
   let hash: SipHash
-  /// Of user names: the same in all workers, which tell each other of them.
-  let loginHash: SipHash
   /// Upper bits of every session id, so that ids of two workers or two runs differ.
   let salt: UInt64
   /// Which of the sets of ready texts is in use; the others may still be going out.
@@ -59,12 +58,14 @@ package struct Engine: ~Copyable {
   /// - Parameters:
   ///   - limits: this worker's share.
   ///   - seed: of the hash keys and the session ids.
-  ///   - loginSeed: of the hash key that all workers must have in common; without it, of this one's seed.
+  ///   - secret: under which names are remembered. All workers must have it in common; without it, one of the seed.
+  ///   - epoch: what a clock on the wall says at instant 0, in microseconds since 1970.
   ///   - identity: how the downstream is told who the client is.
   ///   - listeners: what there is to know of each, by its number.
   ///   - worker: which of the workers this is; a client that a load balancer names may be another's.
   package init(
-    policy: Policy, limits: Limits, seed: UInt64, loginSeed: UInt64? = nil,
+    policy: Policy, limits: Limits, seed: UInt64, secret: (UInt64, UInt64)? = nil,
+    epoch: Int64 = 0,
     identity: Identity = .none,
     listeners: [ListenerTerms] = [], worker: Int = 0, workers: Int = 1
   ) {
@@ -72,8 +73,8 @@ package struct Engine: ~Copyable {
     hash = SipHash(k0: random.next(), k1: random.next())
     salt = random.next() << 48
     // Another stream than a worker's own keys come from.
-    var common = SeededGenerator(seed: (loginSeed ?? seed) ^ 0x6C6F_6769_6E73)
-    loginHash = SipHash(k0: common.next(), k1: common.next())
+    var common = SeededGenerator(seed: seed ^ 0x6C6F_6769_6E73)
+    let ownSecret = (common.next(), common.next())
     self.policy = policy
     self.limits = limits
     journal = Journal(capacity: limits.journal)
@@ -99,8 +100,9 @@ package struct Engine: ~Copyable {
     // A connection counts under its rule and, in the tarpit, under its source: as many keys as
     // connections are enough, unless most are alone in both; then the last are not counted.
     open = OpenCounts(capacity: limits.connections)
-    reputation = ReputationTable(
-      capacity: limits.sources, hash: SipHash(k0: random.next(), k1: random.next()))
+    memory = Memory(
+      capacity: limits.sources, hash: SipHash(k0: random.next(), k1: random.next()),
+      secret: secret ?? ownSecret, epoch: epoch)
     secured = SecuredTable(capacity: limits.tlsSessions)
     downstream.identity = identity
     prepareTexts()

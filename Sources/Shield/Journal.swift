@@ -364,8 +364,8 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
   package var handshakesFailed: UInt64 = 0
   package var linksSecured: UInt64 = 0
   package var loginsFailed: UInt64 = 0
-  /// Failures at other workers that were counted here too.
-  package var loginsHeardOf: UInt64 = 0
+  /// What other workers have learnt of sources and was taken in here.
+  package var changesHeardOf: UInt64 = 0
   package var spliced: UInt64 = 0
   /// Closing lines by what became of the session, whether they were written or left out.
   package var verdicts = VerdictCounts()
@@ -400,7 +400,7 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
       ("tls_handshakes_in_turn", false, \.handshakesInTurn),
       ("tls_handshakes_failed", false, \.handshakesFailed),
       ("tls_links", false, \.linksSecured), ("logins_failed", false, \.loginsFailed),
-      ("logins_heard_of", false, \.loginsHeardOf),
+      ("changes_heard_of", false, \.changesHeardOf),
       ("tls_passed_on", false, \.spliced),
     ]
       + Verdict.allCases.map { ("verdict_" + $0.counterName, false, \.verdicts[$0]) }

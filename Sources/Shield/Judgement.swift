@@ -71,19 +71,14 @@ extension Engine {
     connections[i].tier = tier
     if tier == .bad && before != .bad && !connections[i].signals.contains(SignalSet(.listedBad)) {
       // Only the address: a network may slow its members, and one bot must not slow its neighbours.
-      reputation.markBad(
-        reputation.key(.address, sourceAddress(i)), for: policy.badFor, now: now)
+      memory.learn(.proven, of: Source(host: connections[i].address), for: policy.badFor, now: now)
     }
   }
 
-  /// The address a source is known by: IPv4 whole, IPv6 by its /64, which one host can fill.
-  func sourceAddress(_ i: Int) -> Address {
+  /// The network whose record a client's shares: /24 of IPv4, /64 of IPv6.
+  private func network(_ i: Int) -> Source {
     let address = connections[i].address
-    return address.isIPv4 ? address : address.network(64)
-  }
-
-  func networkAddress(_ i: Int) -> Address {
-    connections[i].address.network(connections[i].address.isIPv4 ? 24 : 64)
+    return Source(networkOf: address, length: address.isIPv4 ? 24 : 64)
   }
 
   /// The rule of the rate table that holds for a client.
@@ -160,12 +155,11 @@ extension Engine {
   }
 
   private func secondChance(_ stage: Stage, _ i: Int, now: Instant) -> Int64 {
-    var best = reputation.divisor(
-      reputation.key(.network, networkAddress(i)), stage: stage.rawValue,
-      after: policy.secondChanceAfter, now: now)
-    if let key = heloDomainKey(i) {
-      let other = reputation.divisor(
-        key, stage: stage.rawValue, after: policy.secondChanceAfter, now: now)
+    var best = memory.divisor(
+      network(i), stage: stage.rawValue, after: policy.secondChanceAfter, now: now)
+    if let domain = heloDomain(i) {
+      let other = memory.divisor(
+        domain, stage: stage.rawValue, after: policy.secondChanceAfter, now: now)
       // 0 lifts the delay, 2 halves it, 1 leaves it: the kindest of the two keys counts.
       if other == 0 || (other == 2 && best == 1) { best = other }
     }
@@ -183,12 +177,13 @@ extension Engine {
     }
     let tier = connections[i].tier
     guard tier == .clean || tier == .suspicious, policy.mode == .enforce else { return }
-    reputation.left(
-      reputation.key(.network, networkAddress(i)), stages: stages,
-      after: policy.secondChanceAfter, now: now)
-    if let key = heloDomainKey(i) {
-      reputation.left(key, stages: stages, after: policy.secondChanceAfter, now: now)
-    }
+    left(network(i), stages, now: now)
+    if let domain = heloDomain(i) { left(domain, stages, now: now) }
+  }
+
+  private mutating func left(_ source: Source, _ stages: UInt8, now: Instant) {
+    memory.learn(
+      .left, of: source, stages: stages, chanceAfter: policy.secondChanceAfter, now: now)
   }
 
   /// The place of a stage among those that have chances; 0 for one that has none.
@@ -196,22 +191,21 @@ extension Engine {
     stage.rawValue < 8 ? 1 << stage.rawValue : 0
   }
 
-  /// The reputation key of the domain the client said in HELO, if it has said one.
-  func heloDomainKey(_ i: Int) -> UInt64? {
+  /// The domain the client said in HELO, if it has said one.
+  private func heloDomain(_ i: Int) -> Source? {
     let s = Int(connections[i].session)
     guard s >= 0, sessions[s].heloCount > 0 else { return nil }
     let name = arena.span(heloRegion(s).prefix(Int(sessions[s].heloCount)))
-    guard let domain = heloDomain(name) else { return nil }
-    return reputation.key(heloDomain: name.extracting(domain))
+    guard let domain = SMTP.heloDomain(name) else { return nil }
+    return memory.source(heloDomain: name.extracting(domain))
   }
 
   /// Whether a client whose address is new belongs to a known pool: its network and the domain it says it
   /// is of have both delivered before. Each alone proves too little; a HELO can be copied, and a network
   /// has other hosts.
   mutating func recognizePool(_ i: Int, now: Instant) {
-    guard !connections[i].flags.contains(.known), let domain = heloDomainKey(i),
-      reputation.isGood(domain, now: now),
-      reputation.isGood(reputation.key(.network, networkAddress(i)), now: now)
+    guard !connections[i].flags.contains(.known), let domain = heloDomain(i),
+      memory.isGood(domain, now: now), memory.isGood(network(i), now: now)
     else { return }
     connections[i].flags.insert(.known)
     judge(i, now: now)
@@ -219,12 +213,11 @@ extension Engine {
 
   /// A message was accepted downstream: its source is known good from now on.
   mutating func earnedTrust(_ i: Int, now: Instant) {
-    reputation.markGood(
-      reputation.key(.address, sourceAddress(i)), for: policy.goodFor, now: now)
-    reputation.markGood(
-      reputation.key(.network, networkAddress(i)), for: policy.goodFor, now: now)
-    if let key = heloDomainKey(i) {
-      reputation.markGood(key, for: policy.goodFor, now: now)
+    let host = Source(host: connections[i].address)
+    memory.learn(.accepted, of: host, for: policy.goodFor, now: now)
+    memory.learn(.accepted, of: network(i), for: policy.goodFor, now: now)
+    if let domain = heloDomain(i) {
+      memory.learn(.accepted, of: domain, for: policy.goodFor, now: now)
     }
     connections[i].flags.insert(.known)
     judge(i, now: now)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+package import Reputation
 import SMTP
 package import Structures
 import Suspicion
@@ -8,8 +9,8 @@ import Suspicion
 // user name at once, because guessing is spread over addresses (3 tries each in 320 days are on record) and over
 // names. Names are looked at in memory and kept as a keyed hash; passwords are not looked at.
 //
-// A user name, and an IPv6 /48, come to every worker: what fails at one the others are told (`LoginFailure`), and count
-// it in their own tables.
+// A user name, and an IPv6 /48, come to every worker: what fails at one the others hear of as a `Change`, and count it in
+// their own tables.
 //
 // An address that has used up its failures is put off without asking. A network is only slowed, it has other
 // members, and so is a user: whoever could lock a name out would.
@@ -162,75 +163,77 @@ extension Engine {
   }
 
   private func user(_ mechanism: LoginMechanism, _ answer: Region) -> UInt64 {
-    withLoginName(mechanism, arena.span(answer)) { name in loginHash(name) } ?? 0
+    withLoginName(mechanism, arena.span(answer)) { name in memory.source(user: name).high } ?? 0
   }
 
   // MARK: Failures
 
-  private enum Login {
-    static let address: UInt8 = 33
-    static let network: UInt8 = 34
-    static let user: UInt8 = 35
-  }
-
-  private func loginKey(address i: Int) -> BucketKey {
-    let address = sourceAddress(i)
-    return BucketKey(address, length: address.isIPv4 ? 32 : 64, limit: Login.address)
+  /// Beyond the limits that rules have.
+  private func loginKey(_ source: Source) -> BucketKey {
+    BucketKey(source.address, length: Int(source.length), limit: 32 + source.kind.rawValue)
   }
 
   private func mayNotTry(_ i: Int, now: Instant) -> Bool {
     guard policy.mode == .enforce, !connections[i].flags.contains(.trusted) else { return false }
-    return buckets.peek(loginKey(address: i), policy.logins.address, now: now) == 0
+    return buckets.peek(
+      loginKey(Source(host: connections[i].address)), policy.logins.address, now: now) == 0
   }
 
   /// The downstream has refused a log-in: counts it under all that is known of it.
   ///
   /// - Returns: which failure this is, 1 and more: the highest of what the session, the address, the network and the
   ///   user name say.
-  mutating func loginFailed(_ i: Int, now: Instant, into effects: inout EffectQueue) -> Int {
+  mutating func loginFailed(_ i: Int, now: Instant) -> Int {
     let s = Int(connections[i].session)
     counters.loginsFailed += 1
     sessions[s].authFailures += 1
     note(.authFailure, i, now: now)
     var count = Int(sessions[s].authFailures)
     if connections[i].flags.contains(.trusted) { return count }
-    count = max(count, fail(loginKey(address: i), policy.logins.address, now: now))
+    count = max(count, learnFailure(of: Source(host: connections[i].address), now: now))
     let address = connections[i].address
-    let network = address.network(address.isIPv4 ? 24 : 48)
-    count = max(count, failed(network: network, now: now))
-    if workers > 1 && !address.isIPv4 {
-      effects.append(.tell(LoginFailure(.network, network.high)))
-    }
-    let user = sessions[s].user
-    if user != 0 {
-      count = max(count, failed(user: user, now: now))
-      if workers > 1 { effects.append(.tell(LoginFailure(.user, user))) }
+    let network = Source(networkOf: address, length: address.isIPv4 ? 24 : 48)
+    count = max(count, learnFailure(of: network, now: now))
+    if sessions[s].user != 0 {
+      let user = Source(.user, hash: sessions[s].user)
+      count = max(count, learnFailure(of: user, now: now))
     }
     sessions[s].user = 0
     if mayNotTry(i, now: now) { limitReached(i, .authFailures, now: now) }
     return count
   }
 
-  /// Another worker tells of a log-in that failed there.
-  package mutating func noteForeignFailure(_ failure: LoginFailure, now: Instant) {
-    counters.loginsHeardOf += 1
-    switch failure.kind {
-    case .user: _ = failed(user: failure.high, now: now)
-    case .network: _ = failed(network: Address(high: failure.high, low: 0), now: now)
+  /// A log-in failed here: counts it, and has others hear of it.
+  private mutating func learnFailure(of source: Source, now: Instant) -> Int {
+    memory.learn(.loginFailed, of: source, now: now)
+    return fail(source, now: now)
+  }
+
+  /// Something was learnt elsewhere, or before this process began.
+  package mutating func learn(_ change: Change, now: Instant) {
+    counters.changesHeardOf += 1
+    guard let at = memory.time(of: change, now: now) else { return }
+    if change.what == .loginFailed {
+      _ = fail(change.source, now: at)
+    } else {
+      memory.remember(change, chanceAfter: policy.secondChanceAfter)
     }
   }
 
-  private mutating func failed(user: UInt64, now: Instant) -> Int {
-    let key = BucketKey(Address(high: user, low: 0), length: 128, limit: Login.user)
-    return fail(key, policy.logins.user, now: now)
-  }
-
-  private mutating func failed(network: Address, now: Instant) -> Int {
+  /// Counts one failure under a source.
+  ///
+  /// - Returns: how many are not forgiven yet, of a network in proportion to what an address may have.
+  private mutating func fail(_ source: Source, now: Instant) -> Int {
     let limits = policy.logins
-    let key = BucketKey(network, length: network.isIPv4 ? 24 : 48, limit: Login.network)
-    // A network is allowed so many more; what it has used counts in proportion.
-    let share = max(Int(limits.network.burst / max(limits.address.burst, 1)), 1)
-    return fail(key, limits.network, now: now) / share
+    switch source.kind {
+    case .address: return fail(loginKey(source), limits.address, now: now)
+    case .user: return fail(loginKey(source), limits.user, now: now)
+    case .network:
+      // A network is allowed so many more; what it has used counts in proportion.
+      let share = max(Int(limits.network.burst / max(limits.address.burst, 1)), 1)
+      return fail(loginKey(source), limits.network, now: now) / share
+    case .heloDomain: return 0
+    }
   }
 
   /// Counts one failure.

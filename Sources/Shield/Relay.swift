@@ -615,7 +615,7 @@ extension Engine {
         sessions[s].flags.insert(.authenticated)
       } else if code == 535 {
         // 454 and 538 say nothing of the password: an outage must not lock out who knows it.
-        wait = delay(.authFailure, i, count: loginFailed(i, now: now, into: &effects), now: now)
+        wait = delay(.authFailure, i, count: loginFailed(i, now: now), now: now)
       }
     default: break
     }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+package import Reputation
 package import Shield
 package import Structures
 
@@ -65,8 +66,6 @@ package struct VirtualDriver: ~Copyable {
   package var handshakeFacts = TLSFacts()
   /// Every handshake that was asked for, in order.
   package private(set) var handshakes: [Handshake] = []
-  /// What the other workers were to be told.
-  package private(set) var told: [LoginFailure] = []
   /// Downstream sockets whose connection has been decided.
   private var connecting: Set<Int> = []
 
@@ -106,10 +105,15 @@ package struct VirtualDriver: ~Copyable {
     settle()
   }
 
-  /// Another worker tells of a log-in that failed there.
-  package mutating func tell(_ failure: LoginFailure) {
-    engine.noteForeignFailure(failure, now: now)
+  /// Takes what was learnt since the last call.
+  package mutating func learnt() -> [Change] {
+    var changes: [Change] = []
+    while let change = engine.memory.learnt.next() { changes.append(change) }
+    return changes
   }
+
+  /// Something was learnt elsewhere, or before.
+  package mutating func learn(_ change: Change) { engine.learn(change, now: now) }
 
   /// The connection breaks.
   package mutating func reset(_ i: Int) {
@@ -218,7 +222,6 @@ package struct VirtualDriver: ~Copyable {
         sockets[i].isSecuring = true
         handshakes.append(handshake)
       case .hand: invariantFailed("there is no other worker here")
-      case .tell(let failure): told.append(failure)
       case .finish(let slot): sockets[Int(slot.index)].isFinished = true
       case .close(let slot):
         sockets[Int(slot.index)].isClosing = true

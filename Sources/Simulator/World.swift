@@ -563,7 +563,7 @@ package struct World: ~Copyable {
       case .secure(let slot, _):
         sockets[Int(slot.index)].isSecuring = true
         makeReady(Int32(slot.index))
-      case .hand, .tell: invariantFailed("there is no other worker here")
+      case .hand: invariantFailed("there is no other worker here")
       case .finish(let slot):
         let i = Int(sockets[Int(slot.index)].bot)
         if i >= 0 && Int(slot.index) < clientSlots { add(.seeEnd, toReach: i) }

@@ -190,6 +190,7 @@ struct ServeCommand: ParsableCommand {
       case .xforward: .xforward
       case .received: .received
       }
+    settings.secret = configuration.nameKey.map { ($0.high, $0.low) }
     settings.probeEvery = configuration.downstream.probeEvery
     settings.downstreamTLS = configuration.downstream.tls
     settings.isImplicitTLS = configuration.downstream.tlsImplicit
@@ -415,6 +416,7 @@ struct ServeCommand: ParsableCommand {
         !configuration.listeners.elementsEqual(started.listeners) { $0.isOpenLike($1) }
       ),
       ("downstream", configuration.downstream != started.downstream),
+      ("reputation.key_file", configuration.nameKey != started.nameKey),
       ("log", configuration.log != started.log),
     ].filter(\.1).map(\.0)
     if !changed.isEmpty {

@@ -77,7 +77,7 @@ struct ConfigurationTests {
 
   /// They need files, or change what other keys are.
   private static let unchangeable: Set = [
-    "listeners", "tables.access", "tables.rates", "tls.certificates",
+    "listeners", "tables.access", "tables.rates", "tls.certificates", "reputation.key_file",
   ]
   private static let others = [
     "tls.min_protocol": "TLSv1.3", "tls.max_protocol": "TLSv1.2", "tls.ciphers": "DEFAULT",

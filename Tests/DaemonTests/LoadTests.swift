@@ -29,6 +29,26 @@ struct LoadTests {
     #expect(read.origins["delays.banner.clean"]?.file.hasSuffix("20-b.yaml") == true)
   }
 
+  @Test("a key of names is 32 digits, and what is none says so with its file")
+  func nameKey() throws {
+    let folder = try Folder()
+    let main = try folder.write("sluice.yaml", "reputation: {key_file: names.key}\n")
+    try folder.write("names.key", "00112233445566778899aabbCCDDEEFF\n")
+    let key = Configuration.load(file: main, environment: machine).configuration?.nameKey
+    #expect(key?.high == 0x0011_2233_4455_6677 && key?.low == 0x8899_aabb_ccdd_eeff)
+    for (text, word) in [
+      ("", "has 0 characters"), ("0011", "has 4 characters"),
+      ("0011223344556677 899aabbCCDDEEFF", "has others"),
+      (String(repeating: "0", count: 32), "of zeros"),
+    ] {
+      let file = try folder.write("names.key", text)
+      let (configuration, problems) = Configuration.load(file: main, environment: machine)
+      #expect(configuration == nil && problems.exitCode == 78)
+      #expect(problems.first?.reason.contains(word) == true, "\(problems)")
+      #expect(problems.first?.position.file == file)
+    }
+  }
+
   @Test("a mistake in conf.d names that file")
   func mistakeInDropIn() throws {
     let folder = try Folder()

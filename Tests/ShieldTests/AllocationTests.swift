@@ -70,7 +70,7 @@ private struct TightDriver: ~Copyable {
     case .connect(let slot, _):
       engine.connected(slot, now: now, into: &effects)
     case .close(let slot): engine.closed(slot, now: now, into: &effects)
-    case .watch, .narrow, .widen, .finish, .secure, .hand, .tell: break
+    case .watch, .narrow, .widen, .finish, .secure, .hand: break
     }
   }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Reputation
 import SMTP
 import Shield
 import Simulator
@@ -22,7 +23,7 @@ struct LoginTests {
     var shield = VirtualShield(
       driver: VirtualDriver(
         engine: Engine(
-          policy: policy, limits: limits(), seed: UInt64(worker + 1), loginSeed: 1, worker: worker,
+          policy: policy, limits: limits(), seed: UInt64(worker + 1), secret: (1, 2), worker: worker,
           workers: workers)))
     shield.advance(by: .seconds(1))
     shield.downstream.offers.append("AUTH PLAIN LOGIN")
@@ -422,25 +423,20 @@ struct LoginTests {
       var there = guarded(worker: 1, of: 2) { $0.logins.networkFailures = 20 }
       func from(_ n: Int) -> String { address.replacing("%", with: "\(n)") }
       for n in 0..<3 { _ = try attempt(&here, Self.ann, from: from(n)) }
+      let told = here.driver.learnt().filter(\.concernsAllWorkers)
       // A /24 has but one worker.
-      #expect(here.driver.told.count == (address.contains(":") ? 6 : 3))
-      for failure in here.driver.told { there.driver.tell(failure) }
+      #expect(told.count == (address.contains(":") ? 6 : 3))
+      for change in told { there.driver.learn(change) }
       let (_, ann) = try attempt(&there, Self.ann, from: from(9))
       #expect(abs(ann - 4) < 0.1, "\(ann)")
       let (_, bob) = try attempt(&there, Self.bob, from: from(10))
       #expect(abs(bob - (address.contains(":") ? 5 : 1)) < 0.1, "\(bob)")
       #expect(there.driver.engine.counters.loginsFailed == 2)
-      #expect(there.driver.engine.counters.loginsHeardOf == UInt64(here.driver.told.count))
+      #expect(there.driver.engine.counters.changesHeardOf == UInt64(told.count))
       // What was heard of is not told again.
-      #expect(there.driver.told.count == (address.contains(":") ? 4 : 2))
+      let back = there.driver.learnt().filter(\.concernsAllWorkers)
+      #expect(back.count == (address.contains(":") ? 4 : 2))
     }
-  }
-
-  @Test("a worker alone tells nobody")
-  func alone() throws {
-    var shield = guarded()
-    _ = try attempt(&shield, Self.ann, from: "2001:db8::1")
-    #expect(shield.driver.told.isEmpty)
   }
 
   /// What the downstream of the next test says: base64 that begins with Q is a name, all else a wrong password.

@@ -55,25 +55,24 @@ struct SourceBenchmark {
   private func reputation(_ sources: Int, _ decisions: Int) {
     let minute: Int64 = 60_000_000
     var table = ReputationTable(capacity: sources, hash: hash)
-    func address(_ number: Int) -> Address { Address(v4: UInt32(number)) }
+    func source(_ number: Int) -> Source { Source(host: Address(v4: UInt32(number))) }
     let filling = timed("ns per departure, first of a source", "reputation", sources) { number in
-      table.left(table.key(.address, address(number)), stages: 1 << 0, after: minute, now: .origin)
+      let change = Change(.left, of: source(number), at: 0, stages: 1 << 0)
+      table.learn(change, epoch: 0, chanceAfter: minute)
       return 0
     }
     keep(filling)
     let later = Instant(seconds: 120)
     var kept = 0
     for number in 0..<sources
-    where table.divisor(table.key(.address, address(number)), stage: 0, after: minute, now: later)
-      == 2
+    where table.divisor(table.key(source(number)), stage: 0, after: minute, now: later) == 2
     {
       kept += 1
     }
     tracked("reputation", table.footprint, sources, kept)
     var random = SeededGenerator(seed: options.seed)
     let sum = timed("ns per question, known source", "reputation", decisions) { _ in
-      let key = table.key(
-        .address, address(Int(truncatingIfNeeded: random.next() >> 32) % sources))
+      let key = table.key(source(Int(truncatingIfNeeded: random.next() >> 32) % sources))
       return table.isGood(key, now: later) ? 1 : 0
     }
     keep(sum)

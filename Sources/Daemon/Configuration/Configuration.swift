@@ -16,6 +16,9 @@ package struct Configuration: Sendable {
   package internal(set) var listeners = [Listener.shipped]
   package internal(set) var downstream = Downstream()
   package internal(set) var tables = Tables()
+  /// The file with the key under which names are remembered; nil for a new key at each start.
+  var nameKeyFile: String?
+  package internal(set) var nameKey: NameKey?
   package internal(set) var tls = TLSSection()
   package internal(set) var log = LogSettings()
   /// Every file that was read, in the order in which it was: `sluice.yaml`, `conf.d`, tables.

@@ -96,12 +96,32 @@ extension ConfigurationReader {
     checkOrder(whole)
     checkDownstream(whole)
     finishTLS(whole)
+    readNameKey()
     let detail = tableDetail
     draft.policy.access = loadTable("tables.access", draft.tables.access) { content, file in
       AccessTable.load(content: content, file: file, keeping: detail)
     }
     draft.policy.rates = loadTable("tables.rates", draft.tables.rates) { content, file in
       RateTable.load(content: content, file: file, keeping: detail)
+    }
+  }
+
+  private mutating func readNameKey() {
+    guard let path = draft.nameKeyFile else { return }
+    draft.files.append(path)
+    let place = places["reputation.key_file"] ?? SourcePosition(file: path, line: 0, column: 0)
+    let content: [UInt8]
+    do {
+      content = try readFile(path, bytesMax: 4_096)
+    } catch {
+      problems.add(error.problem(at: place, lineText: problems.line(at: place)))
+      return
+    }
+    do {
+      draft.nameKey = try NameKey(content)
+    } catch {
+      let file = SourcePosition(file: path, line: 1, column: 1)
+      problems.add(.error, at: file, error.reason, error.hint)
     }
   }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Reputation
 package import Shield
 import Structures
 import Suspicion
@@ -36,8 +37,8 @@ package struct MemoryStatement: Sendable {
     /// An entry of a ring's submission queue (64 B and its number) and the four of its completion queue
     /// (16 B), in the kernel's memory and mapped into the process.
     package var ringEntry = 64 + 4 + 4 * 16
-    /// Stack and bookkeeping of a worker.
-    package var worker = 65_536
+    /// Stack and bookkeeping of a worker, and what it has learnt on its way out and what others have on its way in.
+    package var worker = 65_536 + 2 * Worker.changesMost * MemoryLayout<Change>.stride
     package init() {}
   }
 

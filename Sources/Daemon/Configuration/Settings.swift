@@ -178,6 +178,13 @@ extension Setting {
     duration("reputation.bad_for", \.policy.badFor, 4 * minute...(90 * day)),
     toggle("reputation.second_chance", \.policy.secondChance),
     duration("reputation.second_chance_after", \.policy.secondChanceAfter, second...day),
+    Setting(
+      key: "reputation.key_file", range: "a path, or none",
+      read: { (node, reader) throws(BadValue) in
+        let word = try text(node, "the path of a file with a key")
+        reader.draft.nameKeyFile = word == "none" ? nil : try reader.path(word)
+      },
+      show: { $0.nameKeyFile.map { "\"\($0)\"" } ?? "none" }),
   ]
 
   private static let tarpit: [Setting] = [

@@ -5,6 +5,7 @@
 // and a slot is given back to the engine only when it is 0 and the descriptor is closed.
 
 import Glibc
+package import Reputation
 import SMTP
 package import Shield
 package import Structures
@@ -136,7 +137,6 @@ package struct Driver: ~Copyable {
   /// header is still to come, because a socket that is in a ring's table cannot be given to another ring.
   private var kept: [UInt32: Int32] = [:]
   private let handOver: (@Sendable (Int, Peer, Int32) -> Void)?
-  private let tell: (@Sendable (LoginFailure) -> Void)?
 
   /// How long a listener rests after the process ran out of descriptors, in microseconds.
   private static let rest: Int64 = 100_000
@@ -151,12 +151,10 @@ package struct Driver: ~Copyable {
   ///   - ringEntries: of the submission queue; the completion queue has four times as many.
   ///   - origin: the clock reading, in microseconds, that is the engine's instant 0.
   ///   - handOver: gives a client and its descriptor to the worker it belongs to; nil where there is none.
-  ///   - tell: tells all other workers; nil where there is none.
   package init(
     engine: consuming Engine, listeners: [Int32], servers: [(Address, UInt16)], origin: Int64,
     ringEntries: Int, tls: TLSContexts = TLSContexts(),
-    handOver: (@Sendable (Int, Peer, Int32) -> Void)? = nil,
-    tell: (@Sendable (LoginFailure) -> Void)? = nil
+    handOver: (@Sendable (Int, Peer, Int32) -> Void)? = nil
   ) throws(RingError) {
     let slots = engine.slotCount
     let isSecure = tls.isSecure
@@ -178,7 +176,6 @@ package struct Driver: ~Copyable {
     self.listeners = listeners
     self.origin = origin
     self.handOver = handOver
-    self.tell = tell
     acceptAgainAt = Array(repeating: 0, count: listeners.count)
     serverCount = servers.count
     self.servers = .allocate(capacity: max(servers.count, 1))
@@ -357,10 +354,10 @@ package struct Driver: ~Copyable {
     carryOut()
   }
 
-  /// Log-ins failed at another worker.
-  package mutating func hear(_ failures: [LoginFailure]) {
+  /// Something was learnt elsewhere.
+  package mutating func learn(_ changes: [Change]) {
     let now = now()
-    for failure in failures { engine.noteForeignFailure(failure, now: now) }
+    for change in changes { engine.learn(change, now: now) }
   }
 
   /// Gives a client to its worker.
@@ -455,7 +452,6 @@ package struct Driver: ~Copyable {
         submitted(slot)
         ring.shutdown(slot: Int32(slot.index), how: Int32(SHUT_WR), token: token(.shutdown, slot))
       case .hand(let slot, let worker): hand(slot, to: worker)
-      case .tell(let failure): tell?(failure)
       case .close(let slot):
         letGo(slot)
         close(slot)

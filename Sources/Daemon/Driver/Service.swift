@@ -6,6 +6,7 @@
 
 import Glibc
 package import Logging
+import Reputation
 package import Shield
 package import Structures
 package import Suspicion
@@ -31,6 +32,9 @@ package struct ServiceSettings: Sendable {
   package var floodLines = 50
   /// Of the hash keys; different at each start unless a run is to be repeated.
   package var seed: UInt64
+  /// Under which names are remembered: the same at each start where what is learnt is to outlive it. Without it,
+  /// one of the seed.
+  package var secret: (UInt64, UInt64)?
 
   package init(
     policy: Policy, limits: Limits, listeners: [ListenerTerms], downstream: (Address, UInt16),
@@ -151,8 +155,8 @@ package final class Service: Sendable {
           workers: settings.workers,
           handOver: { siblings.hand(to: $0, $1, descriptor: $2) }, server: settings.downstream,
           origin: origin, ringEntries: Limits.ringEntries(workers: settings.workers))
-        mine.tell = { siblings.tell($0, of: number) }
-        mine.loginSeed = settings.seed
+        if settings.workers > 1 { mine.tell = { siblings.tell($0, of: number) } }
+        mine.secret = settings.secret ?? (settings.seed, ~settings.seed)
         mine.tls = settings.tls
         mine.downstreamTLS = settings.downstreamTLS
         mine.isImplicitTLS = settings.isImplicitTLS
@@ -224,7 +228,7 @@ package final class Service: Sendable {
       sum.journalDropped += one.journalDropped
       sum.connections += one.connections
       sum.links += one.links
-      sum.loginsUnheard += one.loginsUnheard
+      sum.changesLost += one.changesLost
       ups.append(one.downstreamUp)
     }
     sum.downstreamUp = ups.contains(true) ? true : ups.contains(false) ? false : nil
@@ -241,11 +245,11 @@ private final class Siblings: Sendable {
 
   func set(_ workers: [Worker]) { all.withLock { $0 = workers.map { Sibling(worker: $0) } } }
 
-  /// All workers but `number` hear of a log-in that failed there.
-  func tell(_ failure: LoginFailure, of number: Int) {
+  /// All workers but `number` hear what was learnt there.
+  func tell(_ change: Change, of number: Int) {
     all.withLock { all in
       for (other, sibling) in all.enumerated() where other != number {
-        sibling.worker?.hear(failure)
+        sibling.worker?.hear(change)
       }
     }
   }

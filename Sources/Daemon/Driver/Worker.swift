@@ -5,6 +5,7 @@
 // journal entries. Invariant: nothing here blocks but the ring's own wait.
 
 import Glibc
+package import Reputation
 package import Shield
 package import Structures
 package import Suspicion
@@ -21,8 +22,8 @@ package struct Snapshot: Sendable {
   package var downstreamUp: Bool?
   package var connections = 0
   package var links = 0
-  /// Failed log-ins that other workers had to tell and for which the mailbox had no room.
-  package var loginsUnheard: UInt64 = 0
+  /// What was learnt of sources and had no room on its way to the other workers.
+  package var changesLost: UInt64 = 0
   /// Until the first of the certificates ends; nil without any. Of the process, so not a worker's to tell.
   package var tlsCertificateDays: Int64?
   package init() {}
@@ -93,9 +94,9 @@ package final class Worker: Sendable {
 
   private struct State {
     var orders: [WorkerOrder] = []
-    /// Log-ins that failed at other workers. Room is kept, and nothing is allocated for them later.
-    var failures: [LoginFailure] = []
-    var failuresLost: UInt64 = 0
+    /// What other workers have learnt. Room is kept, and nothing is allocated for it later.
+    var changes: [Change] = []
+    var changesLost: UInt64 = 0
     var snapshot = Snapshot()
     var start = Start.pending
     var isDone = false
@@ -121,10 +122,10 @@ package final class Worker: Sendable {
     package var workers: Int
     /// Gives a client to another worker.
     package var handOver: @Sendable (Int, Peer, Int32) -> Void
-    /// Tells all other workers of a log-in that failed here.
-    package var tell: (@Sendable (LoginFailure) -> Void)?
-    /// Of the hash key that all workers have in common.
-    package var loginSeed: UInt64?
+    /// Tells all other workers what was learnt here.
+    package var tell: (@Sendable (Change) -> Void)?
+    /// Under which names are remembered; all workers have it in common.
+    package var secret: (UInt64, UInt64)?
     package var server: (Address, UInt16)
     package var origin: Int64
     package var ringEntries: Int
@@ -159,23 +160,23 @@ package final class Worker: Sendable {
     self.journal = journal
     wakeUp = try WakeUp()
     if settings.workers > 1 {
-      state.withLock { $0.failures.reserveCapacity(Worker.failuresMost) }
+      state.withLock { $0.changes.reserveCapacity(Worker.changesMost) }
     }
   }
 
-  /// How many failed log-ins wait for this worker at most. It takes them once a turn, and each has cost another worker
-  /// an exchange with the downstream: more are lost, which is counted, and slows somebody less than it might.
-  static let failuresMost = 512
+  /// How many changes wait for this worker at most. It takes them once a turn, and each has cost another worker an
+  /// exchange with the downstream: more are lost, which is counted, and slows somebody less than it might.
+  static let changesMost = 512
 
-  /// A log-in failed at another worker. From any thread.
-  package func hear(_ failure: LoginFailure) {
+  /// Another worker has learnt something. From any thread.
+  package func hear(_ change: Change) {
     let isFirst = state.withLock { state in
-      guard state.failures.count < Worker.failuresMost else {
-        state.failuresLost += 1
+      guard state.changes.count < Worker.changesMost else {
+        state.changesLost += 1
         return false
       }
-      state.failures.append(failure)
-      return state.failures.count == 1
+      state.changes.append(change)
+      return state.changes.count == 1
     }
     if isFirst { wakeUp.signal() }
   }
@@ -197,7 +198,8 @@ package final class Worker: Sendable {
     do throws(RingError) {
       var engine = Engine(
         policy: settings.policy, limits: settings.limits, seed: settings.seed,
-        loginSeed: settings.loginSeed, identity: settings.identity, listeners: settings.terms,
+        secret: settings.secret, epoch: wallClock(), identity: settings.identity,
+        listeners: settings.terms,
         worker: number,
         workers: settings.workers)
       engine.setProbeInterval(settings.probeEvery)
@@ -206,8 +208,7 @@ package final class Worker: Sendable {
       var driver = try Driver(
         engine: engine, listeners: settings.listeners, servers: [settings.server],
         origin: settings.origin, ringEntries: settings.ringEntries, tls: settings.tls,
-        handOver: settings.workers > 1 ? settings.handOver : nil,
-        tell: settings.workers > 1 ? settings.tell : nil)
+        handOver: settings.workers > 1 ? settings.handOver : nil)
       driver.arm(wakeUp)
       state.withLock { $0.start = .running }
       try serve(&driver)
@@ -229,8 +230,8 @@ package final class Worker: Sendable {
   private func serve(_ driver: inout Driver) throws(RingError) {
     var nextSnapshot: Int64 = 0
     var isDraining = false
-    var failures: [LoginFailure] = []
-    failures.reserveCapacity(settings.workers > 1 ? Worker.failuresMost : 0)
+    var changes: [Change] = []
+    changes.reserveCapacity(settings.workers > 1 ? Worker.changesMost : 0)
     while true {
       if try driver.turn(longest: 500_000) {
         wakeUp.drain()
@@ -249,13 +250,16 @@ package final class Worker: Sendable {
           case .stop: return
           }
         }
-        state.withLock { swap(&$0.failures, &failures) }
-        if !failures.isEmpty {
-          driver.hear(failures)
-          failures.removeAll(keepingCapacity: true)
+        state.withLock { swap(&$0.changes, &changes) }
+        if !changes.isEmpty {
+          driver.learn(changes)
+          changes.removeAll(keepingCapacity: true)
         }
       }
       while let entry = driver.engine.journal.next() { journal.append(entry) }
+      while let change = driver.engine.memory.learnt.next() {
+        if change.concernsAllWorkers { settings.tell?(change) }
+      }
       let time = MonotonicClock.now()
       if time >= nextSnapshot {
         nextSnapshot = time + 1_000_000
@@ -288,7 +292,7 @@ package final class Worker: Sendable {
     snapshot.connections = driver.engine.heldCount
     snapshot.links = driver.engine.linkCount
     state.withLock { state in
-      snapshot.loginsUnheard = state.failuresLost
+      snapshot.changesLost = state.changesLost + driver.engine.memory.learnt.lost
       state.snapshot = snapshot
     }
   }
