@@ -173,7 +173,7 @@ package final class AccessTable: Sendable {
     if let peer = PeerClass(named: name.utf8) { return .classify(peer) }
     let known = prefixed ? PeerClass.names : words
     let hint =
-      nearest(to: name, among: known).map { "did you mean \(prefixed ? "class=" : "")\($0)?" }
+      MeantWord.action(name, among: known).map { "did you mean \(prefixed ? "class=" : "")\($0)?" }
       ?? (!prefixed && text.contains("=")
         ? "settings such as rates belong into the rate table"
         : "write one of: \(known.joined(separator: ", "))")

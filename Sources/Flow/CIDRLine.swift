@@ -162,7 +162,9 @@ extension CIDRPattern {
           reason:
             "the prefix length \(quoted(bytes, slash + 1, end)) is not a number from 0 to \(width)",
           hint: address.isDotted
-            ? "write a length such as /24; netmasks such as /255.255.255.0 are not read"
+            ? netmaskLength(bytes, slash + 1, end).map {
+              "write \(AddressBlock(bits: address.bits, depth: $0 + 96, isIPv4: true).address)/\($0)"
+            } ?? "write a length such as /24"
             : "write a length such as /64")
       }
     }
@@ -179,6 +181,16 @@ extension CIDRPattern {
           + "or leave /\(length) out for the one address")
     }
     return block
+  }
+
+  /// The length that a netmask (255.255.252.0) or a wildcard mask (0.0.3.255) stands for; nil if it is neither.
+  private static func netmaskLength(_ bytes: Span<UInt8>, _ first: Int, _ last: Int) -> Int? {
+    guard let mask = try? ipv4(bytes, first, last) else { return nil }
+    for bits in [mask, ~mask] {
+      let length = (~bits).leadingZeroBitCount
+      if bits.leadingZeroBitCount == 0, length == bits.nonzeroBitCount { return length }
+    }
+    return nil
   }
 
   private static func address(

@@ -96,13 +96,23 @@ struct CIDRReader {
     var number = 0
     var open: Piece?
     var more: [Piece] = []
+    var hasToldReturn = false
     while cursor < bytes.count {
       number += 1
       let start = cursor
       var hasHash = false
+      var hasReturn = false
       while cursor < bytes.count && bytes[cursor] != 10 {
         if bytes[cursor] == UInt8(ascii: "#") { hasHash = true }
+        if bytes[cursor] == 13 { hasReturn = true }
         cursor += 1
+      }
+      // Else all lines of a file with CR alone would be one rule, or one comment.
+      if hasReturn && !hasToldReturn, let place = CIDRReader.bareReturn(bytes, start, cursor) {
+        hasToldReturn = true
+        report(
+          place, line: number, "a carriage return stands within the line",
+          "save the file with lines that end in LF or CRLF: CR alone ends no line")
       }
       var end = cursor
       cursor += 1
@@ -124,6 +134,15 @@ struct CIDRReader {
       }
     }
     if let line = open { readLogicalLine(bytes, line, more) }
+  }
+
+  /// The first CR of a line that is not at its end.
+  private static func bareReturn(_ bytes: Span<UInt8>, _ start: Int, _ end: Int) -> Int? {
+    var last = end
+    while last > start && bytes[last - 1] == 13 { last -= 1 }
+    for i in start..<last where bytes[i] == 13 { return i }
+    // The only line of a file (behind a byte-order mark, perhaps) has no LF to tell by.
+    return last < end && end == bytes.count && start <= 3 ? last : nil
   }
 
   /// A comment after a rule starts with a # between white space, so that "ticket #12" in a reply stays.

@@ -5,9 +5,9 @@ import Structures
 ///
 /// Not aware of the file: it knows the rule's family and pattern only to word its advice. Kept: after a
 /// mistake it goes on with the next setting, so that one look shows all mistakes of a line.
-struct RateSettings {
-  /// Longer delays than this pass every ceiling a sender may tolerate (design.md, section 6).
-  static let delaySecondsMax = 300
+package struct RateSettings {
+  /// The longest an honest sender bears before the banner: the ceiling of that stage, above which a delay would be cut.
+  package static let delaySecondsMax = 25
 
   private static let names = [
     "conn", "msgs", "rcpt", "errors", "bytes", "concurrency", "burst", "delay", "class", "per",
@@ -92,7 +92,9 @@ struct RateSettings {
     case "delay": try delay(value, at)
     case "class":
       guard let peer = PeerClass(named: value.utf8) else {
-        throw RateSettings.notOneOf(PeerClass.names, "a class", name, value, at)
+        throw RateSettings.notOneOf(
+          PeerClass.names, "a class", name, value, at,
+          meant: MeantWord.action(value, among: PeerClass.names))
       }
       rule.peerClass = peer
     case "over":
@@ -101,7 +103,9 @@ struct RateSettings {
       case "tempfail": rule.over = .tempfail
       case "refuse": rule.over = .refuse
       case "drop": rule.over = .drop
-      default: throw RateSettings.notOneOf(OverAction.names, "an answer", name, value, at)
+      default:
+        throw RateSettings.notOneOf(
+          OverAction.names, "an answer", name, value, at, meant: MeantWord.answer(value))
       }
     case "per": try per(value, at)
     default:
@@ -151,11 +155,11 @@ struct RateSettings {
   }
 
   private static func notOneOf(
-    _ known: [String], _ kind: String, _ name: String, _ value: String, _ at: Int
+    _ known: [String], _ kind: String, _ name: String, _ value: String, _ at: Int, meant: String?
   ) -> Mistake {
     Mistake(
       at: at, reason: "\"\(value)\" is not \(kind) for \(name)=",
-      hint: nearest(to: value, among: known).map { "did you mean \(name)=\($0)?" }
+      hint: meant.map { "did you mean \(name)=\($0)?" }
         ?? "write one of: \(known.joined(separator: ", "))")
   }
 
@@ -266,7 +270,8 @@ struct RateSettings {
     }
     if microseconds > Int64(limit) * 1_000_000 {
       throw Mistake(
-        at: at, reason: "a delay of \(value) is longer than \(limit)s, when every sender has gone",
+        at: at,
+        reason: "a delay of \(value) is above the ceiling of \(limit)s: honest senders leave before",
         hint: "write delay=\(limit)s at most")
     }
     rule.delayMicroseconds = microseconds

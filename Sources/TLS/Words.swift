@@ -6,6 +6,7 @@
 
 import COpenSSL
 import CTLS
+import Structures
 
 /// One of the words that decide what is spoken.
 public enum TLSWord: String, Sendable, CaseIterable {
@@ -118,13 +119,16 @@ public struct TLSWords: Sendable, Equatable {
     switch word {
     case .minProtocol, .maxProtocol: break
     case .ciphers:
-      // What is taken away or moved may be unknown; what is asked for must be there.
-      for name in value.split(whereSeparator: { ":, ;".contains($0) })
-      where !"!-+@".contains(name.first ?? "@") {
-        if SSL_CTX_set_cipher_list(scratch, String(name)) != 1 {
-          ERR_clear_error()
-          return "'\(name)' names no cipher of this OpenSSL"
-        }
+      for name in value.split(whereSeparator: { ":, ;".contains($0) }) where name.first != "@" {
+        let isAskedFor = !"!-+".contains(name.first ?? "@")
+        let word = String(isAskedFor ? name : name.dropFirst())
+        if SSL_CTX_set_cipher_list(scratch, word) == 1 { continue }
+        ERR_clear_error()
+        // What is taken away or moved may be of another OpenSSL (!RC4, !DES-CBC3-SHA); a slip would take away nothing.
+        let parts = word.split(whereSeparator: { "+-".contains($0) }).map { $0.uppercased() }
+        if !isAskedFor && parts.contains(where: { cipherWords.contains($0) }) { continue }
+        let meant = nearest(to: word, among: cipherWords.sorted()).map { ": did you mean \($0)?" }
+        return "'\(word)' names no cipher of this OpenSSL\(meant ?? "")"
       }
     case .cipherSuites:
       let names = value.split(separator: ":", omittingEmptySubsequences: false)
@@ -139,6 +143,20 @@ public struct TLSWords: Sendable, Equatable {
     }
     return set(word, value, in: scratch)
   }
+
+  /// The words of openssl-ciphers(1), "CIPHER STRINGS", and parts of names of ciphers that some OpenSSL had.
+  private static let cipherWords: Set<String> = [
+    "ALL", "COMPLEMENTOFALL", "DEFAULT", "COMPLEMENTOFDEFAULT", "HIGH", "MEDIUM", "LOW", "EXP",
+    "EXPORT", "EXPORT40", "EXPORT56", "FIPS", "ENULL", "NULL", "ANULL", "KRSA", "ARSA", "RSA",
+    "KDHR", "KDHD", "KDH", "DH", "KDHE", "KEDH", "DHE", "EDH", "ADH", "KEECDH", "KECDHE", "KECDH",
+    "KECDHR", "ECDH", "ECDHE", "EECDH", "AECDH", "ADSS", "DSS", "ADH", "AECDH", "AECDSA", "ECDSA",
+    "SSLV2", "SSLV3", "TLSV1", "TLSV1.0", "TLSV1.2", "AES128", "AES256", "AES", "AESGCM", "AESCCM",
+    "AESCCM8", "ARIA", "ARIA128", "ARIA256", "ARIAGCM", "CAMELLIA", "CAMELLIA128", "CAMELLIA256",
+    "CHACHA20", "3DES", "DES", "RC2", "RC4", "IDEA", "SEED", "MD5", "SHA", "SHA1", "SHA256",
+    "SHA384", "CBC", "CBC3", "AGOST", "AGOST01", "KGOST", "GOST", "GOST94", "GOST89MAC", "PSK",
+    "KPSK", "APSK", "KECDHEPSK", "KDHEPSK", "KRSAPSK", "SRP", "KSRP", "ASRP", "KRB5", "SUITEB128",
+    "SUITEB128ONLY", "SUITEB192",
+  ]
 
   private static func hasSuite(_ scratch: OpaquePointer, _ name: String) -> Bool {
     defer { ERR_clear_error() }

@@ -203,6 +203,25 @@ struct ConfigurationTests {
     ("tables: {access: nowhere/a.cidr}", "1:18", "cannot open nowhere/a.cidr", "check the path"),
     ("tls: {min_protocol: TLSv1.4}", "1:21", "OpenSSL does not take it", "TLSv1.2 or"),
     ("tls: {ciphers: \"ECDHE+AESGCM:AEZ\"}", "1:16", "'AEZ' names no cipher", "openssl ciphers"),
+    (
+      "tls: {ciphers: \"ECDHE+AESGCM:!NOSUCH\"}", "1:16", "'NOSUCH' names no cipher",
+      "openssl ciphers"
+    ),
+    (
+      "tls: {ciphers: \"ECDHE+AESGCM:!AENULL\"}", "1:16",
+      "'AENULL' names no cipher of this OpenSSL: did you mean ANULL?", "openssl ciphers"
+    ),
+    (
+      "downstream: 10.0.0.5:25", "1:13", "is a section with keys of its own",
+      "write downstream: {address: \"10.0.0.5:25\"}"
+    ),
+    (
+      "log: /var/log/sluice.log", "1:6", "is a section",
+      "write log: {destination: \"/var/log/sluice.log\"}"
+    ),
+    ("signals: {pregreet: ignore}", "1:21", "is a section", "write pregreet: {action: ignore}"),
+    ("delays: {banner: 6s}", "1:18", "is a section", "write banner: {clean: 6s}"),
+    ("own: mx.example.org", "1:6", "is a section", "write own: {names: [\"mx.example.org\"]}"),
     ("tls: {cipher_suites: TLS_X}", "1:22", "'TLS_X' is no cipher suite", "openssl ciphers"),
     ("tls: {groups: \"P-256:P\"}", "1:15", "'P' is no group", "list_curves"),
     (

@@ -31,7 +31,7 @@ struct ExplanationTests {
       """
       192.0.2.64/28 class=suspicious delay=1s
       192.0.2.0/24 conn=60/min burst=20 rcpt=2000/h concurrency=5 per=/24 over=tempfail
-      198.51.100.0/24 bytes=64k/s msgs=unlimited per=net delay=40s
+      198.51.100.0/24 bytes=64k/s msgs=unlimited per=net delay=25s
       2001:db8::/32 conn=10/min
       """)
     configuration = try #require(Configuration.load(file: main, environment: machine).configuration)
@@ -103,7 +103,7 @@ struct ExplanationTests {
     let known = try row("192.0.2.1", .banner)
     #expect(known.now == 0)
     #expect(known.next == nil, "what the operator vouches for is not judged")
-    #expect(try row("198.51.100.9", .banner).now == 25_000_000, "delay=40s is above the ceiling")
+    #expect(try row("198.51.100.9", .banner).now == 25_000_000, "delay= of the rule")
     #expect(try row("192.0.2.65", .banner).now == 1_000_000)
     #expect(try row("192.0.2.33", .banner).next == 110_000_000)
   }

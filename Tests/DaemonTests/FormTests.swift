@@ -105,6 +105,8 @@ struct FormTests {
     arguments: [
       (":25", "write 0.0.0.0:25"), ("*:25", "write 0.0.0.0:25"), ("25", "such as"),
       ("0.0.0.0", "write 0.0.0.0:25"), ("2001:db8::1", "write [2001:db8::1]:25"),
+      ("::1:25", "write [::1]:25, or [::1:25]:25 if 25 is part of the address"),
+      ("2001:db8::1:587", "write [2001:db8::1]:587, or"), ("::1:beef", "write [::1:beef]:25"),
       ("[192.0.2.1]:25", "write 192.0.2.1:25"), ("192.0.2.1:0", "such as"),
       ("192.0.2.1:65536", "such as"), ("192.0.2.256:25", "such as"),
       ("mx.example.org:25", "such as"),
@@ -114,6 +116,37 @@ struct FormTests {
   func badEndpoints(text: String, advice: String) {
     let error = #expect(throws: BadValue.self) { try Form.endpoint(text, allowsName: false) }
     #expect(error?.hint.contains(advice) == true, "\(text): \(error?.hint ?? "")")
+  }
+
+  @Test(
+    "text reads back from a YAML file as it was",
+    arguments: [
+      "plain", "/srv/a \"quoted\" folder/x", "back\\slash", "tab\there", "#no comment", "a: b",
+      "two\nlines", "ü€😀", "\u{1B}[2J", "\u{85}\u{2028}", "",
+    ])
+  func text(text: String) throws {
+    var problems = ProblemList()
+    let source = SourceText(file: "x", bytes: Array("key: \(Form.write(text: text))\n".utf8))
+    let root = try #require(YAMLFile.read(source, &problems))
+    #expect(problems.all == [])
+    guard case .map(let members) = root.content, case .scalar(let read) = members[0].value.content
+    else {
+      Issue.record("\(root)")
+      return
+    }
+    #expect(read == text)
+  }
+
+  @Test(
+    "a word that is near one of several, or its beginning, has that one for a hint",
+    arguments: [
+      ("enforced", ["observe", "enforce"], "did you mean 'enforce'?"),
+      ("proxy", ["proxy_v2", "proxy_v1", "xclient"], "did you mean 'proxy_v2'?"),
+      ("zebra", ["observe", "enforce"], "write observe or enforce"),
+    ])
+  func choices(text: String, words: [String], advice: String) {
+    let error = #expect(throws: BadValue.self) { try Form.choice(text, words) }
+    #expect(error?.hint == advice)
   }
 
   @Test(

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Glibc
 import Structures
 import Suspicion
 import Testing
@@ -47,6 +48,56 @@ struct LoadTests {
       #expect(problems.first?.reason.contains(word) == true, "\(problems)")
       #expect(problems.first?.position.file == file)
     }
+  }
+
+  @Test("a key without a value in conf.d is a mistake there, and does not switch off or pass over anything")
+  func valueLeftOut() throws {
+    let folder = try Folder()
+    let main = try folder.write("sluice.yaml", "mode: enforce\nown: {names: [a.example]}\n")
+    let extra = try folder.write("conf.d/a.yaml", "mode:\nown: {names: }\nsmtp:\n")
+    let (configuration, problems) = Configuration.load(file: main, environment: machine)
+    #expect(configuration == nil)
+    #expect(problems.map(\.position.description) == ["\(extra):1:1", "\(extra):2:7"])
+    #expect(problems.first?.reason == "'mode' has no value")
+  }
+
+  @Test("a file of conf.d that is not read though it looks like one is a warning")
+  func passedOver() throws {
+    let folder = try Folder()
+    let main = try folder.write("sluice.yaml", "hostname: mx.example.org\n")
+    let extra = try folder.write("conf.d/10-mode.yml", "mode: enforce\n")
+    try folder.write("conf.d/10-mode.yaml~", "mode: enforce\n")
+    try folder.write("conf.d/README", "nothing\n")
+    let (configuration, problems) = Configuration.load(file: main, environment: machine)
+    #expect(configuration != nil)
+    #expect(
+      problems.map(\.description) == [
+        "\(extra): warning: this file is not read: only *.yaml is\n  hint: rename it to 10-mode.yaml"
+      ])
+  }
+
+  @Test("the configuration and the tables that README shows are good as they stand")
+  func readme() throws {
+    let page = try contents("README.md")
+    let folder = try Folder()
+    for name in ["access", "rates"] {
+      let block = try #require(
+        page.split(separator: "\n\n").first { $0.hasPrefix("    # \(name).cidr") }
+          ?? page.split(separator: "\n\n").flatMap { $0.split(separator: "\n    # ") }
+          .first { $0.hasPrefix("\(name).cidr") })
+      let lines = block.split(separator: "\n").map { $0.drop { $0 == " " } }
+        .filter { $0.first?.isNumber == true || $0.hasPrefix(":") }
+      #expect(!lines.isEmpty)
+      try folder.write("\(name).cidr", lines.joined(separator: "\n") + "\n")
+    }
+    let sample = page.split(separator: "\n").drop { !$0.hasPrefix("       hostname:") }
+      .prefix { $0.hasPrefix("       ") }.map { $0.dropFirst(7) }
+    let main = try folder.write("sluice.yaml", sample.joined(separator: "\n") + "\n")
+    #expect(sample.count > 3)
+    #expect(Configuration.load(file: main, environment: machine).problems == [])
+    // And before the tables are written.
+    for name in ["access", "rates"] { unlink("\(folder.path)/\(name).cidr") }
+    #expect(Configuration.load(file: main, environment: machine).problems == [])
   }
 
   @Test("a mistake in conf.d names that file")

@@ -72,7 +72,14 @@ import Testing
     arguments: [
       ("rejct", 14, "did you mean reject?", "a slip"),
       ("class=trused", 14, "did you mean class=trusted?", "a slip in a class"),
-      ("class=good", 14, "write one of: trusted, unknown, suspicious, bad", "no such class"),
+      ("class=zebra", 14, "write one of: trusted, unknown, suspicious, bad", "no such class"),
+      ("class=good", 14, "did you mean class=trusted?", "another word for a class"),
+      ("T3", 14, "did you mean bad?", "the log's word for a class"),
+      ("T0", 14, "did you mean trusted?", "the log's word for a class"),
+      ("deny", 14, "did you mean reject?", "a firewall's word"),
+      ("DISCARD", 14, "did you mean reject?", "Postfix's word"),
+      ("550 go away", 14, "did you mean reject?", "Postfix's reply codes"),
+      ("allow", 14, "did you mean trusted?", "a firewall's word"),
       ("conn=60/min", 14, "rate table", "a rate"),
       ("permit bulk mail", 21, "start a comment", "text that would be ignored"),
       ("dunno\n  10.0.0.0/8 reject", 3, "first column", "an indented rule"),
@@ -90,5 +97,40 @@ import Testing
     let (_, problems) = load("10.0.0.0/8 what\n10.0.0.1/8 reject\n10.1.0.0/16 permit\nx\n")
     #expect(problems.map(\.position.line) == [1, 2, 3, 4])
     #expect(problems.map(\.severity) == [.error, .error, .warning, .error])
+  }
+
+  @Test(
+    "a netmask is an error that names the length it stands for",
+    arguments: [
+      ("192.0.2.0/255.255.255.0", "write 192.0.2.0/24"),
+      ("192.0.0.0/255.255.252.0", "write 192.0.0.0/22"),
+      ("192.0.2.7/255.255.252.0", "write 192.0.0.0/22"),
+      ("192.0.0.0/0.0.3.255", "write 192.0.0.0/22"),
+      ("192.0.2.0/255.0.255.0", "write a length such as /24"),
+      ("192.0.2.0/33", "write a length such as /24"),
+    ])
+  func netmasks(pattern: String, hint: String) throws {
+    let (_, problems) = load("\(pattern) reject\n")
+    #expect(problems.map(\.hint) == [hint])
+  }
+
+  @Test(
+    "a carriage return that ends no line is an error, told once: all lines would be one rule",
+    arguments: [
+      ("10.0.0.0/8 reject\r11.0.0.0/8 bad\r", 1, 18),
+      ("# a comment\r10.0.0.0/8 reject\r", 1, 12),
+      ("10.0.0.0/8 reject\r", 1, 18),
+      ("10.0.0.0/8 reject\n11.0.0.0/8 bad\r12.0.0.0/8 bad\n13.0.0.0/8\rbad\n", 2, 15),
+    ])
+  func bareReturns(text: String, line: Int, column: Int) {
+    let found = load(text).1.filter { $0.reason.contains("carriage return") }
+    #expect(found.map(\.position.line) == [line] && found.map(\.position.column) == [column])
+    #expect(found.allSatisfy { $0.severity == .error && $0.hint.contains("LF or CRLF") })
+  }
+
+  @Test("lines that end in CRLF, or in CR CR LF, are lines")
+  func carriageReturns() {
+    let (table, problems) = load("10.0.0.0/8 reject\r\n11.0.0.0/8 bad\r\r\n")
+    #expect(problems == [] && table.rules.count == 2)
   }
 }

@@ -89,7 +89,7 @@ func address(_ text: String) throws -> Address { try #require(Address(text), "\(
       ("10.0.0.0/33 x", 10, "from 0 to 32", "/24", "too long a prefix"),
       ("2001:db8::/129 x", 12, "from 0 to 128", "/64", "too long a prefix"),
       ("10.0.0.0/ x", 10, "not a number", "/24", "no prefix length"),
-      ("10.0.0.0/255.0.0.0 x", 10, "not a number", "netmasks", "a netmask"),
+      ("10.0.0.0/255.0.0.0 x", 10, "not a number", "write 10.0.0.0/8", "a netmask"),
       ("10.0.0.256 x", 8, "256 is more than the 255", "0 to 255", "too large"),
       ("10/8 x", 1, "1 of the four parts", "10.0.0.0/8", "a short form"),
       ("mail.example.org x", 1, "is not an address", "names are not looked up", "a name"),

@@ -42,11 +42,10 @@ struct ConfigNode: Sendable {
 
   /// This with everything that `later` says put over it: keys one by one, lists and values as a whole.
   func merged(with later: ConfigNode) -> ConfigNode {
-    guard case .map(var members) = content else {
-      if case .null = later.content { return self }
-      return later
-    }
+    // Nothing behind the colon of a value is a mistake, which the reader tells.
+    guard case .map(var members) = content else { return later }
     switch later.content {
+    // A section without keys says nothing.
     case .null: return self
     case .map(let changes):
       for change in changes {

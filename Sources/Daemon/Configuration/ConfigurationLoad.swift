@@ -29,6 +29,11 @@ extension Configuration {
     do throws(FileFailure) {
       let content = try readFile(file, bytesMax: SourceText.bytesMax)
       sources.append(SourceText(file: file, bytes: content))
+      for name in try names(in: extra, endingIn: "") where passesOver(name) {
+        problems.add(
+          .warning, at: SourcePosition(file: "\(extra)/\(name)", line: 0, column: 0),
+          "this file is not read: only *.yaml is", "rename it to \(stem(of: name)).yaml")
+      }
       for name in try names(in: extra, endingIn: ".yaml") {
         let path = "\(extra)/\(name)"
         let content = try readFile(path, bytesMax: SourceText.bytesMax)
@@ -40,6 +45,17 @@ extension Configuration {
       return (nil, problems.sorted)
     }
     return read(sources, folder: folder, overrides, environment, problems, keeping: detail)
+  }
+
+  /// Whether a file of `conf.d` was probably meant to be read. Those that an editor or a package manager leaves were not.
+  private static func passesOver(_ name: String) -> Bool {
+    let lower = name.lowercased()
+    return !name.hasSuffix(".yaml")
+      && [".yml", ".yaml", ".json", ".conf"].contains { lower.hasSuffix($0) }
+  }
+
+  private static func stem(of name: String) -> Substring {
+    name.lastIndex(of: ".").map { name[..<$0] } ?? name[...]
   }
 
   private static func folder(of file: String) -> String {

@@ -47,7 +47,8 @@ struct ConfigurationReader {
     case .scalar, .list:
       problems.add(
         .error, at: node.place, "\(title) is a section with keys of its own, not \(node.kind)",
-        "write its keys below it, indented: \(known.prefix(6).joined(separator: ", "))")
+        keyMeant(by: node, in: section)
+          ?? "write its keys below it, indented: \(known.prefix(6).joined(separator: ", "))")
     case .map(let members):
       for member in members {
         let key = section.isEmpty ? member.name : "\(section).\(member.name)"
@@ -63,6 +64,39 @@ struct ConfigurationReader {
       }
     }
   }
+
+  /// What to write where a value stands in place of a section of which one key takes such values.
+  private func keyMeant(by node: ConfigNode, in section: String) -> String? {
+    guard case .scalar(let text) = node.content else { return nil }
+    let name = section.split(separator: ".").last ?? ""
+    func write(_ key: String, _ value: String) -> String { "write \(name): {\(key): \(value)}" }
+    switch section {
+    case "downstream": return write("address", Form.write(text: text))
+    case "tables": return write("access", Form.write(text: text))
+    case "own":
+      return Address(text) == nil
+        ? write("names", "[\(Form.write(text: text))]")
+        : write("addresses", "[\(Form.write(text: text))]")
+    case "log":
+      return text == "stderr" || text.hasPrefix("/")
+        ? write("destination", text == "stderr" ? text : Form.write(text: text))
+        : write("level", nearest(to: text, among: ConfigurationReader.levels) ?? "info")
+    default: break
+    }
+    if section.hasPrefix("signals.") {
+      if let action = nearest(to: text, among: ["ignore", "observe", "enforce"]) {
+        return write("action", action)
+      }
+      return Double(text) == nil ? nil : write("weight", text)
+    }
+    // A delay: that of the unknown is what somebody means who gives one.
+    guard section.hasPrefix("delays."), (try? Form.duration(text)) != nil else { return nil }
+    return write("clean", text)
+  }
+
+  private static let levels = [
+    "trace", "debug", "info", "notice", "warning", "error", "critical",
+  ]
 
   private mutating func readSetting(_ setting: Setting, _ member: ConfigNode.Member) {
     places[setting.key] = member.value.place

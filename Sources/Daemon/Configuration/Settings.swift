@@ -53,7 +53,7 @@ extension Setting {
           let all = configuration.listeners.map { listener in
             let tls = listener.tlsAsked.map { ", tls: \($0.rawValue)" } ?? ""
             return
-              "{address: \"\(listener.text)\", role: \(listener.role.name)\(listener.balancerText)\(tls)}"
+              "{address: \(Form.write(text: listener.text)), role: \(listener.role.name)\(listener.balancerText)\(tls)}"
           }
           return "[\(all.joined(separator: ", "))]"
         }),
@@ -66,7 +66,7 @@ extension Setting {
           reader.draft.downstream.port = port
           reader.draft.downstream.text = word
         },
-        show: { "\"\($0.downstream.text)\"" }),
+        show: { Form.write(text: $0.downstream.text) }),
       choice(
         "downstream.identity", \.downstream.identity,
         Downstream.Identity.allCases.map { ($0.rawValue, $0) }),
@@ -86,7 +86,7 @@ extension Setting {
         let word = try text(node, "the path of a table such as \(name).cidr")
         reader.draft[keyPath: field] = word == "none" ? nil : try reader.tablePath(word, from: node)
       },
-      show: { $0[keyPath: field].map { "\"\($0)\"" } ?? "none" })
+      show: { $0[keyPath: field].map { Form.write(text: $0) } ?? "none" })
   }
 
   private static let own: [Setting] = [
@@ -97,7 +97,7 @@ extension Setting {
           try Form.hostname(word, isFull: false)
         }
       },
-      show: { "[\($0.ownNamesAsked.joined(separator: ", "))]" }),
+      show: { "[\($0.ownNamesAsked.map { Form.write(text: $0) }.joined(separator: ", "))]" }),
     Setting(
       key: "own.addresses", range: "a list of addresses",
       read: { (node, reader) throws(BadValue) in
@@ -263,7 +263,7 @@ extension Setting {
       show: { configuration in
         switch configuration.log.destination {
         case .stderr: "stderr"
-        case .file(let path): "\"\(path)\""
+        case .file(let path): Form.write(text: path)
         }
       }),
     count("log.flood_lines", \.log.floodLinesPerSecond, 1...100_000),

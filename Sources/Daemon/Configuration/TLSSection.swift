@@ -308,7 +308,7 @@ extension TLSAuthorities {
   var text: String {
     switch self {
     case .system: "system"
-    case .file(let path), .folder(let path): "\"\(path)\""
+    case .file(let path), .folder(let path): Form.write(text: path)
     }
   }
 }
@@ -329,7 +329,7 @@ extension Setting {
           reader.draft.downstream.tlsName = try Form.hostname(word, isFull: false)
         }
       },
-      show: { $0.downstream.tlsName.map { "\"\($0)\"" } ?? "auto" }),
+      show: { $0.downstream.tlsName.map { Form.write(text: $0) } ?? "auto" }),
     Setting(
       key: "downstream.tls_ca", range: "a file, a folder, or system",
       read: { (node, reader) throws(BadValue) in
@@ -346,9 +346,9 @@ extension Setting {
       read: { (node, reader) throws(BadValue) in try reader.readCertificates(node) },
       show: { configuration in
         let all = configuration.tls.entries.map { entry in
-          let names = entry.names.map { "\"\($0)\"" }.joined(separator: ", ")
+          let names = entry.names.map { Form.write(text: $0) }.joined(separator: ", ")
           return "{" + (names.isEmpty ? "" : "names: [\(names)], ")
-            + "certificate: \"\(entry.certificate)\", key: \"\(entry.key)\"}"
+            + "certificate: \(Form.write(text: entry.certificate)), key: \(Form.write(text: entry.key))}"
         }
         return "[\(all.joined(separator: ", "))]"
       }),
@@ -398,7 +398,7 @@ extension Setting {
         let value = configuration.tls.words[word]
         // Of YAML's own signs '!' begins a tag and ':' a value.
         let isPlain = value.allSatisfy { $0.isLetter || $0.isNumber || ".-_".contains($0) }
-        return isPlain ? value : "\"\(value)\""
+        return isPlain ? value : Form.write(text: value)
       })
   }
 }

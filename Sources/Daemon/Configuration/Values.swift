@@ -213,7 +213,7 @@ extension Form {
       throw bad("is a path; a TCP address is needed")
     }
     if let address = Address(text) {
-      throw bad("has no port", "write \(address.isIPv4 ? text : "[\(text)]"):25")
+      throw bad("has no port", withPort(text, isIPv4: address.isIPv4))
     }
     guard let colon = text.lastIndex(of: ":") else {
       let isPort = digits(text[...]) != nil
@@ -249,12 +249,47 @@ extension Form {
     return (try hostname(host, isFull: false), nil, port)
   }
 
+  /// What to write for an address whose port is missing, or not told apart from it: `::1:25` may be both.
+  private static func withPort(_ text: String, isIPv4: Bool) -> String {
+    guard !isIPv4 else { return "write \(text):25" }
+    let whole = "[\(text)]:25"
+    guard let colon = text.lastIndex(of: ":"), Address(String(text[..<colon])) != nil,
+      let port = digits(text[text.index(after: colon)...]), (1...65_535).contains(port)
+    else { return "write \(whole)" }
+    return "write [\(text[..<colon])]:\(port), or \(whole) if \(port) is part of the address"
+  }
+
+  /// Text in YAML's double quotes, so that it reads back as what it is (YAML 1.1, 5.6: escapes).
+  static func write(text: String) -> String {
+    var quoted = "\""
+    for scalar in text.unicodeScalars {
+      switch scalar {
+      case "\"", "\\": quoted += "\\" + String(scalar)
+      case "\n": quoted += "\\n"
+      case "\r": quoted += "\\r"
+      case "\t": quoted += "\\t"
+      // Control characters, NEL, and what YAML 1.1 takes for the end of a line or a byte-order mark.
+      case "\u{0}"..."\u{1F}", "\u{7F}"..."\u{9F}", "\u{2028}", "\u{2029}", "\u{FEFF}":
+        let hex = String(scalar.value, radix: 16, uppercase: true)
+        quoted += "\\u" + String(repeating: "0", count: 4 - hex.count) + hex
+      default: quoted.unicodeScalars.append(scalar)
+      }
+    }
+    return quoted + "\""
+  }
+
   /// One word out of several.
   static func choice(_ text: String, _ words: [String]) throws(BadValue) -> Int {
     if let index = words.firstIndex(of: text.lowercased()) { return index }
     throw BadValue(
       reason: "'\(ConfigNode.cut(text))' is not one of \(words.joined(separator: ", "))",
-      hint: nearest(to: text, among: words).map { "did you mean '\($0)'?" }
-        ?? "write \(words.joined(separator: " or "))")
+      hint: (nearest(to: text, among: words) ?? begun(by: text, among: words)).map {
+        "did you mean '\($0)'?"
+      } ?? "write \(words.joined(separator: " or "))")
+  }
+
+  /// The first word that begins with the text, such as proxy_v2 for `proxy`.
+  private static func begun(by text: String, among words: [String]) -> String? {
+    text.count < 3 ? nil : words.first { $0.hasPrefix(text.lowercased()) }
   }
 }
