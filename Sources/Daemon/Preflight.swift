@@ -42,6 +42,8 @@ package struct Preflight: Sendable {
   package private(set) var isOpenRelay = false
   /// Something is still to be learnt by asking again.
   package let isOpen: Bool
+  /// It is there, and takes no mail of anybody as it is told about clients.
+  package let isMiswired: Bool
   /// It is there for everybody, and only said "later".
   package let isPutOff: Bool
   /// sysexits(3): 78 if it relays or no mail at all could be delivered as it is told about clients, 69 if it does
@@ -101,6 +103,7 @@ package struct Preflight: Sendable {
   private init(unable text: String) {
     isOpen = false
     isPutOff = false
+    isMiswired = true
     exitCode = 78
     say(.error, text)
   }
@@ -118,8 +121,9 @@ package struct Preflight: Sendable {
     let isSilent = answers.allSatisfy {
       if case .silent = $0.outcome.finding { true } else { false }
     }
+    isMiswired = !isWorking && !isSilent
     exitCode =
-      isRelay || !isWorking && !isSilent ? 78 : counted.allSatisfy(\.isWorking) ? 0 : 69
+      isRelay || isMiswired ? 78 : counted.allSatisfy(\.isWorking) ? 0 : 69
     // One sentence is enough about what has nothing to do with the client.
     let worst =
       answers.first { if case .silent = $0.outcome.finding { false } else { true } }

@@ -93,17 +93,28 @@ package struct ListeningSocket: ~Copyable {
   package static func refuseTaken(
     _ address: Address, port: UInt16, v6Only: Bool = true
   ) throws(ListenError) {
+    do throws(ListenError) {
+      try tryBinding(address, port: port, v6Only: v6Only)
+    } catch {
+      // What else is wrong is told by the listener itself.
+      if error.errno == EADDRINUSE { throw error }
+    }
+  }
+
+  /// Takes the place of a listener for a moment, without listening there: whoever connects meanwhile is refused as before.
+  package static func tryBinding(
+    _ address: Address, port: UInt16, v6Only: Bool = true
+  ) throws(ListenError) {
     let family = address.isIPv4 ? AF_INET : AF_INET6
     let made = socket(family, Int32(SOCK_STREAM.rawValue) | Int32(CURING_SOCK_CLOEXEC), 0)
-    // What else is wrong is told by the listener itself.
-    guard made >= 0 else { return }
+    guard made >= 0 else { throw ListenError(.socket, errno: errno, address: address, port: port) }
     defer { close(made) }
     PlainSocket.setOption(made, SOL_SOCKET, SO_REUSEADDR, 1)
     if family == AF_INET6 {
       PlainSocket.setOption(made, Int32(IPPROTO_IPV6), IPV6_V6ONLY, v6Only ? 1 : 0)
     }
-    if PlainSocket.bind(made, to: SocketAddress(address, port: port)) != 0 && errno == EADDRINUSE {
-      throw ListenError(.bind, errno: EADDRINUSE, address: address, port: port)
+    if PlainSocket.bind(made, to: SocketAddress(address, port: port)) != 0 {
+      throw ListenError(.bind, errno: errno, address: address, port: port)
     }
   }
 

@@ -50,6 +50,19 @@ struct CheckCommand: ParsableCommand {
       """)
   var probeDownstream = false
 
+  @Flag(
+    help: """
+      Look at the files alone, not at this machine: no ports, no log, no io_uring, no name of the mail server.
+      """)
+  var filesOnly = false
+
+  @Flag(
+    help: """
+      Judge as HUP does: ports, log and rings stay as they are, and an expired certificate is a warning. For \
+      ExecReload= of systemd.
+      """)
+  var reload = false
+
   func run() throws {
     let (configuration, exitCode) = options.load()
     guard let configuration else { throw ExitCode(exitCode) }
@@ -57,28 +70,27 @@ struct CheckCommand: ParsableCommand {
     for caution in configuration.cautions { StandardError.write("warning: \(caution)") }
     // A certificate that peers refuse fails the check; a service with one still starts.
     for problem in configuration.tls.findings { StandardError.write(problem.description) }
-    if configuration.tls.findings.hasErrors {
+    if configuration.tls.findings.hasErrors && !reload {
       throw ExitCode(configuration.tls.findings.exitCode)
     }
-    if probeDownstream { try probe(configuration) } else { try checkCircle(configuration) }
+    if !filesOnly {
+      let downstream = try address(of: configuration)
+      if !reload { try checkMachine(configuration) }
+      if probeDownstream { try probe(configuration, at: downstream) }
+    }
     StandardError.write("\(options.config ?? "the shipped configuration"): good")
   }
 
-  /// Of a name that does not resolve here and now nothing can be said.
-  private func checkCircle(_ configuration: Daemon.Configuration) throws {
-    guard configuration.mayCircle, let address = resolve(configuration.downstream.host) else {
-      return
-    }
-    try refuseCircle(configuration, at: address)
+  /// Whether `serve` could start here and now.
+  private func checkMachine(_ configuration: Daemon.Configuration) throws {
+    raiseDescriptorLimit()
+    let readiness = Readiness(configuration)
+    for note in readiness.notes { StandardError.write(note) }
+    for obstacle in readiness.obstacles { StandardError.write("error: \(obstacle.text)") }
+    if let first = readiness.obstacles.first { throw ExitCode(first.exitCode) }
   }
 
-  private func probe(_ configuration: Daemon.Configuration) throws {
-    guard let address = resolve(configuration.downstream.host) else {
-      StandardError.write(
-        "error: '\(configuration.downstream.host)' has no address: name a host that resolves")
-      throw ExitCode(68)
-    }
-    try refuseCircle(configuration, at: address)
+  private func probe(_ configuration: Daemon.Configuration, at address: Address) throws {
     let preflight = Preflight(configuration, at: address)
     for sentence in preflight.sentences {
       let word =
@@ -91,6 +103,18 @@ struct CheckCommand: ParsableCommand {
     }
     if preflight.exitCode != 0 { throw ExitCode(preflight.exitCode) }
   }
+}
+
+/// Where the downstream is; ends the command if its name has no address, or if it is one of our own listeners.
+private func address(of configuration: Daemon.Configuration) throws -> Address {
+  guard let address = resolve(configuration.downstream.host) else {
+    StandardError.write(
+      "downstream.address: error: '\(configuration.downstream.host)' has no address: name a host that "
+        + "resolves, or write its address")
+    throw ExitCode(68)
+  }
+  try refuseCircle(configuration, at: address)
+  return address
 }
 
 /// Ends a command whose downstream is one of our own listeners.
@@ -134,14 +158,23 @@ struct ServeCommand: ParsableCommand {
     discussion: """
       HUP reads the configuration and its tables again and keeps the old ones if anything is wrong with \
       the new. TERM takes no new clients and lets transactions end; a second TERM, or INT, stops at \
-      once. USR1 opens the log file anew. USR2 writes the counters to the log. With mode enforce it ends with \
-      78 where the mail server is an open relay, at once or when that is found.
+      once. USR1 opens the log file anew. USR2 writes the counters to the log. Before it starts, it asks the mail \
+      server behind as a stranger, and ends with 78 if no mail would get through as it is told about clients. With \
+      mode enforce it ends with 78 where the mail server is an open relay, at once or when that is found.
       """)
 
   @OptionGroup var options: ConfigurationOptions
 
   @Option(help: "The most seconds a drain may take.")
   var drainSeconds = 30
+
+  @Flag(
+    name: .customLong("no-preflight"),
+    help: """
+      Start although the mail server behind does not take what it is told about clients, so that all mail is \
+      deferred with 451 until it does.
+      """)
+  var startsMiswired = false
 
   func run() throws {
     let (loaded, exitCode) = options.load()
@@ -155,19 +188,13 @@ struct ServeCommand: ParsableCommand {
         }
     } catch {
       StandardError.write("\(error)")
-      throw ExitCode(73)
+      throw ExitCode(LogFailure.exitCode)
     }
     let level = Logger.Level(rawValue: configuration.log.level) ?? .info
     let logger = Logger(label: "smtpd") { label in
       LineLogHandler(component: label, sink: sink, level: level)
     }
-    guard let downstream = resolve(configuration.downstream.host) else {
-      StandardError.write(
-        "downstream.address: '\(configuration.downstream.host)' has no address: name a host that "
-          + "resolves, or write its address")
-      throw ExitCode(68)
-    }
-    try refuseCircle(configuration, at: downstream)
+    let downstream = try address(of: configuration)
     // The wake-ups for signals must be in place before any thread starts: threads inherit the mask.
     let signals = SignalQueue([SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGUSR2])
     signal(SIGPIPE, SIG_IGN)
@@ -199,7 +226,7 @@ struct ServeCommand: ParsableCommand {
         configuration, listeners: configuration.listeners,
         modes: configuration.listeners.map(\.tls), downstream: configuration.downstream)
     } catch {
-      logger.error("TLS: \(error.reason)")
+      fail("TLS: \(error.reason)", configuration, logger)
       throw ExitCode(78)
     }
     settings.floodLines = configuration.log.floodLinesPerSecond
@@ -214,18 +241,23 @@ struct ServeCommand: ParsableCommand {
     if configuration.downstream.allowsOpenRelay {
       logger.warning(
         "downstream.allow_open_relay is yes: whether the downstream relays is not asked")
-    } else if configuration.policy.mode == .enforce {
-      guard mayEnforce(configuration, downstream, watch, logger) else { throw ExitCode(78) }
     } else {
-      // Beside the service: it delays nobody, and a slow answer must not delay its start.
-      watch.begin(after: nil)
+      // Ten seconds at most, twenty if it does not fit together; no client is taken before.
+      let preflight = ask(
+        configuration, downstream, isGuarded: configuration.isGuarded, watch, logger)
+      if preflight.isOpenRelay && configuration.isGuarded { throw ExitCode(78) }
+      if preflight.isMiswired && !startsMiswired {
+        fail(
+          "Not started, for no mail would get through. To start all the same: --no-preflight",
+          configuration, logger)
+        throw ExitCode(78)
+      }
     }
     let service: Service
     do {
       service = try Service(settings, logger: logger)
     } catch {
-      StandardError.write("\(error)")
-      logger.error("\(error)")
+      fail("\(error)", configuration, logger)
       throw ExitCode(error.exitCode)
     }
     for (listener, port) in zip(configuration.listeners, service.ports) {
@@ -241,23 +273,22 @@ struct ServeCommand: ParsableCommand {
       logger: logger)
   }
 
-  /// Asks the downstream whether it relays for strangers, before anything is enforced. One that gives no answer is
-  /// asked again later.
-  private func mayEnforce(
-    _ configuration: Daemon.Configuration, _ address: Address, _ watch: RelayWatch,
-    _ logger: Logger
-  ) -> Bool {
+  /// Asks the downstream whether it takes what it is told about clients, and whether it relays for strangers, and says
+  /// what came of it. One that gives no answer is asked again later.
+  private func ask(
+    _ configuration: Daemon.Configuration, _ address: Address, isGuarded: Bool,
+    _ watch: RelayWatch, _ logger: Logger
+  ) -> Preflight {
     let preflight = Preflight(configuration, at: address)
     tell(preflight, configuration, logger)
-    if preflight.isOpenRelay { return false }
+    if preflight.isOpenRelay && isGuarded { return preflight }
     watch.stop()
     if preflight.isOpen {
-      logger.notice(
-        "the downstream is asked again until it answers; if it relays for strangers, sluice ends then"
-      )
+      let end = isGuarded ? "; if it relays for strangers, sluice ends then" : ""
+      logger.notice("the downstream is asked again until it answers\(end)")
       watch.begin(after: preflight)
     }
-    return true
+    return preflight
   }
 
   private func tell(
@@ -267,14 +298,15 @@ struct ServeCommand: ParsableCommand {
       switch sentence.level {
       case .good: logger.info("\(sentence.text)")
       case .warning: logger.warning("\(sentence.text)")
-      case .error:
-        logger.error("\(sentence.text)")
-        // Whoever starts it looks there first.
-        if configuration.log.destination != .stderr {
-          StandardError.write("error: \(sentence.text)")
-        }
+      case .error: fail(sentence.text, configuration, logger)
       }
     }
+  }
+
+  /// Says what is wrong in the log and, once, on standard error, where whoever starts it looks first.
+  private func fail(_ text: String, _ configuration: Daemon.Configuration, _ logger: Logger) {
+    logger.error("\(text)")
+    if configuration.log.destination != .stderr { StandardError.write("error: \(text)") }
   }
 
   /// Waits for signals and for the workers' end.
@@ -316,8 +348,7 @@ struct ServeCommand: ParsableCommand {
         if found.isOpenRelay && isGuarded {
           isRefused = true
           let why = "mode enforce is refused in front of an open relay: sluice ends with 78"
-          logger.error("draining: \(why)")
-          if configuration.log.destination != .stderr { StandardError.write("error: \(why)") }
+          fail("draining: \(why)", configuration, logger)
           drainUntil = Date(timeIntervalSinceNow: Double(drainSeconds))
           service.drain()
         }
@@ -377,7 +408,7 @@ struct ServeCommand: ParsableCommand {
     tell(configuration.tls.findings, logger)
     // From looking on to acting, or no longer told to look away: what is asked before a start with that.
     if configuration.isGuarded && !isGuarded,
-      !mayEnforce(started, service.settings.downstream.0, watch, logger)
+      ask(started, service.settings.downstream.0, isGuarded: true, watch, logger).isOpenRelay
     {
       logger.error("RELOAD failed: the configuration in force stays")
       return nil

@@ -2,6 +2,7 @@
 """The operator's side: reload, drain, stop, checks, exit codes; and room for very many silent peers."""
 
 import ctypes
+import os
 import pathlib
 import re
 import resource
@@ -17,7 +18,7 @@ import pytest
 
 from conftest import need
 from harness import (
-    ACCESS, DIRECT, NO_DELAYS, SLUICE, Closed, Dialogue, in_parallel, smtp_source, source, wait_until)
+    ACCESS, DIRECT, NO_DELAYS, ROOT, SLUICE, Closed, Dialogue, in_parallel, smtp_source, source, wait_until)
 
 pytestmark = pytest.mark.skipif(DIRECT, reason="there is no shield to control")
 
@@ -256,7 +257,115 @@ def test_a_port_that_is_taken_is_told_so(shield):
         front.settings["listeners"] = [{"address": f"127.0.0.1:{port}", "role": "inbound"}]
         front.write_config()
         done = sluice("serve", "--config", str(front.config))
-        assert done.returncode in (69, 71) and str(port) in done.stderr, (done.returncode, done.stderr)
+        assert done.returncode == 71 and str(port) in done.stderr, (done.returncode, done.stderr)
+
+
+def both(front, code, *words, **options):
+    """`check` finds what `serve` ends with, says it in the same words, and each says it once."""
+    for command in ("check", "serve"):
+        done = sluice(command, "--config", str(front.config), **options)
+        assert done.returncode == code, (command, done.returncode, done.stderr)
+        for word in words:
+            assert done.stderr.count(word) == 1, (command, word, done.stderr)
+        assert ": good" not in done.stderr, done.stderr
+    # The files themselves are good.
+    done = sluice("check", "--files-only", "--config", str(front.config))
+    assert done.returncode == 0 and ": good" in done.stderr, done.stderr
+
+
+def test_check_and_serve_find_the_folder_of_the_log_missing(shield, tmp_path):
+    front = shield(2600, {"log": {"destination": str(tmp_path / "none/sluice.log")}}, start=False)
+    both(front, 73, "cannot open the log file", "make its folder first")
+    front.settings["log"]["destination"] = str(tmp_path / "sluice.log")
+    front.write_config()
+    assert sluice("check", "--config", str(front.config)).returncode == 0
+    assert not (tmp_path / "sluice.log").exists(), "check wrote something"
+
+
+def test_check_and_serve_find_a_port_taken_and_check_says_by_whom(shield):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        front = shield(2600, start=False)
+        front.settings["listeners"] = [{"address": f"127.0.0.1:{other.getsockname()[1]}"}]
+        front.write_config()
+        both(front, 71, "Cannot listen on 127.0.0.1:")
+        done = sluice("check", "--config", str(front.config))
+        name = pathlib.Path("/proc/self/comm").read_text().strip()
+        assert f"It is held by {name} (process {os.getpid()})." in done.stderr, done.stderr
+
+
+def test_check_knows_the_port_that_the_running_sluice_holds(sink, shield):
+    front = shield(sink(store=False))
+    done = sluice("check", "--config", str(front.config))
+    assert done.returncode == 0, done.stderr
+    assert f"is held by the Sluice that runs (process {front.pid})" in done.stderr, done.stderr
+
+
+def test_check_finds_io_uring_forbidden(shield):
+    both(shield(2600, start=False), 69, "io_uring_setup failed", preexec_fn=without_io_uring)
+
+
+def test_check_finds_too_few_descriptors(shield):
+    front = shield(2600, {"limits": {"connections": 4000}}, start=False)
+    done = [
+        sluice(command, "--config", str(front.config), preexec_fn=few_descriptors) for command in ("check", "serve")]
+    assert done[0].returncode == done[1].returncode != 0, done
+    assert all("RLIMIT_NOFILE is 64" in one.stderr for one in done), done
+
+
+def no_low_ports():
+    """In the child: root without CAP_NET_BIND_SERVICE, by PR_CAPBSET_DROP."""
+    if ctypes.CDLL(None, use_errno=True).prctl(24, 10, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give up a capability it has")
+def test_check_and_serve_may_not_listen_on_a_low_port(shield):
+    if int(pathlib.Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 99:
+        pytest.skip("everybody may listen on port 99 here")
+    front = shield(2600, start=False)
+    front.settings["listeners"] = [{"address": "127.0.0.1:99"}]
+    front.write_config()
+    both(front, 77, "CAP_NET_BIND_SERVICE. ", preexec_fn=no_low_ports)
+
+
+def unit(key):
+    """The values of a key in the shipped unit, in their order."""
+    text = (ROOT / "docs/sluice.service").read_text()
+    return re.findall(rf"^{key}=(.*)$", text, re.M)
+
+
+def test_systemctl_reload_checks_first_and_can_fail(sink, shield):
+    """As systemd runs ExecReload=: one command after the other, until one fails."""
+    front = shield(sink(store=False), {"hostname": "old.example.org"})
+    good = front.config.read_text()
+
+    def reload():
+        for line in unit("ExecReload"):
+            words = line.replace("$MAINPID", str(front.pid)).replace("/usr/local/bin/sluice", SLUICE)
+            done = subprocess.run(
+                words.replace("/etc/sluice/sluice.yaml", str(front.config)).split(), capture_output=True, text=True)
+            if done.returncode != 0:
+                return done
+        return done
+
+    front.config.write_text(good.replace("old.example.org", "new.example.org") + "mod: x\n")
+    done = reload()
+    assert done.returncode == 78 and "unknown key 'mod'" in done.stderr, done
+    with front.dialogue("127.0.70.1") as client:
+        assert "old.example.org" in client.expect(220).lines[0]
+    assert "RELOAD" not in front.log
+    front.config.write_text(good.replace("old.example.org", "new.example.org"))
+    assert reload().returncode == 0
+    front.program.wait_for("RELOAD done")
+    with front.dialogue("127.0.70.2") as client:
+        assert "new.example.org" in client.expect(220).lines[0]
+
+
+def test_the_unit_does_not_start_again_what_will_not_mend_itself():
+    stays = {int(code) for code in unit("RestartPreventExitStatus")[0].split()}
+    assert {64, 66, 69, 73, 77, 78} <= stays
+    # A name without an address, a port that is taken, a worker that ended.
+    assert not {68, 70, 71} & stays
 
 
 def test_it_starts_from_options_alone(sink):

@@ -507,14 +507,17 @@ def test_a_circle_by_name_is_refused_as_one_by_address(shield, listen):
         assert code == 78 and "mail would go in circles" in log, log
     assert "localhost:%d (127.0.0.1) is our own listener" % front.port in log
     assert check(f"localhost:{front.port - 1}").returncode == 0
-    # A name that is not known here and now is no mistake.
+    # A name that is not known here and now: `serve` would not start. The files are good all the same.
     done = check(f"mail.invalid:{front.port}")
+    assert done.returncode == 68 and "'mail.invalid' has no address" in done.stderr, done.stderr
+    assert start(front)[0] == 68
+    done = check(f"mail.invalid:{front.port}", "--files-only")
     assert done.returncode == 0 and "good" in done.stderr, done.stderr
 
 
-def start(front):
+def start(front, *words):
     """Starts a shield that may refuse to; its exit code, or None if it runs."""
-    front.program = Program([SLUICE, "serve", "--config", str(front.config)])
+    front.program = Program([SLUICE, "serve", "--config", str(front.config), *words])
     try:
         front.program.wait_for("sluice ready", 30)
     except AssertionError:
@@ -554,6 +557,63 @@ def test_serve_that_observes_starts_and_warns_and_will_not_begin_to_enforce(tell
     before = len(front.program.lines)
     front.signal(signal.SIGHUP)
     front.program.wait_for("RELOAD done.*enforce", 15, after=before)
+
+
+@pytest.mark.parametrize("mode", ["observe", "enforce"])
+def test_a_trial_that_is_wired_wrongly_does_not_start_and_says_the_edit(telling_postfix, shield, mode):
+    """As README's first line in front of a Postfix that nobody has told of Sluice."""
+    front = shield(
+        telling_postfix, {"mode": mode, "downstream": {"identity": "proxy_v2", "allow_open_relay": False}},
+        start=False)
+    code, log = start(front)
+    assert code == 78, log
+    for words in ("does not take identity proxy_v2", "smtpd_upstream_proxy_protocol=haproxy", "--identity none",
+                  "OPEN RELAY, because it trusts this machine's address", "--no-preflight"):
+        assert log.count(words) == 1, (words, log)
+    assert "sluice listens" not in log
+    # Told to start all the same, no mail is lost by it: it is deferred, and the log goes on saying why.
+    code, log = start(front, "--no-preflight")
+    assert code is None and "does not take identity proxy_v2" in log, log
+    with front.dialogue() as client:
+        client.greet()
+        client.command("MAIL FROM:<a@client.example>", 451)
+        client.command("QUIT")
+    front.program.wait_for("NOQUEUE: reject: MAIL from .*: 451 4.4.1")
+
+
+def deaf(port):
+    """A server that greets at once and takes a PROXY header for bad commands; its listener."""
+    listener = socket.create_server(("127.0.0.1", port))
+
+    def serve(peer):
+        with peer, contextlib.suppress(OSError):
+            peer.sendall(b"220 plain.example ESMTP\r\n")
+            while peer.recv(4096):
+                peer.sendall(b"500 5.5.2 Error: command not recognized\r\n")
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return listener
+
+
+def test_a_server_wired_wrongly_that_comes_up_later_is_told_loudly(shield):
+    port = free_port()
+    front = shield(
+        port, {"mode": "observe", "downstream": {"identity": "proxy_v2", "allow_open_relay": False}}, start=False)
+    # Nobody is there yet: it starts, asks again, and then says it.
+    code, log = start(front)
+    assert code is None and "is asked again until it answers" in log, log
+    listener = deaf(port)
+    try:
+        front.program.wait_for(r"error: .*does not take identity proxy_v2.*All mail would be deferred with 451", 30)
+        front.program.wait_for("smtpd_upstream_proxy_protocol=haproxy")
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
 
 
 def test_serve_starts_where_the_downstream_is_down(shield):

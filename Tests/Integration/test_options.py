@@ -80,6 +80,11 @@ EXAMPLES = [
             greets="220 mx.config.example "),
     Example(f"check {CONFIGURED} --dump", r"(?s)mx\.config\.example.*good"),
     Example("check -c {config}", "good"),
+    Example(f"check {CONFIGURED} --files-only", "good"),
+    Example(f"check {CONFIGURED} --reload", "good"),
+    Example(
+        "serve --listen 127.0.0.1:{port} --downstream 127.0.0.1:{sink} --identity xclient --no-preflight",
+        "does not take identity xclient", ready="sluice ready"),
     Example(
         "check --listen 127.0.0.1:{port} --downstream 127.0.0.1:{sink} --identity none --mode enforce "
         "--hostname mx.option.example --access {table} --dump", rf"(?s)mx\.option\.example.*{READS_TABLE}"),

@@ -64,7 +64,13 @@ package enum ServiceError: Error, CustomStringConvertible {
   /// sysexits(3): 69 where io_uring is not to be had, 71 for the rest of the system.
   package var exitCode: Int32 {
     switch self {
-    case .listen: 71
+    // What will not mend itself: not allowed, or no such family. A port or an address may become free, or come.
+    case .listen(let error):
+      switch error.errno {
+      case EACCES, EPERM: 77
+      case EAFNOSUPPORT: 78
+      default: 71
+      }
     case .ring(let error): error.step == .setUp ? 69 : 71
     }
   }

@@ -87,6 +87,20 @@ package final class LogSink: Sendable {
     return descriptor
   }
 
+  /// Finds out whether the file could be opened, and makes none.
+  package static func tryOut(_ path: String) throws(LogFailure) {
+    let flags = O_WRONLY | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY
+    let descriptor = Glibc.open(path, flags)
+    if descriptor >= 0 {
+      close(descriptor)
+      return
+    }
+    guard errno == ENOENT else { throw LogFailure(path: path, errno: errno) }
+    let slash = path.lastIndex(of: "/")
+    let folder = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+    if access(folder, W_OK | X_OK) != 0 { throw LogFailure(path: path, errno: errno) }
+  }
+
   /// Opens the file anew, after logrotate has moved the old one (USR1); the old one stays on failure.
   package func reopen() throws(LogFailure) {
     guard let path else { return }
@@ -197,6 +211,9 @@ package final class LogSink: Sendable {
 
 /// Why a log file cannot be opened.
 package struct LogFailure: Error, CustomStringConvertible {
+  /// EX_CANTCREAT of sysexits(3).
+  package static let exitCode: Int32 = 73
+
   package let path: String
   package let errno: Int32
 
