@@ -47,7 +47,8 @@ struct PortHolder {
       let count = readlink("\(folder)/\(descriptor)", &room, room.count)
       guard count > 9 else { return false }
       let target = String(decoding: room[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
-      return target.hasPrefix("socket:[") && sockets.contains(String(target.dropFirst(8).dropLast()))
+      let number = String(target.dropFirst(8).dropLast())
+      return target.hasPrefix("socket:[") && sockets.contains(number)
     }
   }
 

@@ -271,7 +271,7 @@ package struct RateSettings {
     if microseconds > Int64(limit) * 1_000_000 {
       throw Mistake(
         at: at,
-        reason: "a delay of \(value) is above the ceiling of \(limit)s: honest senders leave before",
+        reason: "a delay of \(value) is above the ceiling of \(limit)s: senders leave before that",
         hint: "write delay=\(limit)s at most")
     }
     rule.delayMicroseconds = microseconds

@@ -25,7 +25,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   package var isOutage: Bool {
     switch self {
     case .downstreamUnavailable, .downstreamLost, .transactionLost, .noDownstreamRoom,
-      .authenticationLost:
+      .authenticationLost, .parameterNotNow, .loginNotNow, .offersUnknown:
       true
     default: false
     }

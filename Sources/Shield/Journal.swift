@@ -405,10 +405,10 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
     ]
       + Verdict.allCases.map { ("verdict_" + $0.counterName, false, \.verdicts[$0]) }
       + [
-      ("held", true, \.held),
-      ("waiting", true, \.waiting), ("dripping", true, \.dripping), ("talking", true, \.talking),
-      ("links", true, \.links), ("tls_sessions", true, \.tlsSessions),
-    ]
+        ("held", true, \.held),
+        ("waiting", true, \.waiting), ("dripping", true, \.dripping), ("talking", true, \.talking),
+        ("links", true, \.links), ("tls_sessions", true, \.tlsSessions),
+      ]
   }
 
   /// Adds another worker's figures.

@@ -50,7 +50,7 @@ struct LoadTests {
     }
   }
 
-  @Test("a key without a value in conf.d is a mistake there, and does not switch off or pass over anything")
+  @Test("a key without a value in conf.d is a mistake there, and switches nothing off")
   func valueLeftOut() throws {
     let folder = try Folder()
     let main = try folder.write("sluice.yaml", "mode: enforce\nown: {names: [a.example]}\n")

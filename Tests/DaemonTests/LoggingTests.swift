@@ -193,7 +193,7 @@ struct LogChoiceTests {
     #expect(rate.floodKind == "RATE would be")
   }
 
-  @Test("the downstream is down with the first worker, up with the last, and said to be so once each")
+  @Test("the downstream is down with the first worker and up with the last, each said once")
   func standing() {
     var standing = DownstreamStanding()
     func said(_ event: Event, _ worker: UInt16) -> Bool {

@@ -94,7 +94,7 @@ struct JournalTests {
     #expect(shield.driver.engine.counters.verdicts[.deferred] == 1)
   }
 
-  @Test("a message lost at its end says END-OF-MESSAGE; one that is delivered at the second try is delivered")
+  @Test("a message lost at its end says END-OF-MESSAGE; the second try is delivered")
   func deferredAtTheDot() throws {
     var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
     shield.downstream.rules = [.init(prefix: "dot", answer: .close)]

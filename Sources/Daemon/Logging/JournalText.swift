@@ -151,6 +151,8 @@ package struct JournalText {
   private func command(_ entry: JournalEntry) -> String {
     if entry.said != nil { return "CONNECT" }
     return switch entry.verb {
+    case .ehlo: "EHLO"
+    case .helo: "HELO"
     case .mail: "MAIL"
     case .rcpt: "RCPT"
     case .data: entry.stage == .endOfData ? "END-OF-MESSAGE" : "DATA"

@@ -10,7 +10,7 @@ package enum QueueID {
 
   /// The words before it, lower case, in the order in which they are looked for.
   private static let before = [
-    "queued as ",  // Postfix, Sendmail's milters, Rspamd, maddy: "2.0.0 Ok: queued as 4XkY5n1Zx9z3hK"
+    "queued as ",  // Postfix, maddy: "2.0.0 Ok: queued as 4XkY5n1Zx9z3hK"
     "queued with id ",  // Stalwart
     "message queued (",  // Haraka: "Message Queued (5C4E...)"
     "internalid=",  // Exchange: "<…> [InternalId=123, Hostname=…] Queued mail for delivery"
