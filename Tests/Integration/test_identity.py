@@ -575,10 +575,16 @@ def test_a_trial_that_is_wired_wrongly_does_not_start_and_says_the_edit(telling_
     code, log = start(front, "--no-preflight")
     assert code is None and "does not take identity proxy_v2" in log, log
     with front.dialogue() as client:
-        client.greet()
+        client.expect(220)
+        # What that server offers is not known: 421, and not an offer that might be wrong.
+        client.command("EHLO client.example", 421)
+    front.program.wait_for("NOQUEUE: reject: EHLO from .*: 421 4.3.2 ")
+    front.program.wait_for("DISCONNECT from .* verdict=deferred ")
+    with front.dialogue() as client:
+        client.expect(220)
+        client.command("HELO client.example", 250)
         client.command("MAIL FROM:<a@client.example>", 451)
-        client.command("QUIT")
-    front.program.wait_for("NOQUEUE: reject: MAIL from .*: 451 4.4.1")
+    front.program.wait_for("NOQUEUE: reject: MAIL from .*: 451 4.4.1 ")
 
 
 def deaf(port):
