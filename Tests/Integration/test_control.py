@@ -389,6 +389,36 @@ def test_it_starts_from_options_alone(sink):
         program.kill()
 
 
+def test_the_two_terminals_of_readme_delay_a_message_as_they_say(tmp_path):
+    """The commands as they stand there, on other ports."""
+    need("swaks")
+    from harness import Program, free_port
+
+    page = (ROOT / "README.md").read_text()
+    inner, outer = free_port(), free_port()
+
+    def command(start):
+        line = re.search(rf"^    ({re.escape(start)}.*)$", page, re.M)[1]
+        words = line.replace(":2600", f":{inner}").replace(":2525", f":{outer}").split()
+        return [SLUICE if word.endswith("/sluice") else word for word in words]
+
+    behind = Program(command(".build/release/sluice sink"))
+    front = None
+    try:
+        behind.wait_for("sink ready")
+        front = Program(command(".build/release/sluice serve"))
+        front.wait_for("sluice ready")
+        said = subprocess.run(command("swaks"), capture_output=True, text=True, timeout=120)
+        assert said.returncode == 0, said.stdout + said.stderr
+        line = front.wait_for("DISCONNECT from")
+        seconds = re.search(r"arrives after ([0-9.]+) seconds", page)[1]
+        assert f" delayed={seconds}s " in line and "reasons=" not in line and " messages=1 " in line, line
+    finally:
+        if front:
+            front.kill()
+        behind.kill()
+
+
 def test_2000_silent_connections_are_held_while_mail_flows(sink, shield):
     need("smtp-source")
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2200:
