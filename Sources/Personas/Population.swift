@@ -221,7 +221,7 @@ public struct Population: Sendable {
   /// The run is over and this connection was still there: how long it would have lasted nobody knows.
   public mutating func stillThere(_ client: Client, _ actor: Actor, letThrough: Bool, now: Int64) {
     let entry = Int(client.entry)
-    within(entry, actor, now)
+    within(entry, actor, letThrough, now)
     endings[entry * Self.endingsEach + Int(Ending.none.rawValue)] += 1
     found[entry].delivered += Int(actor.delivered)
     if letThrough { found[entry].letThrough += 1 }
@@ -230,11 +230,13 @@ public struct Population: Sendable {
     }
   }
 
-  /// How much of a connection lies within the scenario.
-  private mutating func within(_ entry: Int, _ actor: Actor, _ now: Int64) {
+  /// How much of a connection lies within the scenario, and what came of one that began in it.
+  private mutating func within(_ entry: Int, _ actor: Actor, _ letThrough: Bool, _ now: Int64) {
     let end = Int64(scenario.duration * 1_000_000)
     if actor.openedAt < end {
       found[entry].begunWithin += 1
+      found[entry].letThroughWithin += letThrough ? 1 : 0
+      found[entry].deliveredWithin += Int(actor.delivered)
       found[entry].secondsWithin += Double(min(now, end) - actor.openedAt) / 1_000_000
     }
   }
@@ -256,7 +258,7 @@ public struct Population: Sendable {
       ? Ending.allCases.count + Int(actor.endedAt.rawValue) : Int(ending.rawValue)
     endings[entry * Self.endingsEach + place] += 1
     found[entry].held.add(seconds)
-    within(entry, actor, now)
+    within(entry, actor, letThrough, now)
     if ending == .impatient { found[entry].leftAfter.add(seconds) }
     if actor.greetedAt >= 0 {
       found[entry].banner.add(Double(actor.greetedAt - actor.openedAt) / 1_000_000)

@@ -41,6 +41,10 @@ public struct PersonaFindings: Sendable, Codable {
   public var begunWithin = 0
   /// The seconds of them that lie within it.
   public var secondsWithin = 0.0
+  /// Those of `begunWithin` that were let through.
+  public var letThroughWithin = 0
+  /// Messages that were accepted on those.
+  public var deliveredWithin = 0
   /// Series of tries: a client that opens three connections at once has three, each with its own retries.
   public var series = 0
   /// Series that never got anything through and do not come back: bots that were driven off.
@@ -63,6 +67,8 @@ public struct PersonaFindings: Sendable, Codable {
     delivered += other.delivered
     begunWithin += other.begunWithin
     secondsWithin += other.secondsWithin
+    letThroughWithin += other.letThroughWithin
+    deliveredWithin += other.deliveredWithin
     series += other.series
     gaveUp += other.gaveUp
     endings.merge(other.endings, uniquingKeysWith: +)
@@ -123,18 +129,39 @@ public struct Check: Sendable, Codable {
   }
 }
 
+/// What reached the mail server behind on connections that began within the scenario.
+public struct Reach: Sendable, Codable, Equatable {
+  /// Connections on which it judged a recipient, and those of them that were bots'.
+  public var connections = 0
+  /// Of the connections.
+  public var botConnections = 0
+  /// Messages that it accepted, and those of them that were bots'.
+  public var messages = 0
+  /// Of the messages.
+  public var botMessages = 0
+  /// Connections to it at one moment, at most; nil where nobody looked.
+  public var atOnce: Int?
+  /// Nothing.
+  public init() {}
+}
+
 /// What a run showed, simulated or real: what reports are made from, and what two runs are compared by.
 public struct RunReport: Sendable, Codable {
   /// "simulated" or "real".
   public var kind: String
   /// Its name.
   public var scenario: String
-  /// The configuration in a few words: its file, or "shipped defaults".
+  /// The configuration in a few words: its file, or "shipped defaults", and the mode if it is another than there.
   public var configuration: String
+  /// What the access table said of addresses that the scenario's block lists know, which no configuration has by
+  /// itself: "bad". Empty: they were not loaded.
+  public var lists = ""
   /// From which all chances follow; 0 in a real run.
   public var seed: UInt64 = 0
   /// Seconds of the run's own time in which clients began.
   public var duration = 0.0
+  /// Seconds of its own time that it went on behind that at most, for retries. A simulated run has no samples of them.
+  public var after = 0.0
   /// Seconds it took.
   public var took = 0.0
   /// Events: bytes heard, lines said, connections made and ended, timers.
@@ -152,6 +179,25 @@ public struct RunReport: Sendable, Codable {
   public var checks: [Check] = []
   /// The command that does it again.
   public var command = ""
+  /// What the same clients reach where nobody is slowed, if that was run too.
+  public var without: Reach?
+
+  /// What reached the mail server.
+  public var reach: Reach {
+    var reach = Reach()
+    for persona in personas {
+      reach.connections += persona.letThroughWithin
+      reach.messages += persona.deliveredWithin
+      if persona.kind == "bot" {
+        reach.botConnections += persona.letThroughWithin
+        reach.botMessages += persona.deliveredWithin
+      }
+    }
+    // Where nobody looked from behind it is 0 at each moment.
+    let most = samples.map(\.downstream).max() ?? 0
+    reach.atOnce = most > 0 || reach.connections == 0 && !samples.isEmpty ? most : nil
+    return reach
+  }
 
   /// An empty report.
   public init(kind: String, scenario: String, configuration: String) {

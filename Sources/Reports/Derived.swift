@@ -77,6 +77,21 @@ extension RunReport {
     return sum
   }
 
+  /// How long clients came, and how much longer the run went on.
+  var time: String {
+    let came = Figures.seconds(duration)
+    if kind == "real" { return came }
+    return after > 0
+      ? "\(came) of its time, and \(Figures.seconds(after)) for retries" : "\(came) of its time"
+  }
+
+  /// The time of what is counted over the whole run.
+  var wholeTime: String {
+    after > 0
+      ? "The whole run: \(Figures.seconds(duration)), and the retries of up to \(Figures.seconds(after)) after"
+      : "The whole run: \(Figures.seconds(duration))"
+  }
+
   var brokenChecks: Int { checks.reduce(0) { $0 + $1.broken } }
 
   /// How far what was seen is from what Little's law expects, as a share of that.

@@ -20,7 +20,8 @@ public enum HTMLReport {
     let view = View(reports)
     return Markup.page(
       view.title,
-      view.header() + view.tiles() + (agreement?.section ?? "") + view.differences()
+      view.header() + Outcome(reports).section() + view.tiles() + (agreement?.section ?? "")
+        + view.differences()
         + view.checksBroken() + view.survival()
         + view.leaving() + view.flow() + view.honest() + view.endings() + view.machine()
         + view.checks())
@@ -86,7 +87,8 @@ struct View {
   /// What tells the runs apart.
   private func difference(_ k: Int) -> String {
     let report = reports[k]
-    return "\(report.scenario), \(report.configuration), \(report.kind)"
+    return "\(report.scenario), \(report.configuration)"
+      + (report.lists.isEmpty ? "" : ", with lists") + ", \(report.kind)"
   }
 
   func header() -> String {
@@ -94,7 +96,8 @@ struct View {
     for (k, report) in reports.enumerated() {
       var facts = isComparison ? [difference(k)] : [report.kind, report.configuration]
       if !report.trace.isEmpty || report.seed != 0 { facts.append("seed \(report.seed)") }
-      facts.append("\(Figures.seconds(report.duration)) of the run's time")
+      if !report.listsNote.isEmpty { facts.append(report.listsNote) }
+      facts.append(report.time)
       if report.took > 0 && report.kind != "real" {
         facts.append("took \(Figures.seconds(report.took))")
       }
@@ -120,26 +123,37 @@ struct View {
     return text + "</header>\n"
   }
 
-  /// The run in a sentence or two.
+  /// The run in a sentence or two, each figure with its time.
   private func sentence(_ k: Int) -> String {
     let report = reports[k]
-    let all = report.everyone
-    let mail = report.all("sender", named: "honest")
-    let bots = report.all("bot", named: "bots")
-    var text = isComparison ? "\(keys[k]): " : ""
-    text +=
-      "Of \(Figures.count(all.connections)) connections, \(Figures.count(all.letThrough)) "
-      + "(\(Figures.percent(all.letThrough, of: all.connections))) reached the mail server behind"
-    if bots.connections > 0 {
+    let (with, mail) = (report.reach, report.all("sender", named: "honest"))
+    var text = isComparison ? "\(keys[k]), \(report.short): " : ""
+    text += "Within \(Figures.seconds(report.duration)), "
+    func what(_ reach: Reach) -> String {
+      "\(Figures.count(reach.connections)) connections and \(Figures.count(reach.messages)) messages"
+    }
+    if let without = report.without {
       text +=
-        "; of the bots' \(Figures.count(bots.connections)), \(Figures.count(bots.letThrough)) "
-        + "(\(Figures.percent(bots.letThrough, of: bots.connections)))"
+        "\(what(without)) reach the mail server without Sluice, and \(what(with)) with it. Of the bots' "
+        + "connections that is \(Figures.count(without.botConnections)) and "
+        + "\(Figures.count(with.botConnections))"
+    } else {
+      let bots = report.all("bot", named: "bots")
+      text += "\(what(with)) reached the mail server"
+      if bots.begunWithin > 0 {
+        text +=
+          "; of the bots' \(Figures.count(bots.begunWithin)) connections "
+          + "\(Figures.count(with.botConnections)) "
+          + "(\(Figures.percent(with.botConnections, of: bots.begunWithin)))"
+      }
     }
     text += "."
     if mail.clients > 0 {
       text +=
-        " Of \(Figures.count(mail.clients)) honest messages \(Figures.count(mail.lostCount)) "
-        + "\(mail.lostCount == 1 ? "was" : "were") lost."
+        " Of \(Figures.count(mail.clients)) honest messages, \(Figures.count(mail.lostCount)) "
+        + "\(mail.lostCount == 1 ? "was" : "were") lost"
+        + (report.after > 0
+          ? " by the last retry, up to \(Figures.seconds(report.after)) later." : ".")
     }
     return text
   }
@@ -152,6 +166,8 @@ struct View {
       let bots = report.all("bot", named: "bots")
       let probes = report.all("probe", named: "probes")
       var tiles: [(value: String, name: String, tone: String)] = []
+      // Those of the whole run first, then those of the time that the plots show.
+      var shown: [(value: String, name: String, tone: String)] = []
       if mail.clients > 0 {
         tiles.append(
           (
@@ -175,15 +191,17 @@ struct View {
           ))
       }
       if bots.connections > 0 {
+        let through = bots.letThroughShare
+        tiles.append(
+          (
+            Figures.percent(through),
+            "of the bots' connections reached the mail server: \(Figures.count(bots.letThrough))",
+            through >= 0.5 ? "bad" : through <= 0.1 ? "good" : ""
+          ))
         tiles.append(
           (
             Figures.percent(bots.leftShare),
             "of the bots' connections left: \(Figures.count(bots.left))", ""
-          ))
-        tiles.append(
-          (
-            Figures.percent(bots.letThroughShare),
-            "of the bots' connections let through: \(Figures.count(bots.letThrough))", ""
           ))
         tiles.append(
           (
@@ -193,12 +211,12 @@ struct View {
           ))
       }
       if !report.samples.isEmpty {
-        tiles.append(
+        shown.append(
           (
             Figures.count(report.most { Double($0.held) }),
             "held at most; \(Figures.short(report.mean { Double($0.held) })) on average", ""
           ))
-        tiles.append(
+        shown.append(
           (
             Figures.count(report.most { Double($0.downstream) }),
             "connections to the mail server at most"
@@ -209,7 +227,7 @@ struct View {
           ))
       }
       if report.littleDifference.isFinite {
-        tiles.append(
+        shown.append(
           (
             Figures.signed(report.littleDifference, Figures.percent),
             "held against Little's law: \(Figures.short(report.little.seen)) seen, "
@@ -217,11 +235,11 @@ struct View {
           ))
       }
       if report.hasMemory {
-        tiles.append(
+        shown.append(
           (Figures.bytes(report.most { Double($0.memory) }), "the daemon's own memory at most", ""))
       }
       if report.hasCPU, let most = report.cores.map(\.share).max() {
-        tiles.append((Figures.percent(most), "of one core at most", ""))
+        shown.append((Figures.percent(most), "of one core at most", ""))
       }
       if !report.checks.isEmpty {
         tiles.append(
@@ -232,19 +250,24 @@ struct View {
             report.brokenChecks > 0 ? "bad" : "good"
           ))
       }
-      if tiles.isEmpty { continue }
+      if tiles.isEmpty && shown.isEmpty { continue }
       if isComparison {
         text +=
           "<h3><span class=\"key\" style=\"background:var(--s\(k % 6))\">\(keys[k])</span> "
           + "\(Markup.escaped(difference(k)))</h3>\n"
       }
-      text += "<div class=\"tiles\">\n"
-      for tile in tiles {
-        text +=
-          "<div class=\"tile\(tile.tone.isEmpty ? "" : " " + tile.tone)\"><b>\(Markup.escaped(tile.value))</b>"
-          + "<span>\(Markup.prose(tile.name))</span></div>\n"
+      for (title, list) in [
+        (report.wholeTime, tiles),
+        ("Over time, as in the plots below: \(Figures.seconds(duration))", shown),
+      ] where !list.isEmpty {
+        text += "<p class=\"lead\">\(Markup.prose(title))</p>\n<div class=\"tiles\">\n"
+        for tile in list {
+          text +=
+            "<div class=\"tile\(tile.tone.isEmpty ? "" : " " + tile.tone)\"><b>\(Markup.escaped(tile.value))</b>"
+            + "<span>\(Markup.prose(tile.name))</span></div>\n"
+        }
+        text += "</div>\n"
       }
-      text += "</div>\n"
     }
     return text
   }

@@ -176,6 +176,18 @@ enum Markup {
     tbody th { text-align: left; font-weight: 500; }
     th.w, td.w { text-align: left; white-space: normal; min-width: 9em; }
     tr.sum th, tr.sum td { font-weight: 650; border-top: 1px solid var(--line); }
+    table.outcome { width: 100%; font-size: 15px; table-layout: fixed; }
+    table.outcome caption { font-size: 15px; color: var(--ink); font-weight: 650; padding-top: 10px; }
+    table.outcome thead th:first-child { width: 18em; }
+    table.outcome tbody th { white-space: normal; }
+    table.outcome td { padding-bottom: 7px; }
+    table.outcome td b { font-size: 20px; font-weight: 650; }
+    table.outcome td span { color: var(--soft); white-space: nowrap; }
+    table.outcome td.bad span { color: var(--bad); }
+    table.outcome td.good span { color: var(--good); }
+    table.outcome i { display: block; height: 6px; border-radius: 3px; background: var(--grey); min-width: 2px; }
+    table.outcome td.bad i { background: var(--bad); }
+    table.outcome td.good i { background: var(--good); }
     details { margin: 4px 0; }
     summary { cursor: pointer; color: var(--soft); font-size: 13px; }
     .key { display: inline-block; min-width: 1.6em; padding: 0 6px; border-radius: 4px; font-weight: 650;

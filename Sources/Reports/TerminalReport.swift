@@ -8,12 +8,22 @@ public enum TerminalReport {
   ///
   /// - Parameter color: with ANSI escapes for what stands out; text of others never has any.
   public static func text(_ report: RunReport, color: Bool) -> String {
+    text([report], color: color)
+  }
+
+  /// The same of several runs of one scenario: first side by side what reached the mail server, then one by one.
+  public static func text(_ reports: [RunReport], color: Bool) -> String {
     let ink = Ink(isOn: color)
-    var lines = head(report, ink)
-    lines += personas(report, ink)
-    lines += honest(report, ink)
-    lines += sums(report, ink)
-    lines += checks(report, ink)
+    guard let first = reports.first else { return "" }
+    var lines: [String] = []
+    if reports.count > 1 {
+      lines += [ink.bold("\(Figures.plain(first.scenario)), \(reports.count) runs side by side")]
+      lines += Outcome(reports).lines(ink) + [""]
+    }
+    for (k, report) in reports.enumerated() {
+      lines += k == 0 ? [] : [""]
+      lines += one(report, ink, isAlone: reports.count == 1)
+    }
     return lines.map { line in
       var line = Substring(line)
       while line.last == " " { line.removeLast() }
@@ -21,10 +31,25 @@ public enum TerminalReport {
     }.joined()
   }
 
+  /// Of several runs of one scenario, what reached the mail server, and nothing else.
+  public static func outcome(_ reports: [RunReport], color: Bool) -> String {
+    Outcome(reports).lines(Ink(isOn: color)).joined(separator: "\n") + "\n"
+  }
+
+  private static func one(_ report: RunReport, _ ink: Ink, isAlone: Bool) -> [String] {
+    var lines = head(report, ink)
+    if isAlone { lines += Outcome([report]).lines(ink) }
+    lines += personas(report, ink)
+    lines += honest(report, ink)
+    lines += sums(report, ink)
+    lines += checks(report, ink)
+    return lines
+  }
+
   private static func head(_ report: RunReport, _ ink: Ink) -> [String] {
     var facts: [String] = []
     if report.kind != "real" || report.seed != 0 { facts.append("seed \(report.seed)") }
-    facts.append(Figures.seconds(report.duration) + (report.kind == "real" ? "" : " of its time"))
+    facts.append(report.time)
     if report.took > 0 && report.kind != "real" {
       facts.append("took \(Figures.seconds(report.took))")
     }
@@ -39,6 +64,7 @@ public enum TerminalReport {
         + ", \(Figures.plain(report.kind))",
       "  " + facts.joined(separator: " · "),
     ]
+    if !report.listsNote.isEmpty { lines.append("  \(Figures.plain(report.listsNote))") }
     if !report.command.isEmpty { lines.append("  again: \(Figures.plain(report.command))") }
     return lines
   }
@@ -46,19 +72,26 @@ public enum TerminalReport {
   // MARK: Tables
 
   /// Columns as wide as their widest cell; the first is text, the others numbers.
-  static func columns(_ head: [String], _ rows: [[String]], _ ink: Ink) -> [String] {
+  ///
+  /// - Parameter tones: of the cells behind the first, row by row.
+  static func columns(
+    _ head: [String], _ rows: [[String]], _ ink: Ink, tones: [[Outcome.Tone]] = []
+  ) -> [String] {
     let widths = head.indices.map { k in
       ([head] + rows).map { k < $0.count ? $0[k].count : 0 }.max() ?? 0
     }
-    func line(_ cells: [String]) -> String {
+    func line(_ cells: [String], _ tones: [Outcome.Tone]) -> String {
       var text = "  "
       for (k, cell) in cells.enumerated() {
         let gap = String(repeating: " ", count: max(0, widths[k] - cell.count))
-        text += k == 0 ? cell + gap : "  " + gap + cell
+        let tone = k > 0 && k <= tones.count ? tones[k - 1] : .plain
+        let shown = tone == .bad ? ink.bad(cell) : tone == .good ? ink.good(cell) : cell
+        text += k == 0 ? shown + gap : "  " + gap + shown
       }
       return text
     }
-    return [ink.dim(line(head))] + rows.map(line)
+    return [ink.dim(line(head, []))]
+      + rows.enumerated().map { line($1, $0 < tones.count ? tones[$0] : []) }
   }
 
   /// A count that fits into six places.
@@ -91,7 +124,7 @@ public enum TerminalReport {
       sum.name = ""
       rows.append(row(sum))
     }
-    return [""] + columns(head, rows, ink)
+    return ["", "  \(report.wholeTime)"] + columns(head, rows, ink)
   }
 
   private static func honest(_ report: RunReport, _ ink: Ink) -> [String] {
@@ -136,7 +169,8 @@ public enum TerminalReport {
     }
     if !report.samples.isEmpty {
       lines.append(
-        "  mail server: \(Figures.short(report.mean { Double($0.downstream) })) connections on average, "
+        "  mail server, in \(Figures.seconds(report.duration)): "
+          + "\(Figures.short(report.mean { Double($0.downstream) })) connections on average, "
           + "\(Figures.count(report.most { Double($0.downstream) })) at most"
           + (report.knowsWithout
             ? "; without the shield \(Figures.short(report.mean { Double($0.downstreamWithout) })) and "

@@ -19,6 +19,8 @@ package struct Experiment: Sendable {
   package var sampleEvery = 1.0
   /// In a few words, for the report.
   package var configuration = "shipped defaults"
+  /// Hears now and then how far the run is, in seconds of its own time: for whoever waits. It changes nothing.
+  package var progress: (@Sendable (Double) -> Void)?
 
   package init(
     personas: [Persona], scenario: Scenario, policy: Policy, limits: Limits = Limits(),
@@ -46,7 +48,7 @@ package struct Experiment: Sendable {
   /// Runs it to the end.
   package func run() -> RunReport {
     var world = world()
-    world.run(after: after)
+    world.run(after: after, progress: progress)
     return world.report(configuration: configuration, took: 0)
   }
 
@@ -54,6 +56,7 @@ package struct Experiment: Sendable {
   package var unshielded: Experiment {
     var other = self
     other.policy.mode = .observe
+    other.scenario.listedAre = ""
     other.configuration = "no shield"
     return other
   }

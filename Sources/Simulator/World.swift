@@ -177,7 +177,9 @@ package struct World: ~Copyable {
 
   /// Runs the scenario to its end, and then until everybody is gone or `after` seconds have passed; 49 days at most
   /// in all.
-  package mutating func run(after: Double = 0) {
+  ///
+  /// - Parameter progress: hears how far the run is, in seconds of its own time, a few hundred times at most.
+  package mutating func run(after: Double = 0, progress: (@Sendable (Double) -> Void)? = nil) {
     let scenario = population.scenario
     let end = Int64(min(scenario.duration * 1_000, Double(TimeLists.end)))
     horizon = min(end + Int64(min(max(after, 0) * 1_000, Double(TimeLists.end))), TimeLists.end)
@@ -186,8 +188,19 @@ package struct World: ~Copyable {
       arrange(entry)
     }
     add(.sample, at: sampleEvery, 0)
-    advance(to: end)
-    advance(to: horizon)
+    guard let progress else {
+      advance(to: end)
+      advance(to: horizon)
+      return finish()
+    }
+    // In steps, which change nothing: an event belongs to its millisecond, whichever step that is in.
+    for (last, steps) in [(end, 100), (horizon, 100)] {
+      let first = now
+      for step in 1...Int64(steps) {
+        advance(to: first + (last - first) * step / Int64(steps))
+        progress(Double(now) / 1_000)
+      }
+    }
     finish()
   }
 

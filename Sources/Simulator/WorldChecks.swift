@@ -183,7 +183,9 @@ extension World {
     var report = RunReport(
       kind: "simulated", scenario: population.scenario.name, configuration: configuration)
     report.seed = population.seed
+    report.lists = population.scenario.listedAre
     report.duration = population.scenario.duration
+    report.after = max(Double(horizon) / 1_000 - report.duration, 0)
     report.took = took
     report.events = eventCount
     report.trace = String(trace, radix: 16)

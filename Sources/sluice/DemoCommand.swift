@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// `sluice demo`: the whole arrangement in one process on loopback, for less than a minute: an accept-and-count
-// server, the shield in front of it, the bots and honest senders of a scenario, a live table, and at the end what
-// it all came to, as a page. Nothing here is simulated: the sockets, the delays and the mail are real.
+// `sluice demo`: the whole arrangement in one process on loopback, for less than a minute: the bots and honest senders
+// of a scenario in front of accept-and-count servers, a live table, and at the end what it all came to, as a page.
+// Three arrangements stand side by side and meet the same clients: a server without Sluice, one behind Sluice as it
+// ships, and one behind Sluice with the block lists that the scenario assumes and that do not ship. Nothing here is
+// simulated: the sockets, the delays and the mail are real, and each figure is that of its own arrangement.
 
 import ArgumentParser
 import Daemon
@@ -19,7 +21,11 @@ import Suspicion
 struct DemoCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "demo",
-    abstract: "Show the shield at work on loopback: bots in front of it, mail through it.")
+    abstract: "Show the shield at work on loopback: bots in front of it, mail through it.",
+    discussion: """
+      The same clients come to three servers at once: to one without Sluice, to one behind Sluice as it ships, in \
+      mode enforce, and to one behind Sluice with the block lists of the scenario, which do not ship.
+      """)
 
   @Option(help: "How long, in seconds; clients come in the first three fifths of it. 5…600.")
   var seconds = 40
@@ -55,59 +61,41 @@ struct DemoCommand: ParsableCommand {
     let signals = SignalQueue([SIGINT, SIGTERM])
     let folder = try Self.folder()
 
-    var sinkOptions = SinkOptions()
-    sinkOptions.listen = LoopbackEndpoint(port: 0)
-    sinkOptions.rejectedRecipients = ["nobody"]
-    let sink = Sink(sinkOptions)
-    try sink.start()
-    guard let sinkPort = sink.port else { throw ExitCode(71) }
     let lists = Population(personas: kinds, scenario: plan, seed: seed, firstOctet: 127).listedLines
-    let service = try shield(before: sinkPort, lists: lists, log: "\(folder)/sluice.log")
+    var settings = FloodSettings(
+      targets: FloodTargets(), personas: kinds, scenario: plan, seed: seed,
+      recipient: "user@example.com", most: Self.most, seconds: Double(seconds), threads: 1)
+    settings.scenario.listedAre = ""
+    let bare = try Arrangement(settings, lists: nil, log: folder)
+    let shipped = try Arrangement(settings, lists: "", log: "\(folder)/sluice.log")
+    settings.scenario.listedAre = plan.listedAre
+    let listed = try Arrangement(settings, lists: lists, log: "\(folder)/sluice-with-lists.log")
+    let all = [bare, shipped, listed]
     // The downstream is asked what it offers before the first client comes.
     usleep(300_000)
 
     print(
-      "The shield listens on 127.0.0.1:\(service.ports[0]); behind it a server that only counts, "
-        + "on 127.0.0.1:\(sinkPort).\nIts log: \(folder)/sluice.log\n")
-    var targets = FloodTargets()
-    targets.v4 = FloodTarget("127.0.0.1:\(service.ports[0])")
-    let settings = FloodSettings(
-      targets: targets, personas: kinds, scenario: plan, seed: seed, recipient: "user@example.com",
-      most: Self.most, seconds: Double(seconds), threads: 1)
-    let watch = FloodWatch(settings, daemon: nil, quiet: false, isPlain: plain)
-    watch.shield = { Self.look(service, sink, $0) }
-    let client = FloodClient(settings)
-    while !client.tally.isDone && client.fault == nil {
+      "Sluice as it ships, in mode enforce, listens on 127.0.0.1:\(shipped.port); its log: \(folder)/sluice.log\n"
+        + "The same clients come to a server without Sluice, and to Sluice with block lists, on "
+        + "127.0.0.1:\(bare.port) and \(listed.port).\n")
+    for one in all { one.begin(quiet: one !== shipped, plain: plain) }
+    shipped.beside = { [bare.words("without Sluice"), listed.words("with lists")] }
+    while all.contains(where: { !$0.isDone }) {
       if signals.next(milliseconds: 50) != nil { break }
-      watch.look(client)
+      for one in all { one.look() }
     }
-    watch.end(client)
-    let took = client.age
-    service.refresh()
-    let final = service.snapshot
-    let (findings, checks) = client.stop()
-    if let fault = client.fault {
-      StandardError.write(fault)
-      throw ExitCode(71)
+    var reports = try all.map { try $0.report("sluice demo --seed \(seed)") }
+    let without = reports.removeFirst()
+    for k in reports.indices {
+      reports[k].without = without.reach
+      for (n, sample) in without.samples.enumerated() where n < reports[k].samples.count {
+        reports[k].samples[n].downstreamWithout = sample.downstream
+      }
     }
-
-    var report = RunReport(
-      kind: "real", scenario: "demo", configuration: "shipped defaults")
-    report.seed = seed
-    report.duration = min(plan.duration, took)
-    report.took = took
-    report.events = client.tally.events
-    report.personas = findings
-    report.samples = watch.samples
-    report.checks = checks.all
-    report.command = "sluice demo --seed \(seed)"
-    summary(report, final, sink)
-    service.stop()
-    for _ in 0..<100 where !service.isDone { usleep(20_000) }
-    service.closeLog()
-    sink.stop()
+    summary(reports, shipped)
+    for one in all { one.stop() }
     let page = html ?? "\(folder)/report.html"
-    try HTMLReport.page([report]).write(toFile: page, atomically: true, encoding: .utf8)
+    try HTMLReport.page(reports).write(toFile: page, atomically: true, encoding: .utf8)
     print("report: \(page)")
   }
 
@@ -122,15 +110,72 @@ struct DemoCommand: ParsableCommand {
     return String(cString: made)
   }
 
+  private func summary(_ reports: [RunReport], _ shipped: Arrangement) {
+    var mail = PersonaFindings(id: "", name: "", kind: "sender")
+    for found in reports[0].personas where found.kind == "sender" { mail.add(found) }
+    func wait(_ q: Double) -> String {
+      let tenths = Int((mail.delay.total > 0 ? mail.delay.quantile(q) * 10 : 0).rounded())
+      return "\(tenths / 10).\(tenths % 10) s"
+    }
+    print("")
+    print("What it came to")
+    print(TerminalReport.outcome(reports, color: isatty(STDOUT_FILENO) == 1))
+    print("As shipped:")
+    print(
+      "  honest mail    \(mail.delay.total) of \(mail.clients) messages arrived, half of them within "
+        + "\(wait(0.5)), the slowest after \(wait(1))")
+    let engine = shipped.engine
+    print(
+      "  the shield     \(engine.tarpitted) tarpitted, \(engine.drips) bytes dripped to them, one at a time"
+    )
+    print("")
+    print(
+      "The lists are those that the scenario assumes: listed bots are `bad` in the access table. None ship."
+    )
+    print(
+      "Next: scripts/run -- --downstream HOST:PORT   (it observes until you say --mode enforce)")
+  }
+}
+
+/// A server that takes mail, Sluice in front of it or not, and its clients.
+private final class Arrangement {
+  private let settings: FloodSettings
+  private let sink: Sink
+  private let service: Service?
+  let port: UInt16
+  private var client: FloodClient?
+  private var watch: FloodWatch?
+  /// What else the live table says.
+  var beside: () -> [String] = { [] }
+
+  /// - Parameter lists: an access table; nil for no Sluice.
+  init(_ settings: FloodSettings, lists: String?, log: String) throws {
+    var settings = settings
+    var options = SinkOptions()
+    options.listen = LoopbackEndpoint(port: 0)
+    options.rejectedRecipients = ["nobody"]
+    sink = Sink(options)
+    try sink.start()
+    guard let sinkPort = sink.port else { throw ExitCode(71) }
+    service = try lists.map {
+      try Self.shield(before: sinkPort, lists: $0, log: log, settings.most)
+    }
+    port = service.map { UInt16($0.ports[0]) } ?? sinkPort
+    settings.targets.v4 = FloodTarget("127.0.0.1:\(port)")
+    self.settings = settings
+  }
+
   /// The shield as it ships, in force.
-  private func shield(before port: UInt16, lists: String, log: String) throws -> Service {
+  private static func shield(
+    before port: UInt16, lists: String, log: String, _ most: Int
+  ) throws -> Service {
     var policy = Policy(
       access: AccessTable.load(content: Array(lists.utf8), file: "lists of the demo").table,
       rates: RateTable.load(content: [], file: "").table)
     policy.mode = .enforce
     policy.hostname = "mx.demo.example"
     var limits = Limits()
-    limits.connections = Self.most + 1_000
+    limits.connections = most + 1_000
     limits.sessions = 1_000
     limits.downstreamConnections = 500
     var settings = ServiceSettings(
@@ -147,13 +192,29 @@ struct DemoCommand: ParsableCommand {
     }
   }
 
+  /// The clients come.
+  func begin(quiet: Bool, plain: Bool) {
+    let watch = FloodWatch(settings, daemon: nil, quiet: quiet, isPlain: plain)
+    watch.shield = { [unowned self] in look($0) }
+    self.watch = watch
+    client = FloodClient(settings)
+  }
+
+  var isDone: Bool { client.map { $0.tally.isDone || $0.fault != nil } ?? false }
+
+  func look() {
+    if let client, !isDone { watch?.look(client) }
+  }
+
   /// What the shield and the server behind know of this moment.
-  private static func look(
-    _ service: Service, _ sink: Sink, _ sample: Sample
-  ) -> (sample: Sample, lines: [String]) {
-    service.refresh()
-    let engine = service.snapshot.engine
+  private func look(_ sample: Sample) -> (sample: Sample, lines: [String]) {
     var sample = sample
+    // Without Sluice each client is the server's.
+    guard service != nil else {
+      sample.downstream = sample.held
+      return (sample, [])
+    }
+    let engine = engine
     sample.waiting = Int(engine.waiting)
     sample.dripping = Int(engine.dripping)
     sample.talking = Int(engine.talking)
@@ -163,39 +224,53 @@ struct DemoCommand: ParsableCommand {
       [
         "shield: \(engine.waiting) wait for the banner, \(engine.dripping) are in the tarpit, "
           + "\(engine.talking) talk; \(engine.drips) bytes dripped",
-        "behind: \(engine.links) connections now, \(engine.linksOpened) in all; "
-          + "\(sink.counts.messages) messages taken",
-      ]
+        words("behind"),
+      ] + beside()
     )
   }
 
-  private func summary(_ report: RunReport, _ shield: Snapshot, _ sink: Sink) {
-    var mail = PersonaFindings(id: "", name: "", kind: "")
-    var bots = mail
-    for found in report.personas {
-      if found.kind == "sender" { mail.add(found) } else { bots.add(found) }
+  /// What its server has had so far.
+  func words(_ name: String) -> String {
+    "\(name): \(client?.tally.letThrough ?? 0) connections reached the server; "
+      + "\(sink.counts.messages) messages taken"
+  }
+
+  var engine: Counters {
+    service?.refresh()
+    return service?.snapshot.engine ?? Counters()
+  }
+
+  /// What was found; the clients are gone.
+  func report(_ command: String) throws -> RunReport {
+    guard let client, let watch else { throw ExitCode(71) }
+    watch.end(client)
+    let took = client.age
+    service?.refresh()
+    let (findings, checks) = client.stop()
+    if let fault = client.fault {
+      StandardError.write(fault)
+      throw ExitCode(71)
     }
-    let left = bots.endings.filter { $0.key.hasPrefix("left") }.reduce(0) { $0 + $1.value }
-    func wait(_ q: Double) -> String {
-      let tenths = Int((mail.delay.total > 0 ? mail.delay.quantile(q) * 10 : 0).rounded())
-      return "\(tenths / 10).\(tenths % 10) s"
-    }
-    print("")
-    print("What it came to")
-    print(
-      "  honest mail    \(mail.delay.total) of \(mail.clients) messages arrived, half of them within "
-        + "\(wait(0.5)), the slowest after \(wait(1))")
-    print(
-      "  bots           \(bots.connections) connections: \(left) left because of the wait, "
-        + "\(bots.letThrough) reached the server")
-    print(
-      "  the shield     \(shield.engine.tarpitted) tarpitted, \(shield.engine.drips) bytes dripped to "
-        + "them, one at a time")
-    print(
-      "  the server     saw \(sink.counts.connections) connections and \(sink.counts.messages) messages"
-    )
-    print("")
-    print(
-      "Next: scripts/run -- --downstream HOST:PORT   (it observes until you say --mode enforce)")
+    var report = RunReport(
+      kind: "real", scenario: "demo",
+      configuration: service == nil ? "no shield" : "shipped defaults in mode enforce")
+    report.lists = settings.scenario.listedAre
+    report.seed = settings.seed
+    report.duration = min(settings.scenario.duration, took)
+    report.after = max(took - report.duration, 0)
+    report.took = took
+    report.events = client.tally.events
+    report.personas = findings
+    report.samples = watch.samples
+    report.checks = checks.all
+    report.command = command
+    return report
+  }
+
+  func stop() {
+    service?.stop()
+    for _ in 0..<100 where !(service?.isDone ?? true) { usleep(20_000) }
+    service?.closeLog()
+    sink.stop()
   }
 }

@@ -35,7 +35,8 @@ struct FloodCompareCommand: ParsableCommand {
     }
   }
 
-  private func read(_ path: String) throws -> RunReport {
+  /// The first report of what `--json` wrote.
+  static func read(_ path: String) throws -> RunReport {
     guard let content = FileManager.default.contents(atPath: path) else {
       throw ValidationError("'\(path)' cannot be read")
     }
@@ -47,8 +48,8 @@ struct FloodCompareCommand: ParsableCommand {
   }
 
   func run() throws {
-    let found = try read(real)
-    let expected = try forecasts.map(read)
+    let found = try Self.read(real)
+    let expected = try forecasts.map(Self.read)
     let agreement = Agreement(
       forecast: expected[0], real: found, others: Array(expected.dropFirst()))
     let color = isatty(STDOUT_FILENO) == 1

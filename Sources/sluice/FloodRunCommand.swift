@@ -61,6 +61,16 @@ struct FloodRunCommand: ParsableCommand {
   @Option(help: "What the report calls the configuration of the server.")
   var label: String?
 
+  @Flag(
+    help: """
+      The server has the lists of --print-lists as its access table, which no Sluice ships with: the report says so.
+      """)
+  var withLists = false
+
+  @Option(
+    help: "What an earlier run of the scenario wrote with --json, to be shown beside this one.")
+  var beside: String?
+
   @OptionGroup var files: ReportFiles
 
   @Flag(help: "Print the report only.")
@@ -159,8 +169,10 @@ struct FloodRunCommand: ParsableCommand {
     let (findings, checks) = client.stop()
     var report = RunReport(
       kind: "real", scenario: plan.name, configuration: label ?? "what runs there")
+    report.lists = withLists ? plan.listedAre : ""
     report.seed = seed
     report.duration = min(plan.duration, took)
+    report.after = max(took - report.duration, 0)
     report.took = took
     report.events = client.tally.events
     report.personas = findings
@@ -183,9 +195,16 @@ struct FloodRunCommand: ParsableCommand {
   }
 
   private func write(_ report: RunReport, _ remarks: [String]) throws {
-    print(TerminalReport.text(report, color: isatty(STDOUT_FILENO) == 1))
+    let color = isatty(STDOUT_FILENO) == 1
+    print(TerminalReport.text(report, color: color))
     for line in remarks { print(line) }
-    try files.write([report], page: HTMLReport.page([report]))
+    let all = try beside.map { [try FloodCompareCommand.read($0), report] } ?? [report]
+    if all.count > 1 {
+      print("")
+      print("Both runs side by side")
+      print(TerminalReport.outcome(all, color: color))
+    }
+    try files.write([report], page: HTMLReport.page(all))
     fflush(nil)
   }
 }

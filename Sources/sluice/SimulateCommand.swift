@@ -79,6 +79,13 @@ struct SimulateCommand: ParsableCommand {
   @Option(help: "One random world by its seed.")
   var swarmSeed: UInt64?
 
+  @Option(
+    help: """
+      Whether what the scenario's block lists know is loaded as the access table: on, off or both side by side. No \
+      lists ship. Default: both where a scenario has some; off with --sweep and --trace.
+      """)
+  var lists: ListsChoice?
+
   @OptionGroup var files: ReportFiles
 
   @Flag(help: "Do not run the scenario without a shield beside it.")
@@ -95,6 +102,12 @@ struct SimulateCommand: ParsableCommand {
     if let duration { plan.duration = duration }
     for entry in plan.entries.indices { plan.entries[entry].rate *= scale }
     var base = experiment(kinds, plan, configuration, named: options.config)
+    if trace != nil || sweep != nil {
+      if lists == .both {
+        throw ValidationError("--lists both is for a run, without --sweep or --trace")
+      }
+      if lists != .on { base.scenario.listedAre = "" }
+    }
     if let trace {
       if let sweep {
         let (stage, values) = try Self.parse(sweep: sweep)
@@ -110,57 +123,67 @@ struct SimulateCommand: ParsableCommand {
     _ kinds: [Persona], _ plan: Scenario, _ configuration: Daemon.Configuration, named file: String?
   ) -> Experiment {
     var policy = configuration.enginePolicy
-    policy.mode = .enforce
+    // In observe nothing would happen; what is asked is what it would do. Whoever names the mode gets it.
+    let isChanged = options.mode == nil && policy.mode != .enforce
+    if isChanged { policy.mode = .enforce }
     var run = Experiment(
       personas: kinds, scenario: plan, policy: policy, limits: configuration.limits, seed: seed)
     run.after = after
     run.sampleEvery = max(plan.duration / 600, 1)
-    run.configuration = file ?? "shipped defaults"
+    run.configuration =
+      (file ?? "shipped defaults") + (isChanged ? " in mode enforce" : "")
     return run
   }
 
-  // MARK: One run, or two
+  // MARK: One run, or several
 
   private func runAndReport(_ base: Experiment) throws {
-    var runs = [base]
+    var runs = [(file: options.config, run: base)]
     if let compare {
       // What is written over the one file is written over the other.
       let (configuration, exitCode) = options.load(file: compare)
       guard let configuration else { throw ExitCode(exitCode) }
-      runs.append(experiment(base.personas, base.scenario, configuration, named: compare))
+      runs.append(
+        (compare, experiment(base.personas, base.scenario, configuration, named: compare)))
     }
-    let shielded = runs.count
-    if !noBaseline { runs.append(base.unshielded) }
-    var reports = Self.all(runs)
+    // What the named configuration does, and what it does with lists that it has not.
+    if !base.scenario.listedAre.isEmpty {
+      runs = runs.flatMap { file, run in
+        var without = run
+        without.scenario.listedAre = ""
+        return switch lists ?? .both {
+        case .off: [(file, without)]
+        case .on: [(file, run)]
+        case .both: [(file, without), (file, run)]
+        }
+      }
+    }
+    var reports = Self.all(runs.map(\.run) + (noBaseline ? [] : [base.unshielded]))
     if !noBaseline {
       let bare = reports.removeLast()
       for k in reports.indices {
+        reports[k].without = bare.reach
         for (n, sample) in bare.samples.enumerated() where n < reports[k].samples.count {
           reports[k].samples[n].downstreamWithout = sample.downstream
         }
       }
     }
-    for k in 0..<shielded {
-      reports[k].command = command(runs[k].configuration)
-      print(TerminalReport.text(reports[k], color: isatty(STDOUT_FILENO) == 1))
+    for k in reports.indices {
+      let isOn = !reports[k].lists.isEmpty
+      let words = base.scenario.listedAre.isEmpty ? [] : ["--lists \(isOn ? "on" : "off")"]
+      reports[k].command = command(file: runs[k].file, words)
     }
+    print(TerminalReport.text(reports, color: isatty(STDOUT_FILENO) == 1))
     try write(reports, page: HTMLReport.page(reports))
     let broken = reports.contains { $0.checks.contains { $0.broken > 0 } }
     if broken { throw ExitCode(1) }
   }
 
   /// What does the same run again.
-  private func command(_ configuration: String, _ more: [String] = []) -> String {
+  private func command(file: String?, _ more: [String] = []) -> String {
     var words = ["sluice simulate --scenario \(Self.quoted(scenario))"] + more
     words.append("--seed \(seed)")
-    words += world
-    // The configuration's name stands in the report, and may be the second of a comparison.
-    if let place = words.firstIndex(where: { $0.hasPrefix("--config ") }) {
-      words.remove(at: place)
-    }
-    if configuration != "shipped defaults" {
-      words.append("--config \(Self.quoted(configuration))")
-    }
+    words += world(file: file)
     if let duration { words.append("--duration \(duration)") }
     if scale != 1 { words.append("--scale \(scale)") }
     if after != 6 * 86_400 { words.append("--after \(after)") }
@@ -168,10 +191,11 @@ struct SimulateCommand: ParsableCommand {
   }
 
   /// The options that every run depends on.
-  private var world: [String] {
+  private func world(file: String?) -> [String] {
     var words: [String] = []
     if let personas { words.append("--personas \(Self.quoted(personas))") }
-    if let file = options.config { words.append("--config \(Self.quoted(file))") }
+    if let file { words.append("--config \(Self.quoted(file))") }
+    if let mode = options.mode { words.append("--mode \(mode)") }
     if let table = options.access { words.append("--access \(Self.quoted(table))") }
     // It stands in the banner, so it decides how many bytes a drip has.
     if let name = options.hostname { words.append("--hostname \(Self.quoted(name))") }
@@ -200,9 +224,22 @@ struct SimulateCommand: ParsableCommand {
   /// Runs experiments side by side; each is deterministic by itself.
   private static func all(_ runs: [Experiment]) -> [RunReport] {
     let results = Mutex([RunReport?](repeating: nil, count: runs.count))
+    let line = ProgressLine(
+      "simulating \(runs.count == 1 ? "a run" : "\(runs.count) runs")", parts: runs.count)
+    defer { line.end() }
     DispatchQueue.concurrentPerform(iterations: runs.count) { k in
       let began = DispatchTime.now().uptimeNanoseconds
-      var report = runs[k].run()
+      var run = runs[k]
+      let (duration, after) = (run.scenario.duration, run.after)
+      run.progress = { seconds in
+        // Nearly all of the work is the scenario; retries of days take a moment.
+        line.tell(
+          k,
+          seconds < duration
+            ? 0.9 * seconds / duration : 0.9 + 0.1 * (seconds - duration) / max(after, 1))
+      }
+      var report = run.run()
+      line.tell(k, 1)
       report.took = Double(DispatchTime.now().uptimeNanoseconds - began) / 1e9
       results.withLock { $0[k] = report }
     }
@@ -231,7 +268,9 @@ struct SimulateCommand: ParsableCommand {
     let found = Sweep(
       parameter: "delay of \(stage.name)", unit: "s",
       points: zip(values, reports).map { Sweep.Point(value: $0, report: $1) },
-      command: command(base.configuration, ["--sweep \(Self.quoted(text))"]))
+      command: command(
+        file: options.config,
+        ["--sweep \(Self.quoted(text))"] + (lists == .on ? ["--lists on"] : [])))
     print(SweepReport.text(found))
     if let csv { try SweepReport.csv(found).write(toFile: csv, atomically: true, encoding: .utf8) }
     try write(reports, page: SweepReport.page(found))
@@ -274,10 +313,13 @@ struct SimulateCommand: ParsableCommand {
     let results = Mutex([Headline?](repeating: nil, count: Headlines.all.count))
     // The longest first, or the last would run alone.
     let order = Headlines.all.indices.reversed().map { $0 }
+    let line = ProgressLine("making \(order.count) published results again", parts: order.count)
     DispatchQueue.concurrentPerform(iterations: order.count) { k in
       let found = all.run(Headlines.all[order[k]])
+      line.tell(k, 1)
       results.withLock { $0[order[k]] = found }
     }
+    line.end()
     let found = results.withLock { $0.compactMap { $0 } }
     for headline in found { print(headline.text) }
     print(Headline.summary(found, seed: seed))
@@ -289,12 +331,15 @@ struct SimulateCommand: ParsableCommand {
   private func worlds(
     minutes: Double, _ kinds: [Persona], _ configuration: Daemon.Configuration
   ) throws {
-    let end = DispatchTime.now().uptimeNanoseconds + UInt64(minutes * 60e9)
+    let began = DispatchTime.now().uptimeNanoseconds
+    let end = began + UInt64(minutes * 60e9)
+    let line = ProgressLine("random worlds", parts: 1)
     let policy = configuration.enginePolicy
     let first = seed
     let state = Mutex((next: first, failed: 0))
     DispatchQueue.concurrentPerform(iterations: ProcessInfo.processInfo.activeProcessorCount) { _ in
       while DispatchTime.now().uptimeNanoseconds < end {
+        line.tell(0, Double(DispatchTime.now().uptimeNanoseconds - began) / (minutes * 60e9))
         let seed = state.withLock { state in
           defer { state.next += 1 }
           return state.next
@@ -302,9 +347,11 @@ struct SimulateCommand: ParsableCommand {
         let failures = Swarm.failures(seed: seed, personas: kinds, policy: policy)
         if failures.isEmpty { continue }
         state.withLock { $0.failed += 1 }
-        print(Swarm.words(seed: seed, failures: failures, options: world))
+        line.end()
+        print(Swarm.words(seed: seed, failures: failures, options: world(file: options.config)))
       }
     }
+    line.end()
     let (next, failed) = state.withLock { $0 }
     print("\(next - first) random worlds from seed \(first) on, \(failed) broke a promise")
     if failed > 0 { throw ExitCode(1) }
@@ -315,12 +362,18 @@ struct SimulateCommand: ParsableCommand {
   ) throws {
     let run = Swarm.experiment(seed: seed, personas: kinds, policy: configuration.enginePolicy)
     var report = run.run()
-    report.command = (["sluice simulate --swarm-seed \(seed)"] + world).joined(separator: " ")
+    report.command = (["sluice simulate --swarm-seed \(seed)"] + world(file: options.config))
+      .joined(separator: " ")
     print(TerminalReport.text(report, color: isatty(STDOUT_FILENO) == 1))
     try write([report], page: HTMLReport.page([report]))
     let names = Set(report.checks.filter { $0.broken > 0 }.map(\.name))
     if !names.subtracting([Checks().honest.name]).isEmpty { throw ExitCode(1) }
   }
+}
+
+/// What `--lists` takes.
+enum ListsChoice: String, CaseIterable, ExpressibleByArgument {
+  case on, off, both
 }
 
 /// Where a report goes besides the terminal, the same for a simulated run and a real one.

@@ -2,9 +2,11 @@
 """Every option of every command is run at least once: the commands are walked, and one that has no example here is a
 failure. The examples stand in a table: a command line, and what must be seen of it."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -116,6 +118,9 @@ EXAMPLES = [
         "--most-connections 200 --threads 2 --recipient you@example.com --daemon {pid} --behind {pid} --label mine "
         "--html {html} --json {json} --quiet", r"tried.*mine", writes=("json", '"scenario":"tried"')),
     Example("flood run 127.0.0.1:{sink} --scenario demo --print-lists", r"127\.\S+ bad"),
+    Example(
+        "flood run 127.0.0.1:{sink} --scenario {listed} --seconds 3 --quiet --with-lists --label mine --beside {report}",
+        r"(?s)block lists.*which do not ship.*Both runs side by side.*mine \+ lists"),
     # In the machine's own network namespace that is refused; the other one is for servers elsewhere.
     Example("flood run 10.0.0.1:{sink} --namespace", "network namespace of the machine|interfaces beside lo", status=64),
     Example(
@@ -129,6 +134,9 @@ EXAMPLES = [
     Example(
         f"{SMALL} {CONFIGURED} --listen 127.0.0.1:{{port}} --downstream 127.0.0.1:{{sink}} --identity none "
         "--mode enforce --access {table}", rf"(?s){READS_TABLE}|sluice\.yaml"),
+    Example("simulate --after 0 --scenario {listed}", r"without Sluice\s+as shipped\s+with lists"),
+    Example("simulate --after 0 --scenario {listed} --lists on", r"(?s)which do not ship.*--lists on"),
+    Example("simulate --after 0 --scenario {listed} --lists off", "--lists off"),
     Example(f"{SMALL} --trace 1", "connects from"),
     Example(f"{SMALL} --sweep banner=0..4/4 --csv {{csv}}", "banner", writes=("csv", "value,")),
     Example("simulate --headlines", r"H12 ", elsewhere="scripts/test"),
@@ -178,12 +186,14 @@ def place(tmp_path, sink):
         f"downstream: {{address: '127.0.0.1:{box.port}', identity: none}}\n")
     scenario = tmp_path / "tried.yaml"
     scenario.write_text(SCENARIO)
+    listed = tmp_path / "listed.yaml"
+    listed.write_text(SCENARIO + "listed_are: {value: bad, source: test}\n")
     report = tmp_path / "report.json"
     run("simulate", "--scenario", scenario, "--after", "0", "--no-baseline", "--json", report)
     (tmp_path / "store").mkdir()
     return {
         "sink": box.port, "pid": box.program.process.pid, "port": port, "table": table, "config": config,
-        "scenario": scenario, "personas": ROOT / "tuning/personas", "report": report, "folder": tmp_path / "store",
+        "scenario": scenario, "listed": listed, "personas": ROOT / "tuning/personas", "report": report, "folder": tmp_path / "store",
         "html": tmp_path / "page.html", "json": tmp_path / "found.json", "csv": tmp_path / "found.csv",
     }  # fmt: skip
 
@@ -249,6 +259,30 @@ def test_the_version_names_the_commit_that_was_built():
 ])
 def test_a_slip_of_the_finger_is_named(words, hint):
     assert hint in run(*words.split(), status=64)
+
+
+def test_a_run_says_how_far_it_is_on_a_terminal_and_nowhere_else():
+    # Some seconds of work for either build.
+    scale = "0.5" if "debug" in str(SLUICE) else "10"
+    command = ["simulate", "--scenario", "demo", "--after", "0", "--scale", scale]
+    ours, theirs = pty.openpty()
+    done = subprocess.Popen([SLUICE, *command], stdout=subprocess.PIPE, stderr=theirs, cwd=ROOT)
+    os.close(theirs)
+    told = b""
+    # Reading from a terminal whose other side is closed is an error.
+    with contextlib.suppress(OSError):
+        while piece := os.read(ours, 4096):
+            told += piece
+    os.close(ours)
+    text = done.communicate()[0].decode()
+    assert done.returncode == 0
+    shares = [int(one) for one in re.findall(rb"simulating \d+ runs: (\d+) %, \d+ s so far", told)]
+    assert len(shares) > 1 and shares == sorted(shares), told
+    assert told.endswith(b"\r\x1b[2K"), "the line is taken away"
+    quiet = subprocess.run([SLUICE, *command], capture_output=True, text=True, cwd=ROOT)
+    assert quiet.stderr == ""
+    # It changes nothing.
+    assert re.findall(r"trace \w+", quiet.stdout) == re.findall(r"trace \w+", text)
 
 
 def test_a_scenario_that_does_not_ship_is_named_by_its_neighbour():

@@ -349,6 +349,94 @@ struct TerminalTests {
   }
 }
 
+@Suite("What reached the mail server")
+struct OutcomeTests {
+  /// 1,000 of the bots' connections and 100 honest messages without Sluice.
+  private func report(bots: Int, lists: String = "", lost: Int = 0) -> RunReport {
+    var report = RunReport(
+      kind: "simulated", scenario: "mix", configuration: "shipped defaults in mode enforce")
+    report.lists = lists
+    report.duration = 600
+    report.after = 6 * 86_400
+    var bot = PersonaFindings(id: "B1", name: "bot", kind: "bot")
+    (bot.begunWithin, bot.letThroughWithin, bot.deliveredWithin) = (2_000, bots, bots)
+    // What the retries of six days bring is no part of the ten minutes.
+    (bot.connections, bot.letThrough, bot.delivered) = (9_000, 8_000, 8_000)
+    var sender = PersonaFindings(id: "L1", name: "sender", kind: "sender")
+    (sender.clients, sender.begunWithin, sender.letThroughWithin) = (100, 100, 100)
+    sender.deliveredWithin = 100
+    for _ in lost..<100 { sender.delay.add(5) }
+    if lost > 0 { sender.lost["left: banner"] = lost }
+    report.personas = [bot, sender]
+    var without = Reach()
+    (without.connections, without.botConnections) = (1_100, 1_000)
+    (without.messages, without.botMessages, without.atOnce) = (1_100, 1_000, 80)
+    report.without = without
+    var sample = Sample()
+    sample.downstream = 40
+    report.samples = [sample]
+    return report
+  }
+
+  private func tones(_ reports: [RunReport], _ row: Int) -> [Outcome.Tone] {
+    Outcome(reports).within[row].cells.map(\.tone)
+  }
+
+  @Test("half of the bots let in is bad news, a tenth is good, and honest mail lost is bad")
+  func tones() {
+    #expect(tones([report(bots: 560)], 1) == [.plain, .bad])
+    #expect(tones([report(bots: 300)], 1) == [.plain, .plain])
+    #expect(tones([report(bots: 80)], 1) == [.plain, .good])
+    #expect(
+      tones([report(bots: 560), report(bots: 80, lists: "bad")], 3) == [.plain, .bad, .good])
+    #expect(Outcome([report(bots: 80, lost: 1)]).whole[0].cells.map(\.tone) == [.plain, .bad])
+    #expect(Outcome([report(bots: 80)]).whole[0].cells.map(\.tone) == [.plain, .good])
+    let text = TerminalReport.text(report(bots: 560), color: true)
+    #expect(text.contains("\u{1B}[31m560 (−44 %)\u{1B}[0m"))
+    #expect(HTMLReport.page([report(bots: 560)]).contains("<td class=\"w bad\"><b>560</b>"))
+  }
+
+  @Test("each figure is of its time: ten minutes of clients, or the days of their retries")
+  func times() {
+    for text in [
+      TerminalReport.text(report(bots: 560), color: false),
+      HTMLReport.page([report(bots: 560)]).replacing("\u{A0}", with: " "),
+    ] {
+      #expect(text.contains("In the 10 min in which clients come"))
+      #expect(text.contains("With all retries, up to 6 d later"))
+      #expect(text.contains("The whole run: 10 min, and the retries of up to 6 d after"))
+    }
+    let page = HTMLReport.page([report(bots: 560)]).replacing("\u{A0}", with: " ")
+    #expect(
+      page.contains(
+        "Within 10 min, 1,100 connections and 1,100 messages reach the mail server without Sluice, and 660 "
+          + "connections and 660 messages with it."))
+  }
+
+  @Test(
+    "lists that do not ship have a column of their own, and are named wherever they were loaded")
+  func lists() {
+    let both = [report(bots: 560), report(bots: 80, lists: "bad")]
+    #expect(Outcome(both).columns == ["without Sluice", "as shipped", "with lists"])
+    #expect(Outcome([both[0]]).columns == ["without Sluice", "with Sluice"])
+    let text = TerminalReport.text(both, color: false)
+    #expect(text.components(separatedBy: "which do not ship").count == 2)
+    #expect(HTMLReport.page(both).contains("which do not ship"))
+    #expect(!TerminalReport.text(both[0], color: false).contains("do not ship"))
+    for line in text.split(separator: "\n") { #expect(line.count <= 100, "\(line)") }
+  }
+
+  @Test("without a run without Sluice, connections are measured against those that came")
+  func alone() {
+    var real = report(bots: 560)
+    real.without = nil
+    let found = Outcome([real])
+    #expect(found.columns == ["with Sluice"])
+    #expect(found.within[1].cells.map(\.text) == ["560 of 2,000"])
+    #expect(found.within[1].cells.map(\.change) == ["28 %"])
+  }
+}
+
 @Suite("Sweeps")
 struct SweepTests {
   @Test("say up to where nobody is lost")

@@ -58,6 +58,10 @@ enum Samples {
           found.letThrough += 1
         }
       }
+      found.begunWithin = found.connections
+      found.secondsWithin = found.held.sum
+      found.letThroughWithin = found.letThrough
+      found.deliveredWithin = found.delivered
       report.personas.append(found)
     }
     for (n, name) in senders.enumerated() {
@@ -78,6 +82,10 @@ enum Samples {
           found.endings["delivered", default: 0] += 1
         }
       }
+      found.begunWithin = found.connections
+      found.secondsWithin = found.held.sum
+      found.letThroughWithin = found.letThrough
+      found.deliveredWithin = found.delivered
       report.personas.append(found)
     }
     var probe = PersonaFindings(id: "P-check", name: "check_smtp", kind: "probe")

@@ -3,6 +3,7 @@ import Flow
 import Personas
 import Shield
 import Suspicion
+import Synchronization
 import Testing
 
 @testable import Simulator
@@ -52,6 +53,35 @@ func world(
 
 @Suite("The simulated world")
 struct WorldTests {
+  @Test(
+    "whoever asks how far a run is changes nothing, and what began in it is told apart from retries"
+  )
+  func progress() {
+    func run(_ progress: (@Sendable (Double) -> Void)?) -> World {
+      var world = world(
+        [(bot("B", patience: .uniform(1, 40)), rate: 3), (honest(patience: 3), rate: 1)],
+        duration: 100)
+      world.run(after: 20_000, progress: progress)
+      return world
+    }
+    let told = Mutex([Double]())
+    let plain = run(nil)
+    let asked = run { seconds in told.withLock { $0.append(seconds) } }
+    #expect(plain.trace == asked.trace && plain.eventCount == asked.eventCount)
+    let moments = told.withLock { $0 }
+    #expect(moments == moments.sorted() && moments.contains(100) && moments.last == 20_100)
+
+    let sender = plain.population.findings[1]
+    // Who waits 3 s for a banner that takes 4 gets through with a later try only, when the scenario is over.
+    #expect(sender.delivered > 50 && sender.connections > sender.begunWithin)
+    #expect(sender.letThroughWithin < sender.letThrough)
+    #expect(sender.deliveredWithin <= sender.letThroughWithin)
+    let reach = plain.report(configuration: "", took: 0).reach
+    let bots = plain.population.findings[0]
+    #expect(reach.botMessages == bots.deliveredWithin && bots.deliveredWithin > 20)
+    #expect(reach.messages == bots.deliveredWithin + sender.deliveredWithin)
+  }
+
   @Test("honest mail all arrives, each slot is freed, and nothing is promised in vain")
   func honestDay() {
     var world = world([(honest(), rate: 2)], duration: 300)

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a reader wants to know first: what reached the mail server behind without Sluice, and what reaches it with it.
+// In one place, so that terminal and page say the same. Each figure has its time: what is counted within the scenario,
+// as the plots are, and what only the last retry decides.
+
+import Personas
+
+/// Before and after, for one run or for several of the same scenario side by side.
+struct Outcome {
+  /// Bad news are not good: a figure that speaks against the configuration is coloured so.
+  enum Tone: String {
+    case plain = ""
+    case good, bad
+  }
+
+  struct Cell {
+    var text: String
+    /// Against the run without Sluice: "−44 %"; empty where there is none.
+    var change = ""
+    var tone = Tone.plain
+    /// Of the row's largest, 0…1, for a bar; nil for what is no count.
+    var share: Double?
+  }
+
+  struct Row {
+    var name: String
+    /// "Without Sluice" first, if that is known; then a cell for each run.
+    var cells: [Cell]
+  }
+
+  /// Over the cells.
+  private(set) var columns: [String] = []
+  /// "in the scenario's 10 min"
+  private(set) var within: [Row] = []
+  /// "until the last retry"
+  private(set) var whole: [Row] = []
+  let withinTitle: String
+  let wholeTitle: String
+
+  init(_ reports: [RunReport]) {
+    let first = reports.first
+    withinTitle = "In the \(Figures.seconds(first?.duration ?? 0)) in which clients come"
+    let after = reports.map(\.after).max() ?? 0
+    wholeTitle =
+      after > 0
+      ? "With all retries, up to \(Figures.seconds(after)) later" : "Until the end of the run"
+    let without = reports.compactMap(\.without).first
+    if without != nil { columns.append("without Sluice") }
+    columns += reports.count == 1 ? ["with Sluice"] : reports.map(\.short)
+    let reach = reports.map(\.reach)
+    // Without a run without Sluice, connections are measured against those that came.
+    func came(isBots: Bool) -> [Int] {
+      reports.map { report in
+        report.personas.reduce(0) { $0 + (isBots && $1.kind != "bot" ? 0 : $1.begunWithin) }
+      }
+    }
+    func counts(
+      _ name: String, isBots: Bool, of whole: [Int]? = nil, _ value: (Reach) -> Int?
+    ) {
+      let before = without.flatMap(value)
+      let all = reach.map(value)
+      if all.allSatisfy({ $0 == nil }) { return }
+      let whole = without == nil ? whole : nil
+      let most = Double(
+        max((all + [before]).compactMap { $0 }.max() ?? 0, whole?.max() ?? 0, 1))
+      var cells: [Cell] = []
+      if without != nil { cells.append(Self.cell(before, most)) }
+      for (k, count) in all.enumerated() {
+        var cell = Self.cell(count, most)
+        if let count, let before, before > 0 {
+          cell.change = Self.change(count, before)
+          cell.tone = Self.tone(Double(count) / Double(before), isBots: isBots)
+        } else if let count, let whole, whole[k] > 0 {
+          cell.text += " of \(Figures.count(whole[k]))"
+          cell.change = Figures.percent(count, of: whole[k])
+          cell.tone = Self.tone(Double(count) / Double(whole[k]), isBots: isBots)
+        }
+        cells.append(cell)
+      }
+      within.append(Row(name: name, cells: cells))
+    }
+    counts("connections that reached the mail server", isBots: false, of: came(isBots: false)) {
+      $0.connections
+    }
+    counts("… bots' connections", isBots: true, of: came(isBots: true)) { $0.botConnections }
+    counts("messages that it accepted", isBots: false) { $0.messages }
+    counts("… from bots", isBots: true) { $0.botMessages }
+    counts("connections to it at once, at most", isBots: false) { $0.atOnce }
+
+    let mail = reports.map { $0.all("sender", named: "honest") }
+    guard mail.contains(where: { $0.clients > 0 }) else { return }
+    // The run without Sluice keeps no more than `Reach`: what it lost is its scenario's doing.
+    let unknown = without == nil ? [] : [Cell(text: "")]
+    whole.append(
+      Row(
+        name: "honest messages lost",
+        cells: unknown
+          + mail.map { found in
+            Cell(
+              text: "\(Figures.count(found.lostCount)) of \(Figures.count(found.decided))",
+              tone: found.lostCount > found.lostByFault ? .bad : found.decided > 0 ? .good : .plain)
+          }))
+    whole.append(
+      Row(
+        name: "honest mail's delay, 95 % within",
+        cells: unknown
+          + mail.map { found in
+            let delay = found.delay.total > 0 ? found.delay.quantile(0.95) : .nan
+            // A person who waits for a code or an answer has given up by then.
+            return Cell(text: Figures.seconds(delay), tone: delay >= 300 ? .bad : .plain)
+          }))
+  }
+
+  private static func cell(_ count: Int?, _ most: Double) -> Cell {
+    Cell(
+      text: count.map { Figures.count($0) } ?? Figures.none, share: count.map { Double($0) / most })
+  }
+
+  /// Nine in ten of the bots' kept away is what a shield is for; half of them let in is bad news. More than without
+  /// Sluice is bad of anything.
+  private static func tone(_ part: Double, isBots: Bool) -> Tone {
+    if !isBots { return part > 1.05 ? .bad : .plain }
+    return part >= 0.5 ? .bad : part <= 0.1 ? .good : .plain
+  }
+
+  private static func change(_ count: Int, _ before: Int) -> String {
+    count == before
+      ? "±0" : Figures.signed(Double(count - before) / Double(before), Figures.percent)
+  }
+}
+
+extension RunReport {
+  /// In three words or less, for the head of a column.
+  var short: String {
+    let isShipped = configuration.hasPrefix("shipped defaults")
+    if kind == "real" && !isShipped && configuration.isEmpty { return kind }
+    if isShipped { return lists.isEmpty ? "as shipped" : "with lists" }
+    let file = configuration.split(separator: "/").last.map(String.init) ?? configuration
+    let name = TerminalReport.cut(file, lists.isEmpty ? 16 : 8)
+    return lists.isEmpty ? name : "\(name) + lists"
+  }
+
+  /// What else is loaded than the configuration has; empty if nothing.
+  var listsNote: String {
+    lists.isEmpty
+      ? "" : "with the scenario's block lists (listed addresses are \(lists)), which do not ship"
+  }
+}
+
+// MARK: On a terminal
+
+extension Outcome {
+  func lines(_ ink: Ink) -> [String] {
+    var lines: [String] = []
+    for (title, rows) in [(withinTitle, within), (wholeTitle, whole)] where !rows.isEmpty {
+      lines.append("")
+      let cells = rows.map { row in
+        [row.name] + row.cells.map { $0.change.isEmpty ? $0.text : "\($0.text) (\($0.change))" }
+      }
+      lines += TerminalReport.columns(
+        [title] + columns, cells, ink, tones: rows.map { $0.cells.map(\.tone) })
+    }
+    return lines
+  }
+}
+
+// MARK: On a page
+
+extension Outcome {
+  func section() -> String {
+    var text = ""
+    for (title, rows) in [(withinTitle, within), (wholeTitle, whole)] where !rows.isEmpty {
+      text +=
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"\(Markup.escaped(title))\">"
+        + "<table class=\"outcome\"><caption>\(Markup.prose(title))</caption><thead><tr>"
+        + "<th scope=\"col\" class=\"w\"></th>"
+      for column in columns {
+        text += "<th scope=\"col\" class=\"w\">\(Markup.escaped(column))</th>"
+      }
+      text += "</tr></thead><tbody>\n"
+      for row in rows {
+        text += "<tr><th scope=\"row\">\(Markup.escaped(row.name))</th>"
+        for cell in row.cells { text += Self.markup(cell) }
+        text += "</tr>\n"
+      }
+      text += "</tbody></table></div>\n"
+    }
+    return Markup.section("outcome", "What reached the mail server", "", text)
+  }
+
+  private static func markup(_ cell: Cell) -> String {
+    let tone = cell.tone == .plain ? "" : " \(cell.tone.rawValue)"
+    var text = "<td class=\"w\(tone)\"><b>\(Markup.prose(cell.text))</b>"
+    if !cell.change.isEmpty { text += " <span>\(Markup.prose(cell.change))</span>" }
+    if let share = cell.share {
+      text += "<i style=\"width:\(Figures.trimmed(share * 100, 1))%\"></i>"
+    }
+    return text + "</td>"
+  }
+}
