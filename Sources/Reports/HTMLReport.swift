@@ -153,7 +153,8 @@ struct View {
         " Of \(Figures.count(mail.clients)) honest messages, \(Figures.count(mail.lostCount)) "
         + "\(mail.lostCount == 1 ? "was" : "were") lost"
         + (report.after > 0
-          ? " by the last retry, up to \(Figures.seconds(report.after)) later." : ".")
+          ? " by the \(report.kind == "real" ? "end of the run" : "last retry"), up to \(Figures.seconds(report.after)) later."
+          : ".")
     }
     return text
   }

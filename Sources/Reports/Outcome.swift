@@ -44,7 +44,8 @@ struct Outcome {
     let after = reports.map(\.after).max() ?? 0
     wholeTitle =
       after > 0
-      ? "With all retries, up to \(Figures.seconds(after)) later" : "Until the end of the run"
+      ? "With \(first?.kind == "real" ? "the" : "all") retries, up to \(Figures.seconds(after)) later"
+      : "Until the end of the run"
     let without = reports.compactMap(\.without).first
     if without != nil { columns.append("without Sluice") }
     columns += reports.count == 1 ? ["with Sluice"] : reports.map(\.short)
