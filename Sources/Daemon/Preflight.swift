@@ -51,9 +51,9 @@ package struct Preflight: Sendable {
   package let exitCode: Int32
   package private(set) var sentences: [Sentence] = []
 
-  /// Asks the downstream of a configuration, as a stranger of each family that comes here, at the same time. Takes
-  /// some ten seconds at most, and as many again to explain what does not fit together.
-  package init(_ configuration: Configuration, at address: Address) {
+  /// Asks the downstream of a configuration, as a stranger of each family that comes here and at each of its addresses,
+  /// all at the same time. Takes some ten seconds at most, and as many again to explain what does not fit together.
+  package init(_ configuration: Configuration, at addresses: [Address]) {
     let downstream = configuration.downstream
     let hostname = configuration.policy.hostname
     var security: RelayProbe.Security?
@@ -66,12 +66,18 @@ package struct Preflight: Sendable {
       return
     }
     let askers = Preflight.askers(configuration)
-    let probes = askers.map { asker in
-      RelayProbe(
-        address: address, port: downstream.port, identity: downstream.identity,
-        client: asker.client, hostname: hostname, security: security)
+    let probes = askers.flatMap { asker in
+      addresses.map { address in
+        RelayProbe(
+          address: address, port: downstream.port, identity: downstream.identity,
+          client: asker.client, hostname: hostname, security: security)
+      }
     }
-    let outcomes = inParallel(probes.map { probe in { probe.run() } })
+    let all = inParallel(probes.map { probe in { probe.run() } })
+    // Of several addresses the worst answer counts, and none at all only where no address gives one.
+    let outcomes = askers.indices.map { asker in
+      Preflight.worst(Array(all[(asker * addresses.count)..<((asker + 1) * addresses.count)]))
+    }
     let answers = zip(askers, outcomes).map {
       Answer(client: $0.client, isSure: $0.isSure, outcome: $1)
     }
@@ -81,10 +87,26 @@ package struct Preflight: Sendable {
       downstream.identity != .none
     {
       let plain = RelayProbe(
-        address: address, port: downstream.port, identity: .none, client: .stranger,
+        address: addresses[0], port: downstream.port, identity: .none, client: .stranger,
         hostname: hostname, security: security)
       explainMismatch(plain.run().finding, downstream)
     }
+  }
+
+  /// What several addresses come to: mail goes to each of them.
+  static func worst(_ outcomes: [RelayProbe.Outcome]) -> RelayProbe.Outcome {
+    func rank(_ outcome: RelayProbe.Outcome) -> Int {
+      switch outcome.finding {
+      case .relays: 0
+      case .mismatch: 1
+      case .insecure: 2
+      case .putsOff: 3
+      case .unclear: 4
+      case .refuses: 5
+      case .silent: 6
+      }
+    }
+    return outcomes.min { rank($0) < rank($1) } ?? outcomes[0]
   }
 
   /// Those that clients come as: a listener of IPv6 takes IPv6 only, and behind a load balancer both may come.

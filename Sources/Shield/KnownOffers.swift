@@ -145,6 +145,10 @@ extension Engine {
     if downstream.offers.differs(now: now) {
       journal.append(entry(.downstreamUnlike, i, now: now))
     }
-    reject(i, reply, now: now, into: &effects)
+    if reply.isOutage {
+      answer(i, reply, now: now, into: &effects)
+    } else {
+      reject(i, reply, now: now, into: &effects)
+    }
   }
 }

@@ -181,7 +181,7 @@ private final class Arrangement {
     var settings = ServiceSettings(
       policy: policy, limits: limits,
       listeners: [ListenerTerms(address: Address(v4: 0x7F00_0001), port: 0)],
-      downstream: (Address(v4: 0x7F00_0001), port), workers: 2,
+      downstream: ([Address(v4: 0x7F00_0001)], port), workers: 2,
       seed: UInt64.random(in: .min ... .max))
     settings.probeEvery = 5_000_000
     let lines = try LogSink(path: log, host: "demo")

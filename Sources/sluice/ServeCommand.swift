@@ -74,7 +74,7 @@ struct CheckCommand: ParsableCommand {
       throw ExitCode(configuration.tls.findings.exitCode)
     }
     if !filesOnly {
-      let downstream = try address(of: configuration)
+      let downstream = try downstreamAddresses(configuration)
       if !reload { try checkMachine(configuration) }
       if probeDownstream { try probe(configuration, at: downstream) }
     }
@@ -90,8 +90,8 @@ struct CheckCommand: ParsableCommand {
     if let first = readiness.obstacles.first { throw ExitCode(first.exitCode) }
   }
 
-  private func probe(_ configuration: Daemon.Configuration, at address: Address) throws {
-    let preflight = Preflight(configuration, at: address)
+  private func probe(_ configuration: Daemon.Configuration, at found: [Address]) throws {
+    let preflight = Preflight(configuration, at: found)
     for sentence in preflight.sentences {
       let word =
         switch sentence.level {
@@ -106,20 +106,21 @@ struct CheckCommand: ParsableCommand {
 }
 
 /// Where the downstream is; ends the command if its name has no address, or if it is one of our own listeners.
-private func address(of configuration: Daemon.Configuration) throws -> Address {
-  guard let address = resolve(configuration.downstream.host) else {
+private func downstreamAddresses(_ configuration: Daemon.Configuration) throws -> [Address] {
+  let found = addresses(of: configuration.downstream.host)
+  if found.isEmpty {
     StandardError.write(
       "downstream.address: error: '\(configuration.downstream.host)' has no address: name a host that "
         + "resolves, or write its address")
     throw ExitCode(68)
   }
-  try refuseCircle(configuration, at: address)
-  return address
+  try refuseCircle(configuration, at: found)
+  return found
 }
 
 /// Ends a command whose downstream is one of our own listeners.
-private func refuseCircle(_ configuration: Daemon.Configuration, at address: Address) throws {
-  guard let reason = configuration.circle(at: address) else { return }
+private func refuseCircle(_ configuration: Daemon.Configuration, at addresses: [Address]) throws {
+  guard let reason = addresses.lazy.compactMap(configuration.circle).first else { return }
   StandardError.write(
     "downstream.address: error: \(reason)\n  hint: \(Daemon.Configuration.circleHint)")
   throw ExitCode(78)
@@ -194,7 +195,8 @@ struct ServeCommand: ParsableCommand {
     let logger = Logger(label: "smtpd") { label in
       LineLogHandler(component: label, sink: sink, level: level)
     }
-    let downstream = try address(of: configuration)
+    let found = try downstreamAddresses(configuration)
+    let downstream = HostAddresses(configuration.downstream.host, found: found)
     // The wake-ups for signals must be in place before any thread starts: threads inherit the mask.
     let signals = SignalQueue([SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGUSR2])
     signal(SIGPIPE, SIG_IGN)
@@ -206,7 +208,7 @@ struct ServeCommand: ParsableCommand {
         ListenerTerms(
           address: $0.address, port: $0.port, balancers: $0.balancerTable)
       },
-      downstream: (downstream, configuration.downstream.port), workers: configuration.workers,
+      downstream: (found, configuration.downstream.port), workers: configuration.workers,
       seed: UInt64.random(in: .min ... .max))
     settings.identity =
       switch configuration.downstream.identity {
@@ -237,14 +239,14 @@ struct ServeCommand: ParsableCommand {
     for line in statement.split(separator: "\n") { logger.info("\(line)") }
     for caution in configuration.cautions { logger.warning("\(caution)") }
     tell(configuration.tls.findings, logger)
-    let watch = RelayWatch { Preflight(configuration, at: downstream) }
+    let watch = RelayWatch { Preflight(configuration, at: downstream.current) }
     if configuration.downstream.allowsOpenRelay {
       logger.warning(
         "downstream.allow_open_relay is yes: whether the downstream relays is not asked")
     } else {
       // Ten seconds at most, twenty if it does not fit together; no client is taken before.
       let preflight = ask(
-        configuration, downstream, isGuarded: configuration.isGuarded, watch, logger)
+        configuration, found, isGuarded: configuration.isGuarded, watch, logger)
       if preflight.isOpenRelay && configuration.isGuarded { throw ExitCode(78) }
       if preflight.isMiswired && !startsMiswired {
         fail(
@@ -269,17 +271,18 @@ struct ServeCommand: ParsableCommand {
     }
     StandardError.write("sluice ready")
     try attend(
-      service, configuration, tls: settings.tls, watch: watch, signals: signals, sink: sink,
+      service, configuration, downstream, tls: settings.tls, watch: watch, signals: signals,
+      sink: sink,
       logger: logger)
   }
 
   /// Asks the downstream whether it takes what it is told about clients, and whether it relays for strangers, and says
   /// what came of it. One that gives no answer is asked again later.
   private func ask(
-    _ configuration: Daemon.Configuration, _ address: Address, isGuarded: Bool,
+    _ configuration: Daemon.Configuration, _ addresses: [Address], isGuarded: Bool,
     _ watch: RelayWatch, _ logger: Logger
   ) -> Preflight {
-    let preflight = Preflight(configuration, at: address)
+    let preflight = Preflight(configuration, at: addresses)
     tell(preflight, configuration, logger)
     if preflight.isOpenRelay && isGuarded { return preflight }
     watch.stop()
@@ -311,7 +314,8 @@ struct ServeCommand: ParsableCommand {
 
   /// Waits for signals and for the workers' end.
   private func attend(
-    _ service: Service, _ configuration: Daemon.Configuration, tls: TLSContexts,
+    _ service: Service, _ configuration: Daemon.Configuration, _ downstream: HostAddresses,
+    tls: TLSContexts,
     watch: RelayWatch, signals: SignalQueue, sink: LogSink, logger: Logger
   ) throws {
     var tls = tls
@@ -325,8 +329,10 @@ struct ServeCommand: ParsableCommand {
       let number = signals.next(milliseconds: 200)
       switch number {
       case SIGHUP:
+        downstream.lookUp()
         if let now = reload(
-          service, started: configuration, isGuarded: &isGuarded, tls: &tls, watch: watch,
+          service, started: configuration, at: downstream.current, isGuarded: &isGuarded, tls: &tls,
+          watch: watch,
           logger: logger)
         {
           certificates = CertificateWatch(now, now: clock())
@@ -342,6 +348,14 @@ struct ServeCommand: ParsableCommand {
         service.refresh()
         for line in Statistics.lines(figures(service, certificates)) { logger.notice("\(line)") }
       default: break
+      }
+      downstream.attend(isFailing: service.isDownstreamFailing, now: MonotonicClock.now())
+      if let found = downstream.take(where: { isUsable($0, configuration, logger) }) {
+        service.connect(to: found)
+        let list = found.map { "[\($0)]" }.joined(separator: ", ")
+        logger.notice("downstream.address: \(configuration.downstream.text) is at \(list) now")
+        // Whether it relays there nobody knows yet.
+        if !configuration.downstream.allowsOpenRelay { watch.begin(after: nil) }
       }
       if let found = watch.take(), drainUntil == nil {
         tell(found, configuration, logger)
@@ -373,6 +387,15 @@ struct ServeCommand: ParsableCommand {
     if isRefused { throw ExitCode(78) }
   }
 
+  /// Whether mail may go to an address that the downstream's name has now.
+  private func isUsable(
+    _ address: Address, _ configuration: Daemon.Configuration, _ logger: Logger
+  ) -> Bool {
+    guard let reason = configuration.circle(at: address) else { return true }
+    logger.error("downstream.address: \(reason)")
+    return false
+  }
+
   /// Seconds since 1970: certificates end by the calendar.
   private func clock() -> Int64 { Int64(Date().timeIntervalSince1970) }
 
@@ -395,7 +418,8 @@ struct ServeCommand: ParsableCommand {
 
   /// - Returns: the certificates now in force, or nil if nothing has changed.
   private func reload(
-    _ service: Service, started: Daemon.Configuration, isGuarded: inout Bool,
+    _ service: Service, started: Daemon.Configuration, at addresses: [Address],
+    isGuarded: inout Bool,
     tls: inout TLSContexts, watch: RelayWatch, logger: Logger
   ) -> TLSSection? {
     let (configuration, problems) = Daemon.Configuration.load(
@@ -408,7 +432,7 @@ struct ServeCommand: ParsableCommand {
     tell(configuration.tls.findings, logger)
     // From looking on to acting, or no longer told to look away: what is asked before a start with that.
     if configuration.isGuarded && !isGuarded,
-      ask(started, service.settings.downstream.0, isGuarded: true, watch, logger).isOpenRelay
+      ask(started, addresses, isGuarded: true, watch, logger).isOpenRelay
     {
       logger.error("RELOAD failed: the configuration in force stays")
       return nil
@@ -461,24 +485,6 @@ struct ServeCommand: ParsableCommand {
 extension Daemon.Configuration {
   /// Whether it must not be in force in front of an open relay.
   fileprivate var isGuarded: Bool { policy.mode == .enforce && !downstream.allowsOpenRelay }
-}
-
-/// The address of a host: itself if it is one, else what the resolver says first.
-func resolve(_ host: String) -> Address? {
-  if let address = Address(host) { return address }
-  var hints = addrinfo()
-  hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
-  var list: UnsafeMutablePointer<addrinfo>?
-  guard getaddrinfo(host, nil, &hints, &list) == 0, let first = list else { return nil }
-  defer { freeaddrinfo(list) }
-  var text = [CChar](repeating: 0, count: Int(NI_MAXHOST))
-  guard
-    getnameinfo(
-      first.pointee.ai_addr, first.pointee.ai_addrlen, &text, socklen_t(text.count), nil, 0,
-      NI_NUMERICHOST) == 0
-  else { return nil }
-  return Address(
-    String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
 }
 
 /// Whether held sockets are kept narrow here: the ring can set a direct descriptor's options since Linux

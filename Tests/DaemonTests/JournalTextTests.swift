@@ -38,7 +38,7 @@ struct JournalTextTests {
   }
 
   private func line(_ entry: JournalEntry) -> String {
-    JournalText(policy: policy, downstream: "[127.0.0.1]:10025").line(entry)
+    JournalText(policy: policy, downstream: ["[127.0.0.1]:10025"]).line(entry)
   }
 
   private func fill<let n: Int>(_ place: inout InlineArray<n, UInt8>, _ text: String) -> Int {

@@ -200,11 +200,15 @@ def test_a_client_that_vanishes_before_data_delivers_nothing(recorder, shield, a
     assert b"DATA" not in back.bytes
 
 
-def test_a_downstream_that_is_down_at_start_is_451_at_mail_and_used_when_it_comes(tmp_path, shield):
+def test_a_downstream_that_is_down_at_start_is_421_at_ehlo_451_at_mail_and_used_when_it_comes(tmp_path, shield):
     port = free_port()
     front = shield(port, {"delays": NO_DELAYS})
     with front.dialogue() as client:
-        client.greet()
+        client.expect(220)
+        client.command("EHLO client.example", 421, "4.3.2")
+    with front.dialogue() as client:
+        client.expect(220)
+        client.command("HELO client.example", 250)
         client.command("MAIL FROM:<a@client.example>", 451, "4.")
         client.command("RCPT TO:<b@example.com>", 503)
     box = Sink(tmp_path / "late", port=port).start()

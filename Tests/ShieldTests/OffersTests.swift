@@ -143,7 +143,7 @@ struct OffersTests {
   @Test("a downstream that knows only HELO for one client takes nothing from the others")
   func fallback() throws {
     var shield = world([
-      .init(prefix: "EHLO old", answer: .reply("502 5.5.1 What")),
+      .init(prefix: "EHLO old", answer: .reply("502 5.5.1 What"))
     ])
     let old = try arrive(&shield)
     _ = shield.ask(old, "EHLO old.example.org\r\n")
@@ -171,8 +171,9 @@ struct OffersTests {
     var shield = world(
       [.init(prefix: "XCLIENT", answer: .reply("220 inner.test ESMTP"))],
       offers: Self.everything + ["XCLIENT NAME ADDR PROTO HELO"]
-    ) { $0 = Engine(
-      policy: $0.policy, limits: $0.limits, seed: 1, identity: .xclient)
+    ) {
+      $0 = Engine(
+        policy: $0.policy, limits: $0.limits, seed: 1, identity: .xclient)
     }
     let client = try arrive(&shield)
     _ = shield.ask(client, "EHLO client.example.org\r\n")
@@ -236,11 +237,12 @@ struct OffersTests {
 
   @Test("where probes are refused, clients are told what others were offered alike")
   func alike() throws {
-    var shield = world([
-      .init(prefix: "EHLO mx.example.test", answer: .reply("521 5.7.1 Not you")),
-      Self.ehlo("left", ["8BITMIME", "DSN", "SIZE 500", "AUTH PLAIN LOGIN"]),
-      Self.ehlo("right", ["8BITMIME", "SMTPUTF8", "SIZE 900", "AUTH CRAM-MD5 LOGIN"]),
-    ], role: .outbound)
+    var shield = world(
+      [
+        .init(prefix: "EHLO mx.example.test", answer: .reply("521 5.7.1 Not you")),
+        Self.ehlo("left", ["8BITMIME", "DSN", "SIZE 500", "AUTH PLAIN LOGIN"]),
+        Self.ehlo("right", ["8BITMIME", "SMTPUTF8", "SIZE 900", "AUTH CRAM-MD5 LOGIN"]),
+      ], role: .outbound)
     for name in ["left", "right"] {
       let client = try arrive(&shield)
       _ = shield.ask(client, "EHLO \(name).example.org\r\n")

@@ -47,7 +47,8 @@ private func isOfThisMachine(_ address: Address) -> Bool {
   return false
 }
 
-private func addressOf(_ place: UnsafeMutablePointer<sockaddr>) -> Address? {
+/// The address in a sockaddr; nil where it is of another family than IPv4 and IPv6.
+func addressOf(_ place: UnsafeMutablePointer<sockaddr>) -> Address? {
   let family = Int32(place.pointee.sa_family)
   guard family == AF_INET || family == AF_INET6 else { return nil }
   let length = family == AF_INET ? MemoryLayout<sockaddr_in>.size : MemoryLayout<sockaddr_in6>.size

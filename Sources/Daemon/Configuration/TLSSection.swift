@@ -66,7 +66,10 @@ extension Downstream {
   /// What the context towards it is made from; nil without TLS.
   package var clientSettings: TLSClientSettings? {
     guard let level = TLSClientSettings.Level(rawValue: tls.rawValue) else { return nil }
-    let name = tlsName ?? (Address(host) == nil ? host : nil)
+    // RFC 6066, 3: without the dot at the end.
+    let name =
+      tlsName
+      ?? (Address(host) == nil ? String(host.hasSuffix(".") ? host.dropLast() : host[...]) : nil)
     var settings = TLSClientSettings(level: level, name: name)
     settings.authorities = tlsAuthorities
     return settings

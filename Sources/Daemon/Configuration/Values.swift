@@ -166,20 +166,28 @@ extension Form {
 
   /// A host name by RFC 1123, 2.1, in lower case.
   ///
-  /// - Parameter isFull: whether it must have a dot.
-  static func hostname(_ text: String, isFull: Bool) throws(BadValue) -> String {
+  /// - Parameters:
+  ///   - isFull: whether it must have a dot.
+  ///   - isToLookUp: whether it is for the resolver alone. Then underscores are taken, which names in container
+  ///     networks have, and a dot at the end, by which no search domain is put behind it.
+  static func hostname(
+    _ text: String, isFull: Bool, isToLookUp: Bool = false
+  ) throws(BadValue) -> String {
     let example = "write a name such as mx.example.org"
     func bad(_ reason: String, _ hint: String) -> BadValue {
       BadValue(reason: "'\(ConfigNode.cut(text))' \(reason)", hint: hint)
     }
     if text.hasSuffix(".") && text.utf8.count > 1 {
+      if isToLookUp {
+        return try hostname(String(text.dropLast()), isFull: isFull, isToLookUp: true) + "."
+      }
       throw bad("ends in a dot", "write \(ConfigNode.cut(String(text.dropLast())))")
     }
     let labels = text.lowercased().split(separator: ".", omittingEmptySubsequences: false)
     if text.utf8.count > 253 { throw bad("is longer than 253 characters", example) }
     for label in labels {
       let allowed = label.utf8.allSatisfy {
-        (97...122).contains($0) || (48...57).contains($0) || $0 == 45
+        (97...122).contains($0) || (48...57).contains($0) || $0 == 45 || isToLookUp && $0 == 95
       }
       guard (1...63).contains(label.utf8.count), allowed, label.first != "-", label.last != "-"
       else {
@@ -246,7 +254,7 @@ extension Form {
     guard allowsName, !isBracketed else {
       throw bad("does not begin with an IP address", "write the address, such as \(example)")
     }
-    return (try hostname(host, isFull: false), nil, port)
+    return (try hostname(host, isFull: false, isToLookUp: true), nil, port)
   }
 
   /// What to write for an address whose port is missing, or not told apart from it: `::1:25` may be both.

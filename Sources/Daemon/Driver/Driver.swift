@@ -74,6 +74,8 @@ package enum WorkerOrder: Sendable {
   /// Bring the snapshot up to date.
   case publish
   case stop
+  /// The downstream is at these addresses from now on.
+  case connectTo([(Address, UInt16)])
   /// A client whom a load balancer has named to another worker, and its socket.
   case take(Peer, descriptor: Int32)
 }
@@ -124,8 +126,10 @@ package struct Driver: ~Copyable {
   /// Descriptors accepted in this batch, on their way into the ring's table.
   private var arrivals: [(slot: Slot, descriptor: Int32)] = []
   private var run: [Int32] = []
+  /// Twice as many as there may be: a connect that is not submitted yet still reads what its number meant before.
   private let servers: UnsafeMutablePointer<SocketAddress>
-  private let serverCount: Int
+  private static let serversMost = HostAddresses.most
+  private var serverStart = 0
   /// Every byte value once: what a drip is sent from. No held peer owns a buffer.
   let octets: UnsafeMutablePointer<UInt8>
   /// The values of the options that widen a socket, where the kernel reads them from.
@@ -177,11 +181,9 @@ package struct Driver: ~Copyable {
     self.origin = origin
     self.handOver = handOver
     acceptAgainAt = Array(repeating: 0, count: listeners.count)
-    serverCount = servers.count
-    self.servers = .allocate(capacity: max(servers.count, 1))
-    for (number, server) in servers.enumerated() {
-      (self.servers + number).initialize(to: SocketAddress(server.0, port: server.1))
-    }
+    self.servers = .allocate(capacity: 2 * Driver.serversMost)
+    self.servers.initialize(
+      repeating: SocketAddress(Address(high: 0, low: 0), port: 0), count: 2 * Driver.serversMost)
     octets = .allocate(capacity: 256)
     for value in 0..<256 { (octets + value).initialize(to: UInt8(value)) }
     arrivals.reserveCapacity(64)
@@ -190,7 +192,21 @@ package struct Driver: ~Copyable {
     widths = .allocate(capacity: 2)
     widths.initialize(to: Driver.narrow)
     (widths + 1).initialize(to: Driver.wide)
+    set(servers)
     for number in listeners.indices { acceptOn(number) }
+  }
+
+  /// The downstream is at these addresses from now on; connections that stand stay as they are.
+  package mutating func connectTo(_ servers: [(Address, UInt16)]) {
+    serverStart = Driver.serversMost - serverStart
+    set(servers)
+  }
+
+  private mutating func set(_ servers: [(Address, UInt16)]) {
+    for (number, server) in servers.prefix(Driver.serversMost).enumerated() {
+      self.servers[serverStart + number] = SocketAddress(server.0, port: server.1)
+    }
+    engine.setServers(count: min(servers.count, Driver.serversMost), now: now())
   }
 
   deinit {
@@ -556,7 +572,8 @@ package struct Driver: ~Copyable {
   private mutating func connect(_ slot: Slot, _ server: Int) {
     let time = now()
     let descriptor = socket(
-      servers[server].family, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+      servers[serverStart + server].family,
+      Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     guard descriptor >= 0 else {
       counters.descriptorsExhausted += 1
       engine.failed(slot, now: time, into: &effects)
@@ -569,7 +586,8 @@ package struct Driver: ~Copyable {
     PlainSocket.close(descriptor)
     submitted(slot)
     places[Int(slot.index)].flags.insert(.connecting)
-    ring.connect(slot: Int32(slot.index), to: servers + server, token: token(.connect, slot))
+    ring.connect(
+      slot: Int32(slot.index), to: servers + serverStart + server, token: token(.connect, slot))
   }
 
   private mutating func close(_ slot: Slot) {

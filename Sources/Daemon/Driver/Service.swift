@@ -19,7 +19,8 @@ package struct ServiceSettings: Sendable {
   package var limits: Limits
   /// Port 0 is any that is free.
   package var listeners: [ListenerTerms]
-  package var downstream: (Address, UInt16)
+  /// All addresses of it, in the order in which they are tried, and its port.
+  package var downstream: ([Address], UInt16)
   package var identity = Identity.none
   package var downstreamTLS = DownstreamTLS.off
   /// TLS begins with the connection to the downstream, not by STARTTLS.
@@ -37,7 +38,7 @@ package struct ServiceSettings: Sendable {
   package var secret: (UInt64, UInt64)?
 
   package init(
-    policy: Policy, limits: Limits, listeners: [ListenerTerms], downstream: (Address, UInt16),
+    policy: Policy, limits: Limits, listeners: [ListenerTerms], downstream: ([Address], UInt16),
     workers: Int, seed: UInt64
   ) {
     self.policy = policy
@@ -143,10 +144,10 @@ package final class Service: Sendable {
     ports = listeners.ports
     journal = JournalQueue(capacity: settings.limits.journal)
     let origin = MonotonicClock.now()
-    let (host, port) = settings.downstream
+    let (addresses, port) = settings.downstream
     logThread = LogThread(
       queue: journal, policy: settings.policy, logger: logger, floodLines: settings.floodLines,
-      downstream: "[\(host)]:\(port)", origin: origin)
+      downstream: Service.names(addresses, port), origin: origin)
     let share = settings.limits.share(of: settings.workers)
     var workers: [Worker] = []
     var terms = settings.listeners
@@ -159,7 +160,8 @@ package final class Service: Sendable {
           probeEvery: settings.probeEvery, seed: settings.seed &+ UInt64(number),
           listeners: listeners.descriptors.map { $0[number] }, terms: terms,
           workers: settings.workers,
-          handOver: { siblings.hand(to: $0, $1, descriptor: $2) }, server: settings.downstream,
+          handOver: { siblings.hand(to: $0, $1, descriptor: $2) },
+          servers: addresses.map { ($0, port) },
           origin: origin, ringEntries: Limits.ringEntries(workers: settings.workers))
         if settings.workers > 1 { mine.tell = { siblings.tell($0, of: number) } }
         mine.secret = settings.secret ?? (settings.seed, ~settings.seed)
@@ -187,6 +189,21 @@ package final class Service: Sendable {
   package func adopt(_ policy: Policy, _ tls: TLSContexts) {
     logThread.adopt(policy)
     for worker in workers { worker.order(.adopt(policy, tls)) }
+  }
+
+  /// The downstream has other addresses from now on.
+  package func connect(to addresses: [Address]) {
+    let port = settings.downstream.1
+    logThread.adopt(downstream: Service.names(addresses, port))
+    for worker in workers { worker.order(.connectTo(addresses.map { ($0, port) })) }
+  }
+
+  /// Whether a worker does not reach the downstream, as of about a second ago.
+  package var isDownstreamFailing: Bool { workers.contains { $0.snapshot.downstreamUp == false } }
+
+  /// As the log names it, by the number of the address.
+  private static func names(_ addresses: [Address], _ port: UInt16) -> [String] {
+    addresses.map { "[\($0)]:\(port)" }
   }
 
   /// No new clients; sessions may end their transaction.

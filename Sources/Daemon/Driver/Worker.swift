@@ -126,7 +126,7 @@ package final class Worker: Sendable {
     package var tell: (@Sendable (Change) -> Void)?
     /// Under which names are remembered; all workers have it in common.
     package var secret: (UInt64, UInt64)?
-    package var server: (Address, UInt16)
+    package var servers: [(Address, UInt16)]
     package var origin: Int64
     package var ringEntries: Int
     package var tls = TLSContexts()
@@ -136,7 +136,7 @@ package final class Worker: Sendable {
     package init(
       policy: Policy, limits: Limits, identity: Identity, probeEvery: Int64, seed: UInt64,
       listeners: [Int32], terms: [ListenerTerms], workers: Int,
-      handOver: @escaping @Sendable (Int, Peer, Int32) -> Void, server: (Address, UInt16),
+      handOver: @escaping @Sendable (Int, Peer, Int32) -> Void, servers: [(Address, UInt16)],
       origin: Int64, ringEntries: Int
     ) {
       self.policy = policy
@@ -148,7 +148,7 @@ package final class Worker: Sendable {
       self.terms = terms
       self.workers = workers
       self.handOver = handOver
-      self.server = server
+      self.servers = servers
       self.origin = origin
       self.ringEntries = ringEntries
     }
@@ -206,7 +206,7 @@ package final class Worker: Sendable {
       engine.setDownstreamTLS(settings.downstreamTLS, implicit: settings.isImplicitTLS)
       engine.wallClock = wallClock()
       var driver = try Driver(
-        engine: engine, listeners: settings.listeners, servers: [settings.server],
+        engine: engine, listeners: settings.listeners, servers: settings.servers,
         origin: settings.origin, ringEntries: settings.ringEntries, tls: settings.tls,
         handOver: settings.workers > 1 ? settings.handOver : nil)
       driver.arm(wakeUp)
@@ -246,6 +246,7 @@ package final class Worker: Sendable {
             // Walks every connection, so only when somebody asks.
             driver.engine.measure()
             nextSnapshot = 0
+          case .connectTo(let servers): driver.connectTo(servers)
           case .take(let peer, let descriptor): driver.take(peer, descriptor: descriptor)
           case .stop: return
           }

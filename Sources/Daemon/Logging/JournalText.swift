@@ -14,10 +14,10 @@ import TLS
 package struct JournalText {
   /// The policy in force when the line is written, for rule positions and signal weights.
   package var policy: Policy
-  /// Where the downstream is, as a line names it.
-  package var downstream: String
+  /// Where the downstream is, as a line names it, by the number of the address.
+  package var downstream: [String]
 
-  package init(policy: Policy, downstream: String = "the downstream") {
+  package init(policy: Policy, downstream: [String] = []) {
     self.policy = policy
     self.downstream = downstream
   }
@@ -102,7 +102,7 @@ package struct JournalText {
     case .downstreamUp: return "DOWNSTREAM UP"
     case .downstreamFailed:
       let whom = entry.session == 0 ? "in a probe" : "for \(from) \(id)"
-      return "DOWNSTREAM FAILED \(whom): \(downstream): \(entry.subject.words)"
+      return "DOWNSTREAM FAILED \(whom): \(place(entry)): \(entry.subject.words)"
     case .downstreamUnlike:
       return
         "DOWNSTREAM UNLIKE for \(from) \(id): it offers this client less than a probe, whose reply to EHLO others are "
@@ -122,6 +122,12 @@ package struct JournalText {
       return
         "DOWNSTREAM IN CLEAR for five minutes: its TLS does not work: \(entry.subject.words)"
     }
+  }
+
+  /// The address that a connection to the downstream went to.
+  private func place(_ entry: JournalEntry) -> String {
+    let number = Int(entry.server)
+    return number < downstream.count ? downstream[number] : "the downstream"
   }
 
   /// In Postfix's words.

@@ -14,6 +14,8 @@ import Uring
 final class LogThread: Sendable {
   private struct State {
     var policy: Policy
+    /// Where the downstream is, by the number of the address.
+    var downstream: [String]
     var isFinishing = false
     var isFinished = false
   }
@@ -21,7 +23,6 @@ final class LogThread: Sendable {
   private let queue: JournalQueue
   private let logger: Logger
   private let floodLines: Int
-  private let downstream: String
   private let origin: Int64
   private let state: Mutex<State>
 
@@ -29,16 +30,17 @@ final class LogThread: Sendable {
   ///   - downstream: where that is, as the log is to name it.
   ///   - origin: the clock reading, in microseconds, that is the entries' instant 0.
   init(
-    queue: JournalQueue, policy: Policy, logger: Logger, floodLines: Int, downstream: String,
+    queue: JournalQueue, policy: Policy, logger: Logger, floodLines: Int, downstream: [String],
     origin: Int64
   ) {
     self.origin = origin
-    self.downstream = downstream
     self.queue = queue
     self.logger = logger
     self.floodLines = floodLines
-    state = Mutex(State(policy: policy))
+    state = Mutex(State(policy: policy, downstream: downstream))
   }
+
+  func adopt(downstream: [String]) { state.withLock { $0.downstream = downstream } }
 
   func adopt(_ policy: Policy) { state.withLock { $0.policy = policy } }
 
@@ -54,7 +56,9 @@ final class LogThread: Sendable {
     var gate = FloodGate(linesPerSecond: floodLines)
     var standing = DownstreamStanding()
     while true {
-      let (policy, isFinishing) = state.withLock { ($0.policy, $0.isFinishing) }
+      let (policy, downstream, isFinishing) = state.withLock {
+        ($0.policy, $0.downstream, $0.isFinishing)
+      }
       let text = JournalText(policy: policy, downstream: downstream)
       let dropped = queue.take(&entries)
       for entry in entries {
