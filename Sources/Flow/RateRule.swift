@@ -66,9 +66,10 @@ package struct RateRule: Hashable, Sendable, BitwiseCopyable {
   /// The network of the rule's pattern; only meaningful with `Sharing.wholeNetwork`.
   package var network = CIDRPattern(block: .allIPv4, isNegated: false)
 
-  package var delay: Duration? {
-    delayMicroseconds < 0 ? nil : .microseconds(delayMicroseconds)
-  }
+  /// `delay=` in microseconds; nil where the rule says nothing of it.
+  package var greetingDelay: Int64? { delayMicroseconds < 0 ? nil : delayMicroseconds }
+
+  package var delay: Duration? { greetingDelay.map { .microseconds($0) } }
 
   package func rate(_ kind: LimitKind) -> Rate? {
     switch kind {

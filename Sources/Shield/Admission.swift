@@ -36,14 +36,6 @@ package enum Admission: Sendable {
 
 // Who comes in, and how long it waits for its banner.
 extension Engine {
-  /// What is known of a peer when it comes, from the tables and from before.
-  private struct Arrival {
-    var flags = ConnectionFlags()
-    var signals = SignalSet()
-    var tier = Tier.clean
-    var isDenied = false
-  }
-
   /// A connection was accepted.
   package mutating func accepted(
     _ peer: Peer, now: Instant, into effects: inout EffectQueue
@@ -52,31 +44,31 @@ extension Engine {
       return acceptedBehind(balancers, peer, now: now, into: &effects)
     }
     counters.accepted += 1
-    let arrival = arrival(of: peer, now: now)
+    let standing = standing(of: peer, now: now)
     // Room. Slots kept for known senders are theirs alone; the rest is refused by name.
-    guard !isDraining, clientIndexes.free > (arrival.tier == .known ? 0 : reservedSlots),
+    guard !isDraining, clientIndexes.free > (standing.tier == .known ? 0 : reservedSlots),
       let i = clientIndexes.take()
     else {
       counters.shed += 1
       return isDraining ? .dropped : turnedAway(.busy, peer)
     }
     install(peer, in: i, now: now)
-    begin(i, arrival, peer, now: now, into: &effects)
+    begin(i, standing, standing.tier, peer, now: now, into: &effects)
     return .held(slot(client: i))
   }
 
   /// A client whom a load balancer has named goes on in the slot that its connection has.
   mutating func enter(_ peer: Peer, in i: Int, now: Instant, into effects: inout EffectQueue) {
     counters.accepted += 1
-    var arrival = arrival(of: peer, now: now)
+    let standing = standing(of: peer, now: now)
     // It only looks whether we are there, and is listed for that. No mail of it is taken: see `forward`.
-    if peer.isNobody && !arrival.isDenied { arrival.tier = .known }
+    let tier = peer.isNobody && !standing.isRefused ? .known : standing.tier
     install(peer, in: i, now: now)
-    guard !isDraining, clientIndexes.free >= (arrival.tier == .known ? 0 : reservedSlots) else {
+    guard !isDraining, clientIndexes.free >= (tier == .known ? 0 : reservedSlots) else {
       refuse(i, isDraining ? .shed : .busy, now: now, into: &effects)
       return
     }
-    begin(i, arrival, peer, now: now, into: &effects)
+    begin(i, standing, tier, peer, now: now, into: &effects)
   }
 
   /// Who comes to a listener of TLS alone does not expect clear text.
@@ -99,51 +91,29 @@ extension Engine {
     connections[i].accepted = UInt32(truncatingIfNeeded: now.microseconds / 10_000)
   }
 
-  private func arrival(of peer: Peer, now: Instant) -> Arrival {
-    let access = policy.access.lookup(peer.address)
-    let rates = policy.rates.lookup(peer.address)
-    var arrival = Arrival()
-    var opinion = PeerClass.unknown
-    switch access?.action {
-    case .reject: arrival.isDenied = true
-    case .classify(let stated): opinion = stated
-    case .dunno, nil: break
-    }
-    if opinion == .unknown, let stated = rates?.peerClass { opinion = stated }
-    switch opinion {
-    case .unknown: break
-    case .trusted: arrival.flags.insert(.trusted)
-    case .suspicious where policy[.listedSuspicious].action != .ignore:
-      arrival.signals.insert(SignalSet(.listedSuspicious))
-    case .bad where policy[.listedBad].action != .ignore:
-      arrival.signals.insert(SignalSet(.listedBad))
-    case .suspicious, .bad: break
-    }
-    let source = Source(host: peer.address)
+  private func standing(of peer: Peer, now: Instant) -> Standing {
     // Not by its network alone: one bot whose message was accepted would open the door to all its
     // neighbours. A pool's other addresses become known by network and HELO domain together.
-    if memory.isGood(source, now: now) { arrival.flags.insert(.known) }
-    if policy[.history].action != .ignore && memory.isBad(source, now: now) {
-      arrival.signals.insert(SignalSet(.history))
-    }
-    arrival.tier = policy.tier(
-      arrival.signals, known: arrival.flags.contains(.known),
-      trusted: arrival.flags.contains(.trusted))
-    return arrival
+    let source = Source(host: peer.address)
+    let history = Standing.History(
+      isKnown: memory.isGood(source, now: now), isBad: memory.isBad(source, now: now))
+    return Standing(peer.address, history: history, policy)
   }
 
   /// What becomes of a peer that has a slot: refused, held in the tarpit, or greeted after its delay.
   private mutating func begin(
-    _ i: Int, _ arrival: Arrival, _ peer: Peer, now: Instant, into effects: inout EffectQueue
+    _ i: Int, _ standing: Standing, _ tier: Tier, _ peer: Peer, now: Instant,
+    into effects: inout EffectQueue
   ) {
-    connections[i].flags = arrival.flags
-    connections[i].signals = arrival.signals
-    connections[i].tier = arrival.tier
+    if standing.isTrusted { connections[i].flags.insert(.trusted) }
+    if standing.isKnown { connections[i].flags.insert(.known) }
+    connections[i].signals = standing.signals
+    connections[i].tier = tier
     var connect = entry(.connect, i, now: now)
     if let balancer = peer.via { connect.via = balancer }
     journal.append(connect)
 
-    if arrival.isDenied {
+    if standing.isRefused {
       journal.append(entry(.denylisted, i, now: now))
       if policy.mode == .enforce {
         reject(i, .rejected, now: now, into: &effects)
@@ -151,11 +121,11 @@ extension Engine {
       }
       wouldTurnAway(i)
     }
-    if arrival.flags.contains(.trusted) { journal.append(entry(.allowlisted, i, now: now)) }
+    if standing.isTrusted { journal.append(entry(.allowlisted, i, now: now)) }
 
     var least: Int64 = 0
     // Who only would have been refused has not used up anything.
-    switch arrival.isDenied ? .within : connectionExcess(i, now: now) {
+    switch standing.isRefused ? .within : connectionExcess(i, now: now) {
     case .within: break
     case .slow(let wait): least = wait
     case .tempfail:
@@ -169,7 +139,7 @@ extension Engine {
       close(i, as: .dropped, now: now, into: &effects)
       return
     }
-    if policy.mode == .observe && arrival.tier == .bad { wouldTarpit(i, now: now) }
+    if policy.mode == .observe && tier == .bad { wouldTarpit(i, now: now) }
 
     if tlsMode(i) == .implicit {
       // What the banner's delay is about can be seen only behind the handshake.

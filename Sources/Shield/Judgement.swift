@@ -75,6 +75,15 @@ extension Engine {
     }
   }
 
+  /// A log-in succeeded. Who that is counts from here on, and no more the form of what it said before.
+  mutating func forgetForm(_ i: Int, now: Instant) {
+    // In observe mode alone: enforce had not let it come so far.
+    if connections[i].tier == .bad { return }
+    connections[i].signals.subtract(.ofForm)
+    sessions[Int(connections[i].session)].errors = 0
+    judge(i, now: now)
+  }
+
   /// The network whose record a client's shares: /24 of IPv4, /64 of IPv6.
   private func network(_ i: Int) -> Source {
     let address = connections[i].address
@@ -105,13 +114,10 @@ extension Engine {
     let tier = connection.tier
     guard tier != .bad, policy.mode == .enforce || !wouldBeTurnedAway(i) else { return 0 }
     let row = policy.delays[stage]
-    var delay = policy.delays.delay(
-      stage, tier: tier, score: policy.score(connection.signals), count: count)
-    if stage == .banner, let rule = rateRule(i), !connection.flags.contains(.trusted),
-      rule.delayMicroseconds >= 0
-    {
-      delay = rule.delayMicroseconds
-    }
+    let isRuled = stage == .banner && !connection.flags.contains(.trusted)
+    var delay = policy.delay(
+      stage, tier: tier, score: policy.score(connection.signals), count: count,
+      greeting: isRuled ? rateRule(i)?.greetingDelay : nil)
     delay = min(delay, row.ceiling, max(most, 0))
     if delay == 0 && least == 0 { return 0 }
     if delay > 0 && policy.secondChance && tier != .known {
@@ -125,11 +131,9 @@ extension Engine {
       if room < shed && shed > 0 { delay = Int64(Double(delay) * max(room, 0) / shed) }
     }
     delay = max(delay, min(least, row.ceiling))
-    let sum =
-      tier == .suspicious ? policy.delays.suspiciousSum : policy.delays.cleanSum
     let spent = Int64(connection.delayed) * 10_000
     // A wait that a rate rule asks for may go up to the ceiling of all sums.
-    let room = max((least > 0 ? policy.delays.sumMost : min(sum, policy.delays.sumMost)) - spent, 0)
+    let room = max((least > 0 ? policy.delays.sumMost : policy.delaySum(tier)) - spent, 0)
     delay = min(delay, room)
     if delay < 10_000 { return 0 }
     if policy.mode == .observe {

@@ -88,12 +88,37 @@ package enum Signal: UInt8, BitwiseCopyable, CaseIterable, Sendable {
   }
 }
 
+extension Signal {
+  /// Whether it is seen when a client connects, if ever (`Standing`): it tells of what is known, not of what is done.
+  package var isSeenAtConnect: Bool {
+    switch self {
+    case .listedSuspicious, .listedBad, .history: true
+    default: false
+    }
+  }
+
+  /// Whether it tells how a stranger speaks, and not what is known of it or what it does to others. Of a client that
+  /// has logged in that tells nothing: users' programs speak as they were written, and people mistype.
+  package var isForm: Bool {
+    switch self {
+    case .badRecipients, .rateExcess, .listedSuspicious, .listedBad, .history: false
+    case .pregreet, .pipelining, .nonSMTP, .binary, .tlsHello, .bareNewline, .heloBareWord,
+      .heloOwnName, .heloOwnAddress, .heloForeignLiteral, .heloBareAddress, .heloInvalid, .errors,
+      .authFailure, .unknownCommand, .commandFlood:
+      true
+    }
+  }
+}
+
 /// The signals seen in one session, one bit each.
 @frozen
 package struct SignalSet: OptionSet, BitwiseCopyable, Hashable, Sendable {
   package let rawValue: UInt32
   @inlinable package init(rawValue: UInt32) { self.rawValue = rawValue }
   @inlinable package init(_ signal: Signal) { rawValue = 1 << UInt32(signal.rawValue) }
+
+  /// Those that tell of form alone (`Signal.isForm`).
+  package static let ofForm = SignalSet(Signal.allCases.filter(\.isForm).map { SignalSet($0) })
 
   /// The signals in this set, in the order of their declaration.
   package var members: [Signal] { Signal.allCases.filter { contains(SignalSet($0)) } }

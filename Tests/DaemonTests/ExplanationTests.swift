@@ -71,12 +71,12 @@ struct ExplanationTests {
 
   @Test("limits are told in words, and what shares them")
   func limits() throws {
-    let shared = try #require(Explanation(of: "192.0.2.1", in: configuration))
+    let shared = try #require(Explanation(of: "192.0.2.90", in: configuration))
     #expect(
       shared.limits == [
-        "60 connections per minute per /24, burst 20; over it: tempfail (4xx)",
-        "2000 recipients per hour per /24, burst 2,000; over it: tempfail (4xx)",
-        "5 sessions at once per /24; over it: tempfail (4xx)",
+        "60 connections per minute per /24, burst 20; over it: tempfail (421)",
+        "2000 recipients per hour per /24, burst 2,000; over it: tempfail (450)",
+        "5 sessions at once per /24; over it: tempfail (421)",
       ])
     #expect(shared.bucket == "192.0.2.0/24, shared by all of it")
     let whole = try #require(Explanation(of: "198.51.100.9", in: configuration))
@@ -84,10 +84,37 @@ struct ExplanationTests {
     #expect(
       whole.limits == [
         "messages: no limit",
-        "64k bytes per second for the whole network together, burst 16,384; over it: slow down",
+        "64k bytes per second for the whole network together, burst 16,384; "
+          + "over it: messages are read no faster",
       ])
+    // No rule of the rate table holds for what the operator vouches for.
+    let trusted = try #require(Explanation(of: "192.0.2.1", in: configuration))
+    #expect(trusted.limits.isEmpty && trusted.bucket == nil && trusted.rate != nil)
+    #expect(trusted.description.contains("none holds for what is trusted"))
     let v6 = try #require(Explanation(of: "2001:db8::5", in: configuration))
     #expect(v6.bucket == "2001:db8::/64, shared by all of it")
+  }
+
+  @Test(
+    "what happens over a limit is what docs/tables.md says",
+    arguments: [
+      ("slow", "slow down, 421 where that is not enough", "slow down, 450 where that is not enough",
+        "the signal rate_excess", "slow down"),
+      ("tempfail", "tempfail (421)", "tempfail (450)", "421 and the end", "tempfail (421)"),
+      ("refuse", "refuse (554)", "refuse (554)", "421 and the end", "refuse (554)"),
+      ("drop", "drop", "drop", "421 and the end", "drop"),
+    ])
+  func over(word: String, conn: String, msgs: String, errors: String, concurrency: String) throws {
+    let folder = try Folder()
+    let main = try folder.write("sluice.yaml", "tables: {rates: rates.cidr}\n")
+    try folder.write(
+      "rates.cidr",
+      "192.0.2.0/24 conn=1/s msgs=1/s rcpt=1/s errors=1/s bytes=1k/s concurrency=1 over=\(word)\n")
+    let read = try #require(Configuration.load(file: main, environment: machine).configuration)
+    let told = try #require(Explanation(of: "192.0.2.1", in: read)).limits.map {
+      $0.components(separatedBy: "over it: ").last
+    }
+    #expect(told == [conn, msgs, msgs, errors, "messages are read no faster", concurrency])
   }
 
   @Test("delays are those of the tier and of the next one; a rule's delay keeps to the ceiling")
@@ -103,7 +130,9 @@ struct ExplanationTests {
     let known = try row("192.0.2.1", .banner)
     #expect(known.now == 0)
     #expect(known.next == nil, "what the operator vouches for is not judged")
-    #expect(try row("198.51.100.9", .banner).now == 25_000_000, "delay= of the rule")
+    let ruled = try row("198.51.100.9", .banner)
+    #expect(ruled.now == 10_000_000, "delay= is above what a clean session may be delayed in all")
+    #expect(ruled.next == 25_000_000, "delay= of the rule")
     #expect(try row("192.0.2.65", .banner).now == 1_000_000)
     #expect(try row("192.0.2.33", .banner).next == 110_000_000)
   }

@@ -5,8 +5,8 @@ package import Suspicion
 
 /// What would happen to a client with an address, and which rule of which file says so.
 ///
-/// Not a look into a running Sluice: no history, no buckets. Kept: it asks the same tables and the same
-/// policy as a session does, so it cannot say anything else.
+/// Not a look into a running Sluice: no history, no buckets, and it says so. Kept: it asks the one judge that the
+/// engine asks (`Standing`), so it cannot say anything else.
 package struct Explanation: Sendable {
   package enum Outcome: Int32, Sendable {
     /// No delay anywhere as long as it behaves.
@@ -35,8 +35,17 @@ package struct Explanation: Sendable {
     package let stage: Stage
     /// In microseconds, at the tier the client starts with.
     package let now: Int64
-    /// The most it gets if it misbehaves; nil when nothing is worse than this tier.
+    /// The most it gets at the next tier; nil when nothing is worse than this one.
     package let next: Int64?
+    /// What the tarpit makes of it, T3; nil when nothing makes it T3.
+    package let worst: Int64?
+  }
+
+  /// What the daemon's memory would make of it.
+  package struct Remembered: Sendable, Equatable {
+    package let tier: Tier
+    /// Until its banner, in microseconds.
+    package let banner: Int64
   }
 
   package let address: Address
@@ -45,7 +54,13 @@ package struct Explanation: Sendable {
   /// Whose bucket it counts in; nil without a rate rule.
   package let bucket: String?
   package let standing: Standing
+  package let score: Double
   package let nextTier: Tier?
+  /// The signals each of which alone makes a client T3, whatever else it does.
+  package let proofs: [Signal]
+  /// After mail of it was accepted, and after it was proven bad; nil where neither changes anything.
+  package let ifKnown: Remembered?
+  package let ifBad: Remembered?
   package let stages: [StageDelay]
   /// In words.
   package let limits: [String]
@@ -70,31 +85,52 @@ package struct Explanation: Sendable {
     let standing = Standing(address, policy)
     self.address = address
     self.standing = standing
+    score = policy.score(standing.signals)
     mode = policy.mode
     access = policy.access.explain(address).map {
       Rule(position: $0.position, text: "\($0.rule.rule.pattern) \($0.rule.rule.result)")
     }
-    if let (rule, written, position) = policy.rates.explain(address) {
-      rate = Rule(position: position, text: "\(written.pattern) \(written.result)")
+    let rule = policy.rates.explain(address)
+    rate = rule.map { Rule(position: $0.position, text: "\($0.written.pattern) \($0.written.result)") }
+    // No limit of a rule holds for what the operator vouches for.
+    if let (rule, written, _) = rule, !standing.isTrusted {
       bucket = Explanation.bucket(rule, address, pattern: written.pattern)
       limits = Explanation.limits(rule, written.result, address)
     } else {
-      rate = nil
       bucket = nil
       limits = []
+    }
+    proofs = Signal.allCases.filter {
+      policy[$0].action == .enforce && policy[$0].proof && !$0.isSeenAtConnect
     }
     // What an operator vouches for is not judged, and nothing is worse than proven bad.
     switch standing.tier {
     case .known, .bad: nextTier = nil
     case .clean: nextTier = .suspicious
-    case .suspicious: nextTier = .bad
+    case .suspicious: nextTier = proofs.isEmpty ? nil : .bad
     }
+    func remembered(_ history: Standing.History) -> Remembered? {
+      func met(_ standing: Standing) -> Remembered {
+        Remembered(
+          tier: standing.tier, banner: Explanation.delay(.banner, of: standing, policy))
+      }
+      let other = met(Standing(address, history: history, policy))
+      return other == met(standing) || standing.isRefused ? nil : other
+    }
+    ifKnown = remembered(Standing.History(isKnown: true))
+    ifBad = remembered(Standing.History(isBad: true))
     let next = nextTier
+    let canBeBad = next != nil && !proofs.isEmpty
     stages = Stage.allCases.map { stage in
       // The worst of T2 is that of score 1 and of the tenth refusal, which no growth outlasts.
       StageDelay(
-        stage: stage, now: standing.delay(stage, standing.tier, policy),
-        next: next.map { standing.delay(stage, $0, score: 1, count: 10, policy) })
+        stage: stage, now: Explanation.delay(stage, of: standing, policy),
+        next: next.map {
+          min(
+            policy.delay(stage, tier: $0, score: 1, count: 10, greeting: standing.greetingDelay),
+            policy.delaySum($0))
+        },
+        worst: canBeBad ? policy.delays[stage].bad : nil)
     }
     if standing.isRefused || standing.tier == .bad {
       outcome = .refused
@@ -106,6 +142,14 @@ package struct Explanation: Sendable {
       let waits = stages.contains { behaving.contains($0.stage) && $0.now > 0 }
       outcome = waits ? .slowed : .pass
     }
+  }
+
+  private static func delay(_ stage: Stage, of standing: Standing, _ policy: Policy) -> Int64 {
+    min(
+      policy.delay(
+        stage, tier: standing.tier, score: policy.score(standing.signals),
+        greeting: standing.greetingDelay),
+      policy.delaySum(standing.tier))
   }
 
   // Words
@@ -144,13 +188,14 @@ package struct Explanation: Sendable {
       guard parts.count == 2 else { continue }
       words.append(
         "\(parts[0]) \(noun(kind)) per \(period(parts[1])) \(sharing), burst \(grouped(rate.burst)); "
-          + "over it: \(answer(rule.over))")
+          + "over it: \(answer(kind, rule.over))")
     }
     if rule.concurrency == .max {
       words.append("sessions at once: no limit")
     } else if rule.concurrency > 0 {
       words.append(
-        "\(grouped(rule.concurrency)) sessions at once \(sharing); over it: \(answer(rule.over))")
+        "\(grouped(rule.concurrency)) sessions at once \(sharing); "
+          + "over it: \(answer(nil, rule.over))")
     }
     return words
   }
@@ -175,12 +220,22 @@ package struct Explanation: Sendable {
     }
   }
 
-  private static func answer(_ action: OverAction) -> String {
-    switch action {
-    case .slow: "slow down"
-    case .tempfail: "tempfail (4xx)"
-    case .refuse: "refuse (5xx)"
-    case .drop: "drop"
+  /// What happens over a limit, as the table in docs/tables.md has it.
+  ///
+  /// - Parameter kind: of what the limit is; nil of sessions at once.
+  private static func answer(_ kind: LimitKind?, _ action: OverAction) -> String {
+    switch (kind, action) {
+    // `over=` has no part in it.
+    case (.bytes, _): "messages are read no faster"
+    case (.errors, .slow): "the signal rate_excess"
+    case (.errors, _): "421 and the end"
+    case (.messages, .slow), (.recipients, .slow): "slow down, 450 where that is not enough"
+    case (.messages, .tempfail), (.recipients, .tempfail): "tempfail (450)"
+    case (.connections, .slow): "slow down, 421 where that is not enough"
+    case (nil, .slow): "slow down"
+    case (_, .tempfail): "tempfail (421)"
+    case (_, .refuse): "refuse (554)"
+    case (_, .drop): "drop"
     }
   }
 

@@ -19,32 +19,64 @@ extension Explanation: CustomStringConvertible {
     add("class", "\(standing.peerClass)")
     add("signals", signalNames.isEmpty ? "none at connect" : signalNames.joined(separator: ", "))
     add(
-      "tier", "\(standing.tier.name) at connect, without history; score \(rounded(standing.score))")
+      "tier", "\(standing.tier.name) at connect, without history; score \(rounded(score))")
     add("mode", modeNote)
     add("verdict", verdict)
+    for (index, line) in history.enumerated() { add(index == 0 ? "history" : "", line) }
+    if standing.isTrusted && rate != nil { add("limits", "none holds for what is trusted") }
     for (index, limit) in limits.enumerated() { add(index == 0 ? "limits" : "", limit) }
     if standing.isRefused { return lines.joined(separator: "\n") }
     lines.append("")
+    // The next tier is T3 itself where the client begins as T2.
+    let hasWorst = nextTier == .suspicious && stages.contains { $0.worst != nil }
     var head = "  delay at         \(standing.tier.name)"
-    if let nextTier { head += "        \(nextTier.name) at most, if it misbehaves" }
+    if let nextTier { head += "        " + (nextTier == .bad ? "T3" : "T2 at most") }
+    if hasWorst { head += "  T3" }
     lines.append(head)
     for row in stages {
-      let now = Form.write(duration: row.now)
-      var line = "  " + row.stage.name.padded(to: 17)
-      line += row.next.map { now.padded(to: 10) + Form.write(duration: $0) } ?? now
+      var cells = [row.now]
+      if let next = row.next { cells.append(next) }
+      if hasWorst, let worst = row.worst { cells.append(worst) }
+      let texts = cells.enumerated().map { place, delay in
+        Form.write(duration: delay).padded(to: place == 0 ? 10 : 12)
+      }
+      var line = "  " + row.stage.name.padded(to: 17) + texts.joined()
+      while line.last == " " { line.removeLast() }
       lines.append(line)
+    }
+    if nextTier != nil { lines.append("") }
+    if nextTier == .suspicious { lines.append("  T2: signs against it; slowed more, then let through") }
+    if nextTier == .bad || hasWorst {
+      let names = proofs.map(\.name)
+      lines.append("  T3: held, never let through, for one sign of \(names.joined(separator: ", "))")
     }
     return lines.joined(separator: "\n")
   }
 
   private var verdict: String {
+    let isOpen = ifKnown != nil || ifBad != nil
     switch outcome {
-    case .pass: "would pass without delay"
-    case .slowed: "would be slowed, then let through"
-    case .refused:
-      standing.isRefused ? "would be refused at once" : "would be held, never let through"
+    case .refused where standing.isRefused: return "would be refused at once"
+    case .refused: return "would be held, never let through"
+    case .pass where isOpen: return "new, it would pass without delay; see history"
+    case .pass: return "would pass without delay"
+    case .slowed where isOpen: return "new, it would be slowed, then let through; see history"
+    case .slowed: return "would be slowed, then let through"
     }
   }
+
+  /// What is not known here and would change the verdict.
+  private var history: [String] {
+    if standing.isRefused || ifKnown == nil && ifBad == nil { return [] }
+    func line(_ what: String, _ remembered: Remembered?) -> String? {
+      remembered.map {
+        "\(what): \($0.tier.name), banner after \(Form.write(duration: $0.banner))"
+      }
+    }
+    return ["not asked here; what the daemon may remember of it:"]
+      + [line("mail of it was accepted", ifKnown), line("it was proven bad", ifBad)].compactMap { $0 }
+  }
+
 
   private var signalNames: [String] { standing.signals.members.map(\.name) }
 
@@ -61,6 +93,12 @@ extension Explanation: CustomStringConvertible {
         ("text", .string(rule.text)),
       ])
     }
+    func remembered(_ memory: Remembered?) -> JSON {
+      guard let memory else { return .null }
+      return .object([
+        ("tier", .string(memory.tier.name)), ("banner_ms", .number(Int(memory.banner / 1_000))),
+      ])
+    }
     return JSON.object([
       ("version", .number(1)),
       ("address", .string("\(address)")),
@@ -70,8 +108,10 @@ extension Explanation: CustomStringConvertible {
       ("class", .string("\(standing.peerClass)")),
       ("signals", .array(signalNames.map { .string($0) })),
       ("tier", .string(standing.tier.name)),
-      ("score", .decimal(standing.score)),
+      ("score", .decimal(score)),
       ("next_tier", nextTier.map { .string($0.name) } ?? .null),
+      ("proofs", .array(proofs.map { .string($0.name) })),
+      ("if_known", remembered(ifKnown)), ("if_bad", remembered(ifBad)),
       (
         "delays_ms",
         .array(
@@ -79,6 +119,7 @@ extension Explanation: CustomStringConvertible {
             .object([
               ("stage", .string(row.stage.name)), ("now", .number(Int(row.now / 1_000))),
               ("next", row.next.map { .number(Int($0 / 1_000)) } ?? .null),
+              ("worst", row.worst.map { .number(Int($0 / 1_000)) } ?? .null),
             ])
           })
       ),
