@@ -436,21 +436,27 @@ extension Engine {
   }
 
   private func heloSignal(_ i: Int) -> Signal? {
+    // What users' machines call themselves tells nothing: they are where their network puts them.
+    if policy.role(ofListener: Int(connections[i].listener)) == .outbound { return nil }
     let s = Int(connections[i].session)
     let name = arena.span(argument(s))
     let address = connections[i].address
+    // Our own names and addresses are the truth where we say them ourselves.
+    let isOurs = address.isLoopback || policy.ownAddresses.contains(address)
     switch HeloForm(name) {
     case .fullyQualified:
-      return isOwnName(name) ? .heloOwnName : nil
-    case .localhost: return address.isLoopback ? nil : .heloOwnName
-    case .bareWord: return isOwnName(name) ? .heloOwnName : .heloBareWord
+      return isOwnName(name) && !isOurs ? .heloOwnName : nil
+    case .localhost: return isOurs ? nil : .heloOwnName
+    case .bareWord:
+      if isOwnName(name) { return isOurs ? nil : .heloOwnName }
+      return .heloBareWord
     case .addressLiteral(let literal):
       guard let literal else { return .heloInvalid }
       if literal == address { return nil }
-      return policy.ownAddresses.contains(literal) ? .heloOwnAddress : .heloForeignLiteral
+      if policy.ownAddresses.contains(literal) { return isOurs ? nil : .heloOwnAddress }
+      return .heloForeignLiteral
     case .bareAddress(let literal):
-      if policy.ownAddresses.contains(literal) { return .heloOwnAddress }
-      return .heloBareAddress
+      return policy.ownAddresses.contains(literal) && !isOurs ? .heloOwnAddress : .heloBareAddress
     case .invalid: return .heloInvalid
     }
   }
@@ -489,6 +495,7 @@ extension Engine {
     case .rcpt: recipient(i, now: now, into: &effects)
     case .data: data(i, now: now, into: &effects)
     case .rset: reset(i, now: now, into: &effects)
+    case .noop where holdsLink(s): forward(i, now: now, into: &effects)
     case .noop: answer(i, .ok, now: now, into: &effects)
     case .vrfy: answer(i, .cannotVerify, now: now, into: &effects)
     case .expn: answer(i, .notImplemented, now: now, into: &effects)
@@ -517,21 +524,28 @@ extension Engine {
     }
   }
 
+  /// EHLO and HELO. In a session they are a reset (RFC 5321, 4.1.4), and a log-in outlives them (RFC 4954, 4): a
+  /// downstream connection that is open stays, and hears the new name.
   private mutating func hello(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
+    let l = Int(sessions[s].link)
     if !isName(argument(s)) {
       answer(i, .heloSyntax, now: now, into: &effects)
-      return
-    }
-    // RFC 5321, 4.1.4: a second EHLO is a reset. The downstream was told the first name.
-    resetTransaction(i)
-    dropLink(of: i, now: now, into: &effects)
-    sessions[s].flags.subtract(.greeting)
-    let isExtended = sessions[s].verb == .ehlo
-    if isExtended { sessions[s].flags.insert(.extended) }
-    if isExtended && mustAskFirst(now: now) && downstream.offers.probe != .failed {
+    } else if l >= 0 && links[l].state == .ready {
       forward(i, now: now, into: &effects)
-    } else if isExtended {
+    } else {
+      greet(i, now: now, into: &effects)
+    }
+  }
+
+  /// Greets a client whose EHLO or HELO no downstream connection has heard. Nothing is left of what was before.
+  mutating func greet(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    dropLink(of: i, now: now, into: &effects)
+    beginAnew(i)
+    if sessions[s].verb == .ehlo && mustAskFirst(now: now) && downstream.offers.probe != .failed {
+      forward(i, now: now, into: &effects)
+    } else if sessions[s].verb == .ehlo {
       helloFromOthers(i, now: now, into: &effects)
     } else {
       // It is told nothing, and what it uses all the same its own connection decides.
@@ -540,6 +554,21 @@ extension Engine {
       sayHello(
         i, offered(i, of: downstream.offers.all ?? anything), now: now, into: &effects)
     }
+  }
+
+  /// The client's own downstream connection has taken its second EHLO, and is offered this from here on.
+  mutating func helloTaken(
+    _ i: Int, _ offers: Capabilities, now: Instant, into effects: inout EffectQueue
+  ) {
+    beginAnew(i)
+    sayHello(i, offered(i, of: offers), now: now, into: &effects)
+  }
+
+  private mutating func beginAnew(_ i: Int) {
+    let s = Int(connections[i].session)
+    resetTransaction(i)
+    sessions[s].flags.subtract(.hello)
+    if sessions[s].verb == .ehlo { sessions[s].flags.insert(.extended) }
   }
 
   /// The reply to EHLO or HELO: what of `offers` it may name.

@@ -102,7 +102,11 @@ extension Engine {
     var own = Capabilities()
     own.keywords = .carried
     if namesTLS(i, theirs) { own.keywords.insert(.starttls) }
-    if !offersAuth(i) { own.keywords.remove(.auth) }
+    // Once is all there may be (RFC 4954, 4).
+    let s = Int(connections[i].session)
+    if !offersAuth(i) || s >= 0 && sessions[s].flags.contains(.authenticated) {
+      own.keywords.remove(.auth)
+    }
     if connections[i].flags.contains(.encrypted) && downstream.tls == .verify {
       own.keywords.insert(.requiretls)
     }

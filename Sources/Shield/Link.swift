@@ -164,6 +164,7 @@ extension Engine {
     _ l: Int, extended: Bool, now: Instant, into effects: inout EffectQueue
   ) {
     links[l].state = extended ? .ehlo : .helo
+    links[l].isExtended = extended
     links[l].reader.reset()
     setLinkTimer(l, policy.timeouts.reply, now: now)
     let s = Int(links[l].session)
@@ -448,13 +449,15 @@ extension Engine {
     _ i: Int, now: Instant, into effects: inout EffectQueue
   ) {
     let s = Int(connections[i].session)
-    if sessions[s].verb == .rset {
+    switch sessions[s].verb {
+    case .rset:
       resetTransaction(i)
       answer(i, .ok, now: now, into: &effects)
-      return
+    case .ehlo, .helo: greet(i, now: now, into: &effects)
+    default:
+      loseTransaction(s)
+      answer(i, .downstreamLost, now: now, into: &effects)
     }
-    loseTransaction(s)
-    answer(i, .downstreamLost, now: now, into: &effects)
   }
 
   /// Ends a link at once.

@@ -340,6 +340,8 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let refusedRecipient = SessionFlags(rawValue: 2_097_152)
 
   // Sets that are asked for on every command, made once: a set literal is an array in a debug build.
+  /// What HELO came to.
+  static let hello: SessionFlags = [.greeted, .extended]
   /// What HELO and log-in came to.
   static let greeting: SessionFlags = [
     .greeted, .extended, .authenticated, .authenticating, .cancelling,
@@ -354,6 +356,8 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let inputBusy: SessionFlags = [.filling, .relaying]
   /// What passes unread does not move the client's deadline: it is for more credit, or for the end.
   static let keepsDeadline: SessionFlags = [.paused, .ended]
+  /// What a downstream connection knows of the client, and would be lost with it.
+  static let held: SessionFlags = [.mail, .authenticated]
   /// What belongs to one transaction.
   static let transaction: SessionFlags = [
     .mail, .lost, .utf8, .paused, .dotSeen, .normalizing, .parked, .paidRecipient, .paidData,
@@ -547,6 +551,8 @@ struct Link: BitwiseCopyable, Sendable {
   /// Which of the downstream's addresses it goes to, and how many were tried in vain before.
   var server: UInt8 = 0
   var addressesTried: UInt8 = 0
+  /// Whether it was greeted with EHLO.
+  var isExtended = false
   /// What it was offered, in the name of its client.
   var offer = LinkOffer()
   /// Whether TLS is spoken on it, and whether the downstream is surely the right one.

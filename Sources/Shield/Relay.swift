@@ -104,12 +104,17 @@ extension Engine {
       return
     }
     let utf8 = sessions[s].flags.contains(.utf8)
+    let isHello = verb == .ehlo || verb == .helo
+    let isExtended = links[l].isExtended
     // AUTH= is a claim about the sender that only a trusted peer may make (RFC 4954, 5): taken off.
     let passing = links[l].offer.keywords.parameters(role: .inbound)
     var isUnsupported = false
     let room = linkOut(l).from(Int(links[l].outEnd))
-    let written = arena.transform(from: argument(s), into: room) { bytes, out in
+    let words = isHello ? heloRegion(s).prefix(Int(sessions[s].heloCount)) : argument(s)
+    let written = arena.transform(from: words, into: room) { bytes, out in
       switch verb {
+      // In the words that this downstream knows, whichever the client's are.
+      case .ehlo, .helo: _ = writeCommand(isExtended ? "EHLO" : "HELO", bytes, into: &out)
       case .mail:
         if case .parsed(let arguments) = MailArguments.parse(bytes) {
           // The client was told more than its own connection was offered. BODY=7BIT says nothing.
@@ -129,6 +134,7 @@ extension Engine {
         }
       case .data: _ = writeCommand("DATA", Span(), into: &out)
       case .rset: _ = writeCommand("RSET", Span(), into: &out)
+      case .noop: _ = writeCommand("NOOP", Span(), into: &out)
       case .starttls: _ = writeCommand("STARTTLS", Span(), into: &out)
       default: break
       }
@@ -593,6 +599,17 @@ extension Engine {
     case .starttls where code == 220:
       beginSplice(i, l, now: now, into: &effects)
       return
+    // One that is refused changes nothing (RFC 5321, 4.1.4): its reply goes on.
+    case .ehlo where code < 300, .helo where code < 300:
+      var offers = Capabilities()
+      if links[l].isExtended {
+        let text = linkReply(l).prefix(Int(links[l].replyCount))
+        offers = Capabilities(ehloReply: arena.span(text))
+      }
+      learn(l, offers)
+      helloTaken(i, offers, now: now, into: &effects)
+      work(i, now: now, into: &effects)
+      return
     // Refused at DATA: the recipients stay with the downstream until RSET or MAIL, as here.
     case .rset: resetTransaction(i)
     case .auth where sessions[s].flags.contains(.cancelling):
@@ -613,6 +630,7 @@ extension Engine {
       }
       if code < 300 {
         sessions[s].flags.insert(.authenticated)
+        forgetForm(i, now: now)
       } else if code == 535 {
         // 454 and 538 say nothing of the password: an outage must not lock out who knows it.
         wait = delay(.authFailure, i, count: loginFailed(i, now: now), now: now)

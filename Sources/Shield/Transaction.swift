@@ -125,14 +125,19 @@ extension Engine {
   }
 
   mutating func reset(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
-    let l = Int(sessions[s].link)
-    if l >= 0 && links[l].state == .ready && sessions[s].flags.contains(.mail) {
+    if holdsLink(Int(connections[i].session)) {
       forward(i, now: now, into: &effects)
     } else {
       resetTransaction(i)
       answer(i, .ok, now: now, into: &effects)
     }
+  }
+
+  /// Whether a session would lose a transaction or a log-in with its downstream connection: there is one to keep
+  /// alive then, so the downstream hears what is said for that.
+  func holdsLink(_ s: Int) -> Bool {
+    let l = Int(sessions[s].link)
+    return l >= 0 && links[l].state == .ready && !sessions[s].flags.isDisjoint(with: .held)
   }
 
   /// The one place where a transaction's state ends, on whichever way it ended.

@@ -190,7 +190,7 @@ struct LetGoTests {
     #expect(shield.heard(client) == "250 2")
     shield.driver.setWindow(client, .max)
     shield.advance(by: .milliseconds(10))
-    #expect(shield.heard(client) == ".0.0 Ok\r\n", "and not the refusal before its time")
+    #expect(shield.heard(client) == ".0.0 Fine\r\n", "and not the refusal before its time")
     shield.advance(by: .seconds(3))
     #expect(shield.heard(client) == "550 5.1.1 Unknown\r\n")
   }
