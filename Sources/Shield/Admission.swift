@@ -576,7 +576,7 @@ extension Engine {
     case .body, .swallow: .body
     case .final: .endOfData
     case .securing: .startTLS
-    default: sessions[s].commands == 0 ? .banner : stage(of: sessions[s].verb)
+    default: sessions[s].use.commands == 0 ? .banner : stage(of: sessions[s].verb)
     }
   }
 

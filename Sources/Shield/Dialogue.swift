@@ -232,17 +232,8 @@ extension Engine {
     sessions[s].argumentStart = Int32(command.argument.lowerBound)
     // Trailing white space is no part of the argument.
     sessions[s].lineCount = Int32(command.argument.upperBound)
-    sessions[s].commands += 1
-    if sessions[s].commands > UInt32(policy.session.commands) {
-      limitReached(i, .commands, now: now)
-      leave(i, .tooManyCommands, now: now, into: &effects)
-      return
-    }
-    if age(i, now: now) > policy.timeouts.session {
-      limitReached(i, .time, now: now)
-      leave(i, .sessionTooLong, now: now, into: &effects)
-      return
-    }
+    sessions[s].use.countCommand()
+    if endIfUsedUp(i, now: now, into: &effects) { return }
     // The tier may have changed since the last command: by words that crossed with the banner, by a reload.
     if inspect(i, now: now) || effectiveTier(i) == .bad {
       moveToTarpit(i, now: now, into: &effects)
@@ -252,7 +243,8 @@ extension Engine {
     switch excess(i, now: now) {
     case .within: break
     case .slow(let wait): least = wait
-    case .tempfail:
+    // A message that has a recipient is not lost for that.
+    case .tempfail, .drop where isDelivering(i):
       rateRefused(
         i, sessions[s].verb == .rcpt ? .recipientRate : .messageRate, now: now, into: &effects)
       return
@@ -263,6 +255,9 @@ extension Engine {
       counters.refused += 1
       close(i, as: .dropped, now: now, into: &effects)
       return
+    }
+    if sessions[s].use.isOver(policy.session) && !connections[i].flags.contains(.trusted) {
+      least = max(least, SessionUse.pause)
     }
     let stage = stage(of: sessions[s].verb)
     var wait = delay(stage, i, least: least, most: curveMost(stage, s), now: now)
@@ -412,6 +407,7 @@ extension Engine {
       recognizePool(i, now: now)
       // RFC 2920, 3.1: EHLO must be the last command of a group, its answer says what may follow.
       var bad = hasMore(s) && note(.pipelining, i, now: now)
+      if sessions[s].flags.contains(.greeted) { bad = countIdle(i, now: now) || bad }
       if let signal = heloSignal(i) { bad = note(signal, i, now: now) || bad }
       return bad
     case .http, .header: return note(.nonSMTP, i, now: now)
@@ -422,10 +418,7 @@ extension Engine {
     case .data where hasMore(s): return note(.pipelining, i, now: now)
     case .mail, .rcpt, .data, .auth, .bdat: break
     case .rset, .noop, .vrfy, .expn, .help, .starttls, .xclient, .xforward, .etrn, .burl:
-      sessions[s].idleCommands += 1
-      if sessions[s].idleCommands > UInt32(policy.session.idleCommands) {
-        return note(.commandFlood, i, now: now)
-      }
+      if countIdle(i, now: now) { return true }
     case .quit: return false
     }
     // Without EHLO there is no pipelining (RFC 2920, 3).
@@ -433,6 +426,14 @@ extension Engine {
       return note(.pipelining, i, now: now)
     }
     return false
+  }
+
+  /// Counts a command without mail.
+  ///
+  /// - Returns: whether the peer belongs into the tarpit for it.
+  private mutating func countIdle(_ i: Int, now: Instant) -> Bool {
+    let s = Int(connections[i].session)
+    return sessions[s].use.countIdle(policy.session, now: now) && note(.commandFlood, i, now: now)
   }
 
   private func heloSignal(_ i: Int) -> Signal? {
@@ -514,11 +515,8 @@ extension Engine {
       tally(s, sessions[s].verb, good: false)
       leave(i, .notSMTP, now: now, into: &effects)
     case .binary, .unknown:
-      sessions[s].unknown += 1
-      if sessions[s].unknown > UInt32(policy.session.unknownCommands) {
-        limitReached(i, .unknownCommands, now: now)
-        leave(i, .tooManyErrors, now: now, into: &effects)
-      } else {
+      sessions[s].use.countUnknown()
+      if !endIfUsedUp(i, now: now, into: &effects) {
         answer(i, .unknownCommand, now: now, into: &effects)
       }
     }
@@ -628,7 +626,7 @@ extension Engine {
     say(i, reply, isAtHand: true, now: now)
     tally(s, sessions[s].verb, good: reply.code < 400)
     finish(i)
-    if reply.code >= 400 { tooManyErrors(i, now: now, into: &effects) }
+    if reply.code >= 400 { endIfUsedUp(i, now: now, into: &effects) }
   }
 
   /// Puts a reply of our own into the outbox.
@@ -644,7 +642,7 @@ extension Engine {
     sessions[s].outEnd += Int32(written)
     sessions[s].lastReply = reply.code
     if reply.code >= 400 && reply.code < 500 { counters.tempfailedByUs += 1 }
-    if reply.code >= 400 { countError(i, now: now) }
+    if reply.code >= 400 { countError(i, sessions[s].verb, reply.code, now: now) }
   }
 
   /// Mail is put off because of the server behind: the log says so at once, and at the end.
@@ -655,27 +653,62 @@ extension Engine {
     noteReject(i, verb, reply, isAtHand: isAtHand, now: now)
   }
 
-  mutating func countError(_ i: Int, now: Instant) {
+  /// Counts a refusal, if it is an error of the client. 4yz is none: something is wanting at the server or here
+  /// (RFC 5321, 4.2.1). Nor is what was said in a group behind a MAIL that is refused, or behind recipients of whom
+  /// none is left: it falls with those.
+  mutating func countError(_ i: Int, _ verb: Verb, _ code: UInt16, now: Instant) {
     let s = Int(connections[i].session)
-    sessions[s].errors += 1
-    if sessions[s].errors >= UInt32(policy.session.errorStreak) { note(.errors, i, now: now) }
+    let flags = sessions[s].flags
+    switch verb {
+    case .mail where !flags.contains(.mail): sessions[s].flags.insert(.refusedMail)
+    case .rcpt where flags.contains(.refusedMail): return
+    case .data where flags.contains(.refusedMail): return
+    case .data where flags.contains(.refusedRecipient) && sessions[s].acceptedRecipients == 0:
+      return
+    default: break
+    }
+    if code < 500 { return }
+    sessions[s].use.countError()
+    if sessions[s].use.errors >= UInt32(policy.session.errorStreak) { note(.errors, i, now: now) }
     switch take(.errors, .errors, i, now: now) {
     case .within, .slow: break  // slow: the signal it leaves lengthens every delay from here on
-    case .tempfail, .refuse, .drop: sessions[s].flags.insert(.overErrors)
+    case .tempfail, .refuse, .drop: sessions[s].use.exceedRate()
     }
   }
 
-  /// Ends a session whose errors have become too many.
-  mutating func tooManyErrors(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    guard connections[i].state == .talking else { return }
+  /// Whether a transaction would be lost that has an accepted recipient, or may still have one: of a client that has
+  /// proven who it is, many refused recipients are no harvest.
+  func isDelivering(_ i: Int) -> Bool {
     let s = Int(connections[i].session)
-    if sessions[s].phase == .leaving { return }
-    if sessions[s].errors > UInt32(policy.session.errors)
-      || sessions[s].flags.contains(.overErrors)
-    {
-      limitReached(i, .errors, now: now)
-      leave(i, .tooManyErrors, now: now, into: &effects)
-    }
+    guard sessions[s].flags.contains(.mail) else { return false }
+    return sessions[s].acceptedRecipients > 0 || sessions[s].flags.contains(.authenticated)
+      || !connections[i].flags.isDisjoint(with: .vouched)
+  }
+
+  /// The limit at which a session is to end now, if there is one.
+  func usedUp(_ i: Int, now: Instant) -> Subject? {
+    sessions[Int(connections[i].session)].use.end(
+      policy.session, age: age(i, now: now), time: policy.timeouts.session,
+      isDelivering: isDelivering(i))
+  }
+
+  /// Ends a session that has used up what it may.
+  ///
+  /// - Returns: whether it has.
+  @discardableResult
+  mutating func endIfUsedUp(_ i: Int, now: Instant, into effects: inout EffectQueue) -> Bool {
+    guard connections[i].state == .talking else { return false }
+    if sessions[Int(connections[i].session)].phase == .leaving { return false }
+    guard let limit = usedUp(i, now: now) else { return false }
+    limitReached(i, limit, now: now)
+    let reply: OwnReply =
+      switch limit {
+      case .commands: .tooManyCommands
+      case .time: .sessionTooLong
+      default: .tooManyErrors
+      }
+    leave(i, reply, now: now, into: &effects)
+    return true
   }
 
   mutating func limitReached(_ i: Int, _ subject: Subject, now: Instant) {
@@ -709,7 +742,7 @@ extension Engine {
     sessions[s].lineCount = 0
     sessions[s].phase = .command
     switch sessions[s].verb {
-    case .mail, .rcpt, .data: sessions[s].idleCommands = 0
+    case .mail, .rcpt, .data: sessions[s].use.countMail()
     default: break
     }
   }

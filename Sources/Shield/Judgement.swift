@@ -80,7 +80,7 @@ extension Engine {
     // In observe mode alone: enforce had not let it come so far.
     if connections[i].tier == .bad { return }
     connections[i].signals.subtract(.ofForm)
-    sessions[Int(connections[i].session)].errors = 0
+    sessions[Int(connections[i].session)].use.forgive()
     judge(i, now: now)
   }
 

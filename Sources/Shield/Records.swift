@@ -321,8 +321,8 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let toPit = SessionFlags(rawValue: 2_048)
   /// The message may use SMTPUTF8.
   static let utf8 = SessionFlags(rawValue: 4_096)
-  /// Bytes over the source's error rate: the session ends with the next error.
-  static let overErrors = SessionFlags(rawValue: 8_192)
+  /// MAIL was refused: what was said behind it in a group is refused for that alone.
+  static let refusedMail = SessionFlags(rawValue: 8_192)
   /// An AUTH exchange is going on.
   static let authenticating = SessionFlags(rawValue: 16_384)
   /// Bare line feeds of this message are being normalised.
@@ -361,7 +361,7 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   /// What belongs to one transaction.
   static let transaction: SessionFlags = [
     .mail, .lost, .utf8, .paused, .dotSeen, .normalizing, .parked, .paidRecipient, .paidData,
-    .refusedRecipient,
+    .refusedRecipient, .refusedMail,
   ]
 }
 
@@ -417,10 +417,7 @@ struct Session: BitwiseCopyable, Sendable {
   var holdsCR = false
   var bytesIn: UInt64 = 0
   var bytesOut: UInt64 = 0
-  var commands: UInt32 = 0
-  var idleCommands: UInt32 = 0
-  var errors: UInt32 = 0
-  var unknown: UInt32 = 0
+  var use = SessionUse()
   var authFailures: UInt32 = 0
   /// Of the AUTH at hand: where its name is to come, and the name's keyed hash once it has; 0 for none.
   var mechanism = LoginMechanism.other

@@ -220,7 +220,7 @@ extension Engine {
       passReply(i, l, now: now)
       loseTransaction(s)
       finish(i)
-      tooManyErrors(i, now: now, into: &effects)
+      endIfUsedUp(i, now: now, into: &effects)
     }
     if connections[i].state == .talking { work(i, now: now, into: &effects) }
   }
@@ -258,8 +258,8 @@ extension Engine {
     guard outstanding.last == .mail || outstanding.last == .rcpt,
       outstanding.count < OutstandingCommands.most,
       length + 64 <= Layout.linkOutBytes - Int(links[l].outEnd),
-      sessions[s].commands < UInt32(policy.session.commands),
-      age(i, now: now) <= policy.timeouts.session, tier != .bad
+      sessions[s].use.commands < UInt32(policy.session.commands),
+      usedUp(i, now: now) == nil, !sessions[s].use.isOver(policy.session), tier != .bad
     else { return false }
     let region = Region(offset: input(s).offset + start, count: length)
     let command = Command(line: arena.span(region))
@@ -523,7 +523,7 @@ extension Engine {
     if code >= 400 || code < 300 { tally(s, verb, good: code < 400) }
     if code >= 400 {
       counters.rejectedDownstream += 1
-      countError(i, now: now)
+      countError(i, verb, code, now: now)
       var entry = entry(.reject, i, now: now)
       entry.reply = code
       entry.verb = verb
@@ -575,7 +575,11 @@ extension Engine {
     }
     var wait: Int64 = 0
     switch verb {
-    case .mail: if code < 300 { sessions[s].flags.insert(.mail) }
+    case .mail:
+      if code < 300 {
+        sessions[s].flags.insert(.mail)
+        sessions[s].flags.remove(.refusedMail)
+      }
     case .rcpt:
       if code < 300 {
         sessions[s].acceptedRecipients += 1
@@ -697,7 +701,7 @@ extension Engine {
     if sessions[s].outHeld > 0 {
       sessions[s].outHeld = 0
       finish(i)
-      tooManyErrors(i, now: now, into: &effects)
+      endIfUsedUp(i, now: now, into: &effects)
       return
     }
     guard l >= 0, links[l].replyCount > 0 else {
@@ -715,7 +719,7 @@ extension Engine {
       leave(i, .tooManyErrors, now: now, into: &effects)
       return
     }
-    tooManyErrors(i, now: now, into: &effects)
+    endIfUsedUp(i, now: now, into: &effects)
   }
 
   /// The downstream says 421: its reply goes on, and then nothing else can work here.
@@ -799,7 +803,7 @@ extension Engine {
       flush(i, now: now, into: &effects)
       return
     }
-    tooManyErrors(i, now: now, into: &effects)
+    endIfUsedUp(i, now: now, into: &effects)
     if connections[i].state == .talking { work(i, now: now, into: &effects) }
   }
 }

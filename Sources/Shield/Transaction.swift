@@ -173,11 +173,7 @@ extension Engine {
     let s = Int(connections[i].session)
     if sessions[s].flags.contains(.relaying) { return }
     sessions[s].flags.remove(.paused)
-    if age(i, now: now) > policy.timeouts.session {
-      limitReached(i, .time, now: now)
-      leave(i, .sessionTooLong, now: now, into: &effects)
-      return
-    }
+    if endIfUsedUp(i, now: now, into: &effects) { return }
     // The deadline moves with each kilobyte, not with each byte: a trickle does not hold a downstream.
     let isDue = sessions[s].data.octets &- sessions[s].deadlineMark >= 1_024
     if sessions[s].flags.contains(.filling) {
@@ -449,7 +445,7 @@ extension Engine {
       goOn(i, after: 421, now: now, into: &effects)
       return
     }
-    tooManyErrors(i, now: now, into: &effects)
+    endIfUsedUp(i, now: now, into: &effects)
     loginLost(i, now: now, into: &effects)
     if connections[i].state == .talking { work(i, now: now, into: &effects) }
   }

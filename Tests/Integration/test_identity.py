@@ -214,7 +214,7 @@ def test_xclient_is_said_once_for_a_client_and_again_for_the_next(telling_postfi
             dialogue.greet()
             for _ in range(3):
                 assert dialogue.deliver().code == 250
-            # A second EHLO is a new downstream connection.
+            # A second EHLO goes over the same downstream connection, whose client is still the one that was named.
             dialogue.hello()
             assert dialogue.deliver().code == 250
             dialogue.command("QUIT", 221)
