@@ -91,6 +91,7 @@ let package = Package(
       name: "FlowTests", dependencies: ["Flow", "Structures", "TableTwins"],
       swiftSettings: dialect),
     .target(name: "CAllocations", path: "Tests/CAllocations"),
+    .target(name: "CRefusals", path: "Tests/CRefusals"),
     .testTarget(
       name: "ShieldTests",
       dependencies: [
@@ -106,7 +107,7 @@ let package = Package(
       dependencies: ["Daemon", "Simulator", "Shield", "SMTP", "Suspicion", "Structures"],
       swiftSettings: dialect),
     .testTarget(
-      name: "UringTests", dependencies: ["Uring", "CUring", "Structures"],
+      name: "UringTests", dependencies: ["Uring", "CUring", "CRefusals", "Structures"],
       swiftSettings: dialect),
     .testTarget(
       name: "TLSTests", dependencies: ["TLS", "COpenSSL", "CAllocations", "Structures"],

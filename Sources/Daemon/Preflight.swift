@@ -280,7 +280,12 @@ package struct Preflight: Sendable {
 /// Runs all at once in threads of their own; gives what they return, in order.
 private func inParallel<Value: Sendable>(_ jobs: [@Sendable () -> Value]) -> [Value] {
   let results = Results<Value>(jobs.count)
-  for (index, job) in jobs.enumerated() { startThread { results.set(index, job()) } }
+  for (index, job) in jobs.enumerated() {
+    do throws(ThreadError) { try startThread { results.set(index, job()) } } catch {
+      // One after the other is only slower.
+      results.set(index, job())
+    }
+  }
   return results.wait()
 }
 

@@ -99,7 +99,7 @@ struct ProbeLine: ~Copyable {
   /// - Returns: what was agreed on.
   mutating func secure(_ context: TLSClientContext) throws(Failure) -> TLSInfo {
     guard waiting.isEmpty else { throw .insecure("it said more before the handshake") }
-    let session = TLSLine(context)
+    guard let session = TLSLine(context) else { throw .insecure("there is no memory for it") }
     var fresh: [UInt8] = []
     while true {
       let found = session.advance(fresh.span)

@@ -24,6 +24,8 @@ package final class RelayWatch: Sendable {
     /// Which round of questions is under way; those of earlier ones stop.
     var round = 0
     var found: Preflight?
+    /// A round that has no thread yet, because none could be started, and what is known to it.
+    var waiting: (round: Int, known: Preflight?)?
   }
 
   private let state = Mutex(State())
@@ -41,7 +43,15 @@ package final class RelayWatch: Sendable {
   /// - Parameter known: what was found and told already; nil to ask at once.
   package func begin(after known: Preflight?) {
     let round = next()
-    startThread { self.run(round, known) }
+    state.withLock { $0.waiting = (round, known) }
+    start()
+  }
+
+  /// Gives the round that waits its thread, now or at the next `take`.
+  private func start() {
+    guard let (round, known) = state.withLock({ $0.waiting }) else { return }
+    do throws(ThreadError) { try startThread { self.run(round, known) } } catch { return }
+    state.withLock { state in if state.round == round { state.waiting = nil } }
   }
 
   /// Asks no more, and forgets what was not taken.
@@ -49,7 +59,8 @@ package final class RelayWatch: Sendable {
 
   /// What was found since, if it is news; once.
   package func take() -> Preflight? {
-    state.withLock { state in
+    start()
+    return state.withLock { state in
       defer { state.found = nil }
       return state.found
     }
@@ -59,6 +70,7 @@ package final class RelayWatch: Sendable {
     state.withLock { state in
       state.round += 1
       state.found = nil
+      state.waiting = nil
       return state.round
     }
   }

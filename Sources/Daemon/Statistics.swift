@@ -20,6 +20,7 @@ package enum Statistics {
       ("descriptors_exhausted", UInt64(driver.descriptorsExhausted)),
       ("vanished", UInt64(driver.vanishedBeforeAccept)), ("canceled", UInt64(driver.canceled)),
       ("stale", UInt64(driver.stale)), ("installs", UInt64(driver.installs)),
+      ("out_of_memory", UInt64(driver.outOfMemory)), ("pauses", UInt64(driver.pauses)),
       ("journal_dropped", snapshot.journalDropped), ("changes_lost", snapshot.changesLost),
     ]
     let downstream = snapshot.downstreamUp.map { $0 ? "1" : "0" } ?? "unknown"

@@ -8,6 +8,7 @@
 
 import COpenSSL
 import CTLS
+import Glibc
 import Structures
 
 /// What became of a handshake after more bytes.
@@ -64,18 +65,23 @@ public struct TLSChannel: ~Copyable {
   /// every post-quantum key share there is it has less than 8 KB.
   public static let helloBytesMax = 16_384
 
-  /// A server's side of a connection on which nothing has been said yet.
-  public init(_ context: TLSServerContext) {
-    state = ChannelState.make(context.context)
+  /// A server's side of a connection on which nothing has been said yet; nil without memory.
+  public init?(_ context: TLSServerContext) {
+    guard let made = ChannelState.make(context.context) else { return nil }
+    state = made
     SSL_set_accept_state(state.pointee.session)
     state.pointee.isServer = true
   }
 
-  /// A client's side. Call `advance` without bytes first: it speaks first.
-  public init(_ context: TLSClientContext) {
-    state = ChannelState.make(context.context)
-    SSL_set_connect_state(state.pointee.session)
-    context.prepare(state.pointee.session)
+  /// A client's side; nil without memory. Call `advance` without bytes first: it speaks first.
+  public init?(_ context: TLSClientContext) {
+    guard let made = ChannelState.make(context.context) else { return nil }
+    SSL_set_connect_state(made.pointee.session)
+    guard context.prepare(made.pointee.session) else {
+      ChannelState.end(made)
+      return nil
+    }
+    state = made
   }
 
   deinit {
@@ -83,11 +89,7 @@ public struct TLSChannel: ~Copyable {
     if state.pointee.failure == nil && state.pointee.isEstablished {
       SSL_set_shutdown(state.pointee.session, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN)
     }
-    SSL_free(state.pointee.session)
-    state.pointee.freeOutput()
-    state.deinitialize(count: 1)
-    state.deallocate()
-    ERR_clear_error()
+    ChannelState.end(state)
   }
 
   // MARK: - From the wire
@@ -352,17 +354,38 @@ struct ChannelState {
   /// Where in its records and messages the peer is, as long as the handshake lasts.
   var walk = HandshakeWalk()
 
-  static func make(_ context: OpaquePointer) -> UnsafeMutablePointer<ChannelState> {
-    guard let session = SSL_new(context), let bio = BIO_new(channelMethod.pointer) else {
-      fatalError("no memory for a TLS session: \(takeErrorText())")
+  /// - Returns: nil without memory: any peer can ask for a session, so that ends no more than its connection.
+  static func make(_ context: OpaquePointer) -> UnsafeMutablePointer<ChannelState>? {
+    // malloc, because `allocate` ends the process where there is none.
+    guard let method = channelMethod, let room = malloc(MemoryLayout<ChannelState>.size) else {
+      return nil
     }
-    let state = UnsafeMutablePointer<ChannelState>.allocate(capacity: 1)
+    guard let session = SSL_new(context) else {
+      free(room)
+      ERR_clear_error()
+      return nil
+    }
+    guard let bio = BIO_new(method.pointer) else {
+      SSL_free(session)
+      free(room)
+      ERR_clear_error()
+      return nil
+    }
+    let state = room.bindMemory(to: ChannelState.self, capacity: 1)
     state.initialize(to: ChannelState(session: session))
     BIO_set_data(bio, state)
     BIO_set_init(bio, 1)
     // One BIO for both ways; the session owns it.
     SSL_set_bio(session, bio, bio)
     return state
+  }
+
+  static func end(_ state: UnsafeMutablePointer<ChannelState>) {
+    SSL_free(state.pointee.session)
+    state.pointee.freeOutput()
+    state.deinitialize(count: 1)
+    free(state)
+    ERR_clear_error()
   }
 
   private init(session: OpaquePointer) { self.session = session }
@@ -373,28 +396,30 @@ struct ChannelState {
     walk.admit(bytes, isServer: isServer, isTLS13: SSL_version(session) == TLS1_3_VERSION)
   }
 
-  mutating func append(_ bytes: UnsafeRawBufferPointer) {
+  /// - Returns: false without memory for it.
+  mutating func append(_ bytes: UnsafeRawBufferPointer) -> Bool {
     if outputEnd + bytes.count > outputCapacity {
       let waiting = outputEnd - outputStart
       var wanted = max(outputCapacity, 1_024)
       while wanted < waiting + bytes.count { wanted *= 2 }
-      let larger = UnsafeMutableRawPointer.allocate(byteCount: wanted, alignment: 16)
+      guard let larger = malloc(wanted) else { return false }
       if let output {
         larger.copyMemory(from: output + outputStart, byteCount: waiting)
-        output.deallocate()
+        free(output)
       }
       output = larger
       outputCapacity = wanted
       outputStart = 0
       outputEnd = waiting
     }
-    guard let output, let start = bytes.baseAddress else { return }
+    guard let output, let start = bytes.baseAddress else { return true }
     (output + outputEnd).copyMemory(from: start, byteCount: bytes.count)
     outputEnd += bytes.count
+    return true
   }
 
   mutating func freeOutput() {
-    output?.deallocate()
+    free(output)
     output = nil
     outputCapacity = 0
     outputStart = 0
@@ -507,10 +532,10 @@ func handshakeCallback(_ session: OpaquePointer?, _ event: Int32, _ value: Int32
 }
 
 /// Reads from what is lent, writes to what waits. Smaller than two memory BIOs, and no byte of the input
-/// is copied before OpenSSL itself does.
-private let channelMethod: Handle = {
+/// is copied before OpenSSL itself does. nil without memory for it at the first session.
+private let channelMethod: Handle? = {
   guard let method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "sluice") else {
-    fatalError("no memory for a BIO's method")
+    return nil
   }
   BIO_meth_set_read_ex(method) { bio, room, size, count in
     guard let bio, let room, let count, let data = BIO_get_data(bio) else { return 0 }
@@ -532,10 +557,10 @@ private let channelMethod: Handle = {
   BIO_meth_set_write_ex(method) { bio, bytes, size, count in
     guard let bio, let bytes, let count, let data = BIO_get_data(bio) else { return 0 }
     ctls_clear_retry(bio)
-    data.assumingMemoryBound(to: ChannelState.self).pointee.append(
+    let isTaken = data.assumingMemoryBound(to: ChannelState.self).pointee.append(
       UnsafeRawBufferPointer(start: bytes, count: size))
-    count.pointee = size
-    return 1
+    count.pointee = isTaken ? size : 0
+    return isTaken ? 1 : 0
   }
   BIO_meth_set_ctrl(method) { bio, command, _, _ in
     // What was written is there at once; OpenSSL flushes at the end of each flight.

@@ -86,7 +86,9 @@ public final class TLSClientContext: @unchecked Sendable {
     context = made
     isDone = true
     let cache = cache
-    _ = ContextState.attach(to: made) { $0.cache = cache }
+    guard ContextState.attach(to: made, { $0.cache = cache }) != nil else {
+      throw TLSContextError(place: .whole, reason: takeErrorText())
+    }
   }
 
   deinit { SSL_CTX_free(context) }
@@ -94,23 +96,25 @@ public final class TLSClientContext: @unchecked Sendable {
   private static func isAddress(_ name: String) -> Bool { Address(name) != nil }
 
   /// Sets up a session that was just made: name, check, and the session to go on with.
-  func prepare(_ session: OpaquePointer) {
+  ///
+  /// - Returns: false without memory for it. The session must not be used then: without the check anybody's certificate
+  ///   would do.
+  func prepare(_ session: OpaquePointer) -> Bool {
     if let name {
       if isHostName {
-        let isSet = ctls_send_name(session, name)
-        invariant(isSet == 1, "'\(name)' cannot be sent as SNI")
+        guard ctls_send_name(session, name) == 1 else { return false }
       }
       if level == .verify {
         let isSet =
           isHostName
           ? SSL_set1_host(session, name)
           : X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(session), name)
-        // Without the check anybody's certificate would do.
-        invariant(isSet == 1, "'\(name)' cannot be looked for in a certificate")
+        guard isSet == 1 else { return false }
         SSL_set_hostflags(session, UInt32(X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS))
       }
     }
     cache.use(for: session)
+    return true
   }
 }
 

@@ -167,13 +167,14 @@ public final class TLSIdentity: @unchecked Sendable {
 
   private static func certificates(_ bytes: [UInt8]) -> [OpaquePointer] {
     defer { ERR_clear_error() }
-    return withReadingBIO(bytes) { bio in
+    let found = withReadingBIO(bytes) { bio in
       var found: [OpaquePointer] = []
       while found.count < chainMax, let next = PEM_read_bio_X509(bio, nil, refusePassword, nil) {
         found.append(next)
       }
       return found
     }
+    return found ?? []
   }
 
   private static func noCertificate(_ bytes: [UInt8]) -> CertificateFinding {
@@ -203,7 +204,7 @@ public final class TLSIdentity: @unchecked Sendable {
   ) -> (key: OpaquePointer?, finding: CertificateFinding?) {
     var wasAsked = false
     let key = withUnsafeMutablePointer(to: &wasAsked) { asked in
-      withReadingBIO(bytes) { PEM_read_bio_PrivateKey($0, nil, refusePassword, asked) }
+      withReadingBIO(bytes) { PEM_read_bio_PrivateKey($0, nil, refusePassword, asked) } ?? nil
     }
     ERR_clear_error()
     if let key { return (key, nil) }

@@ -31,12 +31,12 @@ func takeErrorText() -> String {
   return "error \(String(code, radix: 16))"
 }
 
-/// Runs `body` with a BIO that reads from `bytes`.
-func withReadingBIO<Result>(_ bytes: [UInt8], _ body: (OpaquePointer) -> Result) -> Result {
+/// Runs `body` with a BIO that reads from `bytes`; nil without memory for one.
+func withReadingBIO<Result>(_ bytes: [UInt8], _ body: (OpaquePointer) -> Result) -> Result? {
   bytes.withUnsafeBytes { raw in
     // An empty array has no address, and OpenSSL takes -1 for "up to the NUL".
     guard let bio = BIO_new_mem_buf(raw.baseAddress ?? emptyText, Int32(clamping: raw.count)) else {
-      fatalError("no memory for a BIO")
+      return nil
     }
     defer { BIO_free(bio) }
     return body(bio)
@@ -45,13 +45,12 @@ func withReadingBIO<Result>(_ bytes: [UInt8], _ body: (OpaquePointer) -> Result)
 
 private var emptyText: UnsafeRawPointer { UnsafeRawPointer(OpenSSL_version(OPENSSL_VERSION)) }
 
-/// SHA-256 of some bytes.
-func sha256(_ bytes: [UInt8]) -> [UInt8] {
+/// SHA-256 of some bytes; nil without memory for it.
+func sha256(_ bytes: [UInt8]) -> [UInt8]? {
   var digest = [UInt8](repeating: 0, count: 32)
   var count: UInt32 = 0
   let done = EVP_Digest(bytes, bytes.count, &digest, &count, EVP_sha256(), nil)
-  precondition(done == 1 && count == 32, "SHA-256 failed")
-  return digest
+  return done == 1 && count == 32 ? digest : nil
 }
 
 /// The text of an ASN.1 string as UTF-8, with U+FFFD for what is none.

@@ -25,8 +25,11 @@ public final class TLSLine {
 
   private static let roomBytes = 4_096
 
-  /// A client's side, of which nothing has been said yet.
-  public init(_ context: TLSClientContext) { channel = TLSChannel(context) }
+  /// A client's side, of which nothing has been said yet; nil without memory.
+  public init?(_ context: TLSClientContext) {
+    guard let made = TLSChannel(context) else { return nil }
+    channel = made
+  }
 
   /// Goes on with the handshake; without octets it begins. What came behind its end is for `open`.
   public func advance(_ bytes: Span<UInt8>) -> TLSHandshake {

@@ -67,8 +67,10 @@ public final class TLSServerContext: @unchecked Sendable {
     for (number, certificates) in plan.contexts.enumerated() where number > 0 {
       // Made before the first one, which owns them through its table.
       let other = try TLSServerContext.make(settings, certificates, ticketKeys)
-      _ = ContextState.attach(to: other) { $0.keys = ticketKeys }
       table.others.append(OwnedContext(other))
+      guard ContextState.attach(to: other, { $0.keys = ticketKeys }) != nil else {
+        throw TLSContextError(place: .whole, reason: takeErrorText())
+      }
     }
     table.exact = plan.exact
     table.wildcards = plan.wildcards
@@ -78,6 +80,7 @@ public final class TLSServerContext: @unchecked Sendable {
       $0.keys = ticketKeys
       $0.table = table
     }
+    guard let state else { throw TLSContextError(place: .whole, reason: takeErrorText()) }
     ctls_set_name_callback(context, nameCallback, state)
   }
 
@@ -105,7 +108,9 @@ public final class TLSServerContext: @unchecked Sendable {
     ctls_set_dh_auto(context)
     SSL_CTX_set_max_early_data(context, 0)
     SSL_CTX_set_recv_max_early_data(context, 0)
-    let service = sha256(Array(settings.service.utf8))
+    guard let service = sha256(Array(settings.service.utf8)) else {
+      throw TLSContextError(place: .whole, reason: takeErrorText())
+    }
     SSL_CTX_set_session_id_context(context, service, UInt32(service.count))
     if let ticketKeys {
       SSL_CTX_set_tlsext_ticket_key_evp_cb(context, ticketKeyCallback)
@@ -124,7 +129,9 @@ public final class TLSServerContext: @unchecked Sendable {
     ctls_set_certificates_max(context, clientChainBytesMax)
     for number in certificates {
       let identity = settings.certificates[number].identity
-      guard let chain = ctls_new_stack() else { fatalError("no memory for a chain") }
+      guard let chain = ctls_new_stack() else {
+        throw TLSContextError(place: .certificate(number), reason: takeErrorText())
+      }
       defer { ctls_free_stack(chain) }
       for one in identity.chain { ctls_push(chain, one) }
       ERR_clear_error()
@@ -236,16 +243,16 @@ final class ContextState {
     if let state { Unmanaged<ContextState>.fromOpaque(state).release() }
   }
 
-  /// - Returns: its address, for callbacks that take one.
+  /// - Returns: its address, for callbacks that take one; nil without memory.
   static func attach(
     to context: OpaquePointer, _ fill: (ContextState) -> Void
-  ) -> UnsafeMutableRawPointer {
+  ) -> UnsafeMutableRawPointer? {
     let state = ContextState()
     fill(state)
-    let address = Unmanaged.passRetained(state).toOpaque()
-    let isSet = SSL_CTX_set_ex_data(context, index, address)
-    invariant(isSet == 1, "no memory for a context's data")
-    return address
+    let held = Unmanaged.passRetained(state)
+    if SSL_CTX_set_ex_data(context, index, held.toOpaque()) == 1 { return held.toOpaque() }
+    held.release()
+    return nil
   }
 
   static func of(_ context: OpaquePointer?) -> ContextState? {

@@ -19,7 +19,8 @@ public final class TLSTicketKeys: Sendable {
   private let pair: Mutex<Pair>
 
   private struct Pair: Sendable {
-    var current: TicketKey
+    /// nil where there were no random bytes for one: no tickets until there are.
+    var current: TicketKey?
     var previous: TicketKey?
     var since: Int64
   }
@@ -43,11 +44,12 @@ public final class TLSTicketKeys: Sendable {
   /// Makes a new key; the one in use still opens, the one before it does not any more.
   public func rotate() {
     let now = clock()
-    pair.withLock { $0 = Pair(current: TicketKey(), previous: $0.current, since: now) }
+    guard let key = TicketKey() else { return }
+    pair.withLock { $0 = Pair(current: key, previous: $0.current, since: now) }
   }
 
-  /// The key to seal with.
-  func current() -> TicketKey {
+  /// The key to seal with, if there is one.
+  func current() -> TicketKey? {
     let now = clock()
     return pair.withLock { pair in
       turn(&pair, now)
@@ -60,7 +62,7 @@ public final class TLSTicketKeys: Sendable {
     let now = clock()
     return pair.withLock { pair in
       turn(&pair, now)
-      if pair.current.hasName(name) { return (pair.current, false) }
+      if let current = pair.current, current.hasName(name) { return (current, false) }
       if let previous = pair.previous, previous.hasName(name) { return (previous, true) }
       return nil
     }
@@ -68,9 +70,11 @@ public final class TLSTicketKeys: Sendable {
 
   private func turn(_ pair: inout Pair, _ now: Int64) {
     let age = now - pair.since
-    if age < rotation { return }
+    if age < rotation && pair.current != nil { return }
+    // Without random bytes the old one goes on: the next ticket tries again.
+    guard let key = TicketKey() else { return }
     // Nobody came for two times: what was in use is as old as a previous one may be.
-    pair = Pair(current: TicketKey(), previous: age < 2 * rotation ? pair.current : nil, since: now)
+    pair = Pair(current: key, previous: age < 2 * rotation ? pair.current : nil, since: now)
   }
 }
 
@@ -82,13 +86,16 @@ final class TicketKey: @unchecked Sendable {
   private static let bytesCount = 16 + 32 + 32
   private let bytes: UnsafeMutablePointer<UInt8>
 
-  init() {
+  init?() {
     bytes = .allocate(capacity: TicketKey.bytesCount)
     bytes.initialize(repeating: 0, count: TicketKey.bytesCount)
     guard
       RAND_bytes(bytes, Int32(TicketKey.nameBytes)) == 1,
       RAND_priv_bytes(bytes + 16, 64) == 1
-    else { fatalError("OpenSSL has no random bytes: \(takeErrorText())") }
+    else {
+      ERR_clear_error()
+      return nil
+    }
   }
 
   deinit {
@@ -126,7 +133,8 @@ func ticketKeyCallback(
     let keys = ContextState.of(SSL_get_SSL_CTX(session))?.keys
   else { return -1 }
   if sealing == 1 {
-    let key = keys.current()
+    // 0: no ticket, and the handshake goes on.
+    guard let key = keys.current() else { return 0 }
     key.copyName(to: name)
     let done =
       RAND_bytes(vector, 16) == 1 && key.prepare(cipher, code, vector, sealing: true)

@@ -103,6 +103,11 @@ public struct Ring: ~Copyable {
     completionEntries = Int(parameters.cq_entries)
     if status < 0 { throw RingError(.setUp, errno: -status) }
     memory.isOpen = true
+    // A profile may allow one of the three calls and not another: what forbids is to be known before we are ready.
+    nothing(token: Token(.nothing))
+    try submitAndWait(timeoutMicroseconds: 1_000_000)
+    advance(self.completions())
+    counters = RingCounters()
     // Saves a descriptor look-up on each enter; a thread has 16 of these, and without is only slower.
     _ = io_uring_register_ring_fd(ring)
     // SHUTDOWN always runs on a kernel worker thread; keep a burst of closings from making hundreds.
@@ -341,7 +346,10 @@ public struct Ring: ~Copyable {
     counters.enters &+= 1
     if curing_overflowed(ring) != 0 { counters.cqOverflow &+= 1 }
     switch -status {
-    case EAGAIN, EBUSY: counters.retries &+= 1
+    case EAGAIN, EBUSY, ENOMEM:
+      counters.retries &+= 1
+      // Without this a worker would spin, and the memory it waits for come later.
+      if curing_ready(ring) == 0 { usleep(Ring.refusalRest) }
     case ETIME, EINTR: break
     case let error where error > 0:
       failure = error
@@ -377,6 +385,10 @@ public struct Ring: ~Copyable {
 
   // MARK: - Details
 
+  /// Between two tries of what the kernel had no memory for, and how long it may have none; in microseconds.
+  private static let refusalRest: UInt32 = 1_000
+  private static let refusalMost: Int64 = 30_000_000
+
   @inlinable static var fixedFile: UInt8 { UInt8(CURING_FIXED_FILE) }
 
   /// A submission entry. liburing's prep functions set every field but user_data.
@@ -389,17 +401,19 @@ public struct Ring: ~Copyable {
   }
 
   /// The queue is full: hand it over without waiting, and if the kernel is short of memory or wants
-  /// its completions drained, let it flush and try again a bounded number of times.
+  /// its completions drained, let it flush and try again, without a rest at first, then once a
+  /// millisecond. Only after half a minute of nothing but refusals is the ring given up.
   @inline(never)
   public mutating func entryAfterSubmitting() -> UnsafeMutablePointer<io_uring_sqe> {
     counters.sqFull &+= 1
     var attempts = 0
+    var refusedSince: Int64?
     while failure == 0 {
       counters.enters &+= 1
       let status = io_uring_submit(ring)
       if status >= 0 || status == -EINTR, let entry = io_uring_get_sqe(ring) { return entry }
       switch -status {
-      case EAGAIN, EBUSY:
+      case EAGAIN, EBUSY, ENOMEM:
         counters.retries &+= 1
         counters.enters &+= 1
         _ = io_uring_get_events(ring)
@@ -408,14 +422,19 @@ public struct Ring: ~Copyable {
       default: break
       }
       attempts += 1
-      // A thousand refusals in a row is no hiccup any more.
-      if attempts == 1000 && failure == 0 { failure = EAGAIN }
+      if attempts > 100 && failure == 0 {
+        let now = MonotonicClock.now()
+        if now - (refusedSince ?? now) > Ring.refusalMost { failure = EAGAIN }
+        refusedSince = refusedSince ?? now
+        usleep(Ring.refusalRest)
+      }
     }
     return memory.scratch
   }
 
   /// Makes a socket in slot 0 (still empty), sets an option on it, and closes it again.
   private mutating func trySocketOption() -> Bool {
+    defer { counters = RingCounters() }
     let value = UnsafeMutablePointer<Int32>.allocate(capacity: 1)
     value.initialize(to: 4096)
     defer { value.deallocate() }
@@ -427,7 +446,6 @@ public struct Ring: ~Copyable {
     let works = completeAlone() == 0
     closeDirect(slot: 0, token: Token(.close))
     _ = completeAlone()
-    counters = RingCounters()
     return works
   }
 

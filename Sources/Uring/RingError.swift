@@ -33,6 +33,9 @@ public struct RingError: Error, Equatable, CustomStringConvertible {
     cause = RingError.cause(step, errno: errno, requested: requested, host: .current())
   }
 
+  /// Whether io_uring, or a part of it, is not allowed or not there: no other try will go better.
+  public var isForbidden: Bool { [EPERM, EACCES, ENOSYS].contains(errno) }
+
   /// Call, errno and cause, for the operator.
   public var description: String {
     "\(step.rawValue) failed: \(errnoText(errno)) (errno \(errno)). \(cause)"
@@ -78,6 +81,10 @@ public struct RingError: Error, Equatable, CustomStringConvertible {
         "The kernel has no io_uring (CONFIG_IO_URING is off), or a seccomp profile that answers "
         + "ENOSYS hides it. Sluice needs Linux 6.1 or later with io_uring; in a container, allow "
         + "io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile."
+    case EPERM where step != .setUp, EACCES where step != .setUp:
+      return "io_uring_setup is allowed here and this call is not, so a seccomp profile forbids it. "
+        + "Allow io_uring_setup, io_uring_enter and io_uring_register in the profile (docker run "
+        + "--security-opt seccomp=FILE)."
     case EPERM, EACCES:
       switch host.disabled {
       case 2?:

@@ -64,9 +64,11 @@ struct CheckCommand: ParsableCommand {
   var reload = false
 
   func run() throws {
+    // The verdict is the exit code, also for a reader that has gone.
+    signal(SIGPIPE, SIG_IGN)
     let (configuration, exitCode) = options.load()
     guard let configuration else { throw ExitCode(exitCode) }
-    if dump { print(configuration.dump(), terminator: "") }
+    if dump { try StandardOutput.write(configuration.dump()) }
     for caution in configuration.cautions { StandardError.write("warning: \(caution)") }
     // A certificate that peers refuse fails the check; a service with one still starts.
     for problem in configuration.tls.findings { StandardError.write(problem.description) }
@@ -141,13 +143,14 @@ struct ExplainCommand: ParsableCommand {
   var json = false
 
   func run() throws {
+    signal(SIGPIPE, SIG_IGN)
     let (configuration, exitCode) = options.load(keeping: .text)
     guard let configuration else { throw ExitCode(exitCode) }
     guard let explanation = Explanation(of: address, in: configuration) else {
       StandardError.write("'\(address)' is no address: write one like 192.0.2.7 or 2001:db8::7")
       throw ExitCode(64)
     }
-    print(json ? explanation.json : explanation.description)
+    try StandardOutput.write((json ? explanation.json : explanation.description) + "\n")
     throw ExitCode(explanation.exitCode)
   }
 }
@@ -166,6 +169,12 @@ struct ServeCommand: ParsableCommand {
 
   @OptionGroup var options: ConfigurationOptions
 
+  /// Nothing here needs root but a port below 1024, and a capability is enough for that.
+  private static let rootWarning =
+    "running as root, which is not needed: a fault in a service that strangers talk to would give them the machine. "
+    + "Start it by its systemd unit, or as another user with one capability: setpriv --reuid=USER --regid=GROUP "
+    + "--init-groups --inh-caps=+net_bind_service --ambient-caps=+net_bind_service sluice serve ..."
+
   @Option(help: "The most seconds a drain may take.")
   var drainSeconds = 30
 
@@ -178,6 +187,7 @@ struct ServeCommand: ParsableCommand {
   var startsMiswired = false
 
   func run() throws {
+    signal(SIGPIPE, SIG_IGN)
     let (loaded, exitCode) = options.load()
     guard let configuration = loaded else { throw ExitCode(exitCode) }
     let sink: LogSink
@@ -199,7 +209,6 @@ struct ServeCommand: ParsableCommand {
     let downstream = HostAddresses(configuration.downstream.host, found: found)
     // The wake-ups for signals must be in place before any thread starts: threads inherit the mask.
     let signals = SignalQueue([SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGUSR2])
-    signal(SIGPIPE, SIG_IGN)
     raiseDescriptorLimit()
 
     var settings = ServiceSettings(
@@ -238,6 +247,7 @@ struct ServeCommand: ParsableCommand {
     let statement = MemoryStatement(configuration, units: units).description
     for line in statement.split(separator: "\n") { logger.info("\(line)") }
     for caution in configuration.cautions { logger.warning("\(caution)") }
+    if geteuid() == 0 { logger.warning("\(ServeCommand.rootWarning)") }
     tell(configuration.tls.findings, logger)
     let watch = RelayWatch { Preflight(configuration, at: downstream.current) }
     if configuration.downstream.allowsOpenRelay {

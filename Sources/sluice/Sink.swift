@@ -133,11 +133,6 @@ extension LoopbackEndpoint {
   }
 }
 
-/// Lines for the operator, on standard error.
-enum StandardError {
-  static func write(_ line: String) { FileHandle.standardError.write(Data((line + "\n").utf8)) }
-}
-
 /// The subcommand.
 struct SinkCommand: ParsableCommand {
   static let configuration = CommandConfiguration(

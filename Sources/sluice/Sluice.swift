@@ -20,6 +20,7 @@ struct Sluice: ParsableCommand {
     ])
 
   static func main() {
+    StandardStreams.open()
     do {
       if let slip = unknownCommand(in: Array(CommandLine.arguments.dropFirst())) { throw slip }
       var command = try parseAsRoot()

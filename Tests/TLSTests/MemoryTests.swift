@@ -18,7 +18,7 @@ struct MemoryTests {
     for number in 0..<count {
       let other = End(client)
       let before = bytes_held_by_this_thread()
-      guard let index = table.insert(TLSChannel(server)) else { break }
+      guard let channel = TLSChannel(server), let index = table.insert(channel) else { break }
       held += bytes_held_by_this_thread() - before
       // To and fro by hand, with only what the server's side takes counted.
       var isDone = false

@@ -118,9 +118,14 @@ final class End {
   var lastRead = TLSRead.needsMore
   private var room = [UInt8](repeating: 0, count: 4_096)
 
-  init(_ context: TLSServerContext) { channel = TLSChannel(context) }
+  init(_ context: TLSServerContext) {
+    guard let made = TLSChannel(context) else { fatalError("no memory for a test") }
+    channel = made
+  }
+
   init(_ context: TLSClientContext, isSilent: Bool = false) {
-    channel = TLSChannel(context)
+    guard let made = TLSChannel(context) else { fatalError("no memory for a test") }
+    channel = made
     if !isSilent { hear([]) }
   }
 

@@ -3,6 +3,7 @@
 // What the ring promises the driver, against the real kernel. Not a test of connection logic: that is
 // simulated. Keeps: no assertion depends on time finer than seconds, and each ring lives in one thread.
 
+import CRefusals
 import Glibc
 import Structures
 import Testing
@@ -45,6 +46,22 @@ import Uring
     #expect(done.map(\.token.index) == Array(0..<500))
     #expect(ring.counters.sqFull == 62)
     #expect(ring.counters.cqOverflow == 0)
+  }
+
+  @Test(
+    "a kernel that has no memory for 1,500 tries in a row ends no ring",
+    arguments: [EAGAIN, EBUSY, ENOMEM])
+  func refused(error: Int32) throws {
+    var ring = try Ring(entries: 8, completions: 1024, slots: 0)
+    for i in 0..<8 { ring.nothing(token: Token(.nothing, index: UInt32(i))) }
+    refuse_submits(1_500, error)
+    // The queue is full: this one must be handed over first.
+    ring.nothing(token: Token(.nothing, index: 8))
+    let left = refuse_submits(0, 0)
+    #expect(left == 0)
+    let done = try collect(&ring, 9)
+    #expect(done.map(\.token.index) == Array(0..<9))
+    #expect(ring.counters.retries == 1_500)
   }
 
   @Test("a completion queue that overflows 100,000 times loses nothing")

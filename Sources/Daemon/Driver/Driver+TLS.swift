@@ -35,7 +35,7 @@ extension Driver {
     guard !places[i].flags.contains(.receiving), let tls = channel(slot, handshake),
       secures.insert(tls, at: i)
     else {
-      troubles.append((slot, .handshake))
+      troubles.note(slot, handshake: .handshake)
       return
     }
     places[i].flags.insert(.secure)
@@ -48,14 +48,30 @@ extension Driver {
     }
   }
 
-  private func channel(_ slot: Slot, _ handshake: Handshake) -> SecureSlot? {
+  private mutating func channel(_ slot: Slot, _ handshake: Handshake) -> SecureSlot? {
     if handshake == .connect {
       guard let context = tls.client else { return nil }
-      return SecureSlot(TLSChannel(context), inTurn: false)
+      return secureSlot(TLSChannel(context), inTurn: false)
     }
     let listener = engine.listener(of: slot)
     guard listener < tls.servers.count, let context = tls.servers[listener] else { return nil }
-    return SecureSlot(TLSChannel(context), inTurn: handshake == .acceptInTurn)
+    return secureSlot(TLSChannel(context), inTurn: handshake == .acceptInTurn)
+  }
+
+  private mutating func secureSlot(
+    _ channel: consuming TLSChannel?, inTurn: Bool
+  ) -> SecureSlot? {
+    guard let channel = consume channel else {
+      counters.outOfMemory += 1
+      return nil
+    }
+    return SecureSlot(channel, inTurn: inTurn)
+  }
+
+  /// Ends a connection for whose TLS there is no memory.
+  private mutating func outOfMemory(_ slot: Slot) {
+    counters.outOfMemory += 1
+    troubles.note(slot, handshake: secures[Int(slot.index)].isShakingHands ? .handshake : nil)
   }
 
   /// Wants plain text of a secured slot: into a region, or as it comes.
@@ -103,7 +119,7 @@ extension Driver {
     guard secures[i].channel.pendingOutput <= Driver.dripsWaitingMost,
       case .accepted = secures[i].channel.write(drip.byte)
     else {
-      troubles.append((drip.slot, nil))
+      troubles.note(drip.slot)
       return
     }
     pushOut(drip.slot)
@@ -120,7 +136,7 @@ extension Driver {
     let i = Int(slot.index)
     guard secures.contains(i), !places[i].flags.contains(.sending) else { return }
     if secures[i].textLeft == 0 { secures[i].channel.closeNotify() }
-    guard secures[i].takeOutput(), let out = secures[i].out else { return }
+    guard secures[i].takeOutput() == .taken, let out = secures[i].out else { return }
     submitted(slot)
     places[i].flags.insert(.sending)
     ring.send(
@@ -140,18 +156,25 @@ extension Driver {
       guard case .accepted(let count) = secures[i].channel.write(text) else {
         secures[i].textLeft = 0
         secures[i].textCount = 0
-        troubles.append((slot, nil))
+        troubles.note(slot)
         break
       }
       secures[i].textOffset += count
       secures[i].textLeft -= count
       if count == 0 || secures[i].channel.pendingOutput >= TLSChannel.outputBytesMax { break }
     }
-    if secures[i].takeOutput() {
+    switch secures[i].takeOutput() {
+    case .taken:
       submitted(slot)
       places[i].flags.insert(.sending)
       sendRest(slot)
       return
+    case .noMemory:
+      secures[i].textLeft = 0
+      secures[i].textCount = 0
+      outOfMemory(slot)
+      return
+    case .nothing: break
     }
     if secures[i].textCount > 0 {
       let count = secures[i].textCount
@@ -253,9 +276,15 @@ extension Driver {
   mutating func openRecords(_ slot: Slot, _ fresh: UnsafeRawBufferPointer, now: Instant) {
     let i = Int(slot.index)
     let isStashed = secures[i].stashed.count > 0
-    if isStashed { secures[i].keep(fresh) }
+    if isStashed && !secures[i].keep(fresh) { return outOfMemory(slot) }
     var input = isStashed ? secures[i].stashed : fresh
-    defer { if isStashed { secures[i].drop(keeping: input.count) } else { secures[i].keep(input) } }
+    defer {
+      if isStashed {
+        secures[i].drop(keeping: input.count)
+      } else if !secures[i].keep(input) {
+        outOfMemory(slot)
+      }
+    }
     let region = secures[i].region
     let found: TLSRead
     if let region {
@@ -302,7 +331,7 @@ extension Driver {
       shakeHands(slot, bytes, now: now)
     } else {
       // Nothing is received until its turn has come, so it waits once.
-      secures[i].keep(bytes)
+      guard secures[i].keep(bytes) else { return outOfMemory(slot) }
       if secures[i].isInTurn { handshakesLast.append(slot) } else { handshakesFirst.append(slot) }
     }
   }
@@ -342,17 +371,21 @@ extension Driver {
   ) {
     let i = Int(slot.index)
     let isStashed = secures[i].stashed.count > 0
-    if isStashed { secures[i].keep(fresh) }
+    if isStashed && !secures[i].keep(fresh) { return outOfMemory(slot) }
     var input = isStashed ? secures[i].stashed : fresh
     let found = secures[i].channel.advance(&input)
-    if isStashed { secures[i].drop(keeping: input.count) } else { secures[i].keep(input) }
+    if isStashed {
+      secures[i].drop(keeping: input.count)
+    } else if !secures[i].keep(input) {
+      return outOfMemory(slot)
+    }
     if case .established = found { secures[i].isShakingHands = false }
     pushOut(slot)
     switch found {
     case .needsMore: seekRecords(slot)
     case .established(let info):
       engine.secured(slot, facts(i, info), now: now, into: &effects)
-    case .failed(let failure): troubles.append((slot, Driver.subject(failure)))
+    case .failed(let failure): troubles.note(slot, handshake: Driver.subject(failure))
     }
   }
 
@@ -392,14 +425,9 @@ extension Driver {
 
   // MARK: Each turn
 
-  /// Tells of what went wrong while orders were carried out. As a fact in the middle of them, one for each order, it
-  /// could be more than the queue of orders takes.
+  /// Tells of what went wrong while orders were carried out.
   mutating func tellTroubles(now: Instant) {
-    var k = 0
-    // The orders that follow may add to them.
-    while k < troubles.count {
-      let (slot, why) = troubles[k]
-      k += 1
+    for (slot, why) in troubles.take() {
       let i = Int(slot.index)
       guard engine.generation(of: i) == slot.generation, !places[i].flags.contains(.closing)
       else { continue }
@@ -410,7 +438,6 @@ extension Driver {
       }
       carryOut()
     }
-    troubles.removeAll(keepingCapacity: true)
   }
 
   /// What waits for no completion: text that is opened already, slots that found no buffer, handshakes in turn.

@@ -88,6 +88,10 @@ package struct DriverCounters: BitwiseCopyable, Sendable, Equatable {
   package var canceled: UInt64 = 0
   package var stale: UInt64 = 0
   package var installs: UInt64 = 0
+  /// Connections that ended because there was no memory for a TLS session or for what it had to send or keep.
+  package var outOfMemory: UInt64 = 0
+  /// Pauses of the whole process after which what had arrived was dealt with before what was due.
+  package var pauses: UInt64 = 0
   package init() {}
 }
 
@@ -103,8 +107,8 @@ package struct Driver: ~Copyable {
   /// Slots whose text was wanted when it was there already.
   var openable: [UInt32] = []
   var starvedSecurely: [UInt32] = []
-  /// Slots whose TLS went wrong, and whether in the handshake: to be told once the orders at hand are carried out.
-  var troubles: [(slot: Slot, why: Subject?)] = []
+  /// What went wrong while orders were carried out, to be told when they are.
+  var troubles = Troubles()
   /// Handshakes that wait their turn: of sources with credit, and of those without.
   var handshakesFirst = HandshakeQueue()
   var handshakesLast = HandshakeQueue()
@@ -135,6 +139,7 @@ package struct Driver: ~Copyable {
   /// The values of the options that widen a socket, where the kernel reads them from.
   private let widths: UnsafeMutablePointer<Int32>
   private let origin: Int64
+  private var pause: PauseWatch
   /// When there was mail last.
   private var mailAt = Instant.origin
   /// Where several workers share listeners behind a load balancer: the plain descriptors of slots whose PROXY
@@ -144,6 +149,8 @@ package struct Driver: ~Copyable {
 
   /// How long a listener rests after the process ran out of descriptors, in microseconds.
   private static let rest: Int64 = 100_000
+  /// Of completions after a pause, before what is due has its turn all the same.
+  private static let catchUpRounds = 32
   private static let hangup = UInt32(0x2000)  // POLLRDHUP, which Swift's Glibc does not show
   private static let broken: UInt32 = 0x0008 | 0x0010  // POLLERR | POLLHUP
 
@@ -179,6 +186,7 @@ package struct Driver: ~Copyable {
     self.engine = engine
     self.listeners = listeners
     self.origin = origin
+    pause = PauseWatch(now: Instant(microseconds: MonotonicClock.now() - origin))
     self.handOver = handOver
     acceptAgainAt = Array(repeating: 0, count: listeners.count)
     self.servers = .allocate(capacity: 2 * Driver.serversMost)
@@ -236,6 +244,8 @@ package struct Driver: ~Copyable {
   ///
   /// - Returns: whether the wake-up fired.
   package mutating func turn(longest: Int64) throws(RingError) -> Bool {
+    var woken = false
+    if pause.hasPaused(now: now()) { woken = try catchUp() }
     var time = now()
     // Where there is mail, or was a moment ago, the drips of one moment go out in parts, and what has completed
     // has its turn between them; otherwise all of them are one submission.
@@ -250,13 +260,39 @@ package struct Driver: ~Copyable {
     }
     if !troubles.isEmpty { tellTroubles(now: time) }
     var due =
-      isBehind || hasSecureWork
+      isBehind || hasSecureWork || !troubles.isEmpty || woken
       ? 0 : engine.nextDeadline(now: time).microseconds - time.microseconds
     if !handshakesLast.isEmpty {
       due = min(due, handshakesAgainAt.microseconds - time.microseconds)
     }
-    try ring.submitAndWait(timeoutMicroseconds: min(max(due, 0), longest))
+    let longestNow = min(max(due, 0), longest)
+    let latest = now().after(microseconds: longestNow)
+    try ring.submitAndWait(timeoutMicroseconds: longestNow)
     time = now()
+    pause.waited(until: time, latest: latest)
+    return takeCompletions(now: time) || woken
+  }
+
+  /// After a pause: what arrived in it before what was due in it. A reply that is in the socket must not lose to the
+  /// time-out that it kept. A round may lead to the next: what a poll announces is received by another.
+  ///
+  /// - Returns: whether the wake-up fired.
+  private mutating func catchUp() throws(RingError) -> Bool {
+    counters.pauses += 1
+    var woken = false
+    for _ in 0..<Driver.catchUpRounds {
+      try ring.submitAndWait(timeoutMicroseconds: 0)
+      let before = ring.counters.completions
+      if takeCompletions(now: now()) { woken = true }
+      if ring.counters.completions == before { break }
+    }
+    return woken
+  }
+
+  /// What has completed, and what that leads to.
+  ///
+  /// - Returns: whether the wake-up fired.
+  private mutating func takeCompletions(now time: Instant) -> Bool {
     var woken = false
     let count = ring.completions()
     for k in 0..<count {
@@ -265,7 +301,7 @@ package struct Driver: ~Copyable {
         accepted(completion, now: time)
         continue
       }
-      if !arrivals.isEmpty { install(now: time) }
+      if !arrivals.isEmpty { install() }
       if completion.token.operation == .wake {
         woken = true
       } else {
@@ -273,7 +309,7 @@ package struct Driver: ~Copyable {
       }
       carryOut()
     }
-    if !arrivals.isEmpty { install(now: time) }
+    if !arrivals.isEmpty { install() }
     ring.advance(count)
     // A queue of handshakes whose slots are gone must be emptied, too: it sets the time to wake up.
     let mayHaveWork = !secures.isEmpty || !troubles.isEmpty || !handshakesLast.isEmpty
@@ -355,7 +391,7 @@ package struct Driver: ~Copyable {
     switch engine.accepted(peer, now: now, into: &effects) {
     case .held(let slot):
       arrivals.append((slot, descriptor))
-      if arrivals.count == 64 || effects.isNearlyFull { install(now: now) }
+      if arrivals.count == 64 || effects.isNearlyFull { install() }
     case .refused(let region):
       SyncSend.refuse(descriptor, with: engine.arena.span(region))
     case .dropped: PlainSocket.close(descriptor)
@@ -366,7 +402,7 @@ package struct Driver: ~Copyable {
   package mutating func take(_ peer: Peer, descriptor: Int32) {
     let now = now()
     arrived(peer, descriptor, now: now)
-    if !arrivals.isEmpty { install(now: now) }
+    if !arrivals.isEmpty { install() }
     carryOut()
   }
 
@@ -391,7 +427,7 @@ package struct Driver: ~Copyable {
 
   /// Moves the accepted descriptors into the ring's table, one call for each run of neighbouring slots,
   /// and only then carries out what the engine ordered for them.
-  private mutating func install(now: Instant) {
+  private mutating func install() {
     arrivals.sort { $0.slot.index < $1.slot.index }
     var first = 0
     while first < arrivals.count {
@@ -402,7 +438,7 @@ package struct Driver: ~Copyable {
       run.removeAll(keepingCapacity: true)
       for k in first...last { run.append(arrivals[k].descriptor) }
       let start = Int32(arrivals[first].slot.index)
-      put(run, at: start, now: now)
+      put(run, at: start)
       first = last + 1
     }
     for arrival in arrivals {
@@ -416,7 +452,9 @@ package struct Driver: ~Copyable {
     carryOut()
   }
 
-  private mutating func put(_ descriptors: [Int32], at start: Int32, now: Instant) {
+  /// - Returns: whether all of them are in the table. The slots of the others have failed.
+  @discardableResult
+  private mutating func put(_ descriptors: [Int32], at start: Int32) -> Bool {
     counters.installs += 1
     let done = descriptors.withUnsafeBufferPointer { list -> Int in
       guard let base = list.baseAddress else { return 0 }
@@ -426,10 +464,9 @@ package struct Driver: ~Copyable {
     }
     for k in done..<descriptors.count {
       let index = UInt32(start) + UInt32(k)
-      engine.failed(
-        Slot(index: index, generation: engine.generation(of: Int(index))), now: now,
-        into: &effects)
+      troubles.note(Slot(index: index, generation: engine.generation(of: Int(index))))
     }
+    return done == descriptors.count
   }
 
   // MARK: Orders
@@ -570,20 +607,20 @@ package struct Driver: ~Copyable {
   /// Opens a socket to a downstream. By plain calls: NODELAY must be set before data goes out, and on a
   /// direct descriptor kernels before 6.7 cannot set it.
   private mutating func connect(_ slot: Slot, _ server: Int) {
-    let time = now()
     let descriptor = socket(
       servers[serverStart + server].family,
       Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     guard descriptor >= 0 else {
-      counters.descriptorsExhausted += 1
-      engine.failed(slot, now: time, into: &effects)
+      if errno == EMFILE || errno == ENFILE { counters.descriptorsExhausted += 1 }
+      troubles.note(slot)
       return
     }
     PlainSocket.setOption(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
     run.removeAll(keepingCapacity: true)
     run.append(descriptor)
-    put(run, at: Int32(slot.index), now: time)
+    let isThere = put(run, at: Int32(slot.index))
     PlainSocket.close(descriptor)
+    guard isThere else { return }
     submitted(slot)
     places[Int(slot.index)].flags.insert(.connecting)
     ring.connect(

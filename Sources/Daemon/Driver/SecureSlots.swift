@@ -42,40 +42,45 @@ struct SecureSlot: ~Copyable {
   }
 
   deinit {
-    stash?.deallocate()
-    out?.deallocate()
+    free(stash)
+    free(out)
   }
 
   var stashed: UnsafeRawBufferPointer {
     UnsafeRawBufferPointer(start: stash.map { $0 + stashStart }, count: stashEnd - stashStart)
   }
 
+  // By malloc, because `allocate` ends the process where there is no memory.
+
   /// Keeps what came and is not opened yet.
-  mutating func keep(_ bytes: UnsafeRawBufferPointer) {
-    guard bytes.count > 0, let from = bytes.baseAddress else { return }
+  ///
+  /// - Returns: false without memory for it: the stream has a hole then.
+  mutating func keep(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    guard bytes.count > 0, let from = bytes.baseAddress else { return true }
     if stashEnd + bytes.count > stashCapacity {
       let waiting = stashEnd - stashStart
       let capacity = max(waiting + bytes.count, 2_048)
-      let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 16)
+      guard let larger = malloc(capacity) else { return false }
       if let stash {
         larger.copyMemory(from: stash + stashStart, byteCount: waiting)
-        stash.deallocate()
+        free(stash)
       }
       stash = larger
       stashCapacity = capacity
       stashStart = 0
       stashEnd = waiting
     }
-    guard let stash else { return }
+    guard let stash else { return true }
     (stash + stashEnd).copyMemory(from: from, byteCount: bytes.count)
     stashEnd += bytes.count
+    return true
   }
 
   /// Lets go of all but the last `count` octets that wait.
   mutating func drop(keeping count: Int) {
     stashStart = stashEnd - count
     if count > 0 { return }
-    stash?.deallocate()
+    free(stash)
     stash = nil
     stashStart = 0
     stashEnd = 0
@@ -85,19 +90,21 @@ struct SecureSlot: ~Copyable {
   /// Moves what the channel has for the wire to where a send can name it.
   ///
   /// No send of the slot may be in flight.
-  ///
-  /// - Returns: false if there is nothing.
-  mutating func takeOutput() -> Bool {
+  mutating func takeOutput() -> Output {
     let count = channel.pendingOutput
-    if count == 0 { return false }
+    if count == 0 { return .nothing }
     // What a send that failed has left.
-    out?.deallocate()
-    let room = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: 16)
-    outCount = channel.take(into: room)
+    free(out)
+    out = malloc(count)
     outSent = 0
-    out = room.baseAddress
-    return true
+    outCount = 0
+    guard let out else { return .noMemory }
+    outCount = channel.take(into: UnsafeMutableRawBufferPointer(start: out, count: count))
+    return .taken
   }
+
+  /// What there was for the wire.
+  enum Output { case nothing, taken, noMemory }
 
   /// So much of it is out.
   ///
@@ -105,7 +112,7 @@ struct SecureSlot: ~Copyable {
   mutating func sent(_ count: Int) -> Bool {
     outSent += count
     if outSent < outCount { return false }
-    out?.deallocate()
+    free(out)
     out = nil
     outSent = 0
     outCount = 0

@@ -54,11 +54,13 @@ package struct ServiceSettings: Sendable {
 package enum ServiceError: Error, CustomStringConvertible {
   case listen(ListenError)
   case ring(RingError)
+  case thread(ThreadError)
 
   package var description: String {
     switch self {
     case .listen(let error): "\(error)"
     case .ring(let error): "\(error)"
+    case .thread(let error): "\(error)"
     }
   }
 
@@ -72,7 +74,8 @@ package enum ServiceError: Error, CustomStringConvertible {
       case EAFNOSUPPORT: 78
       default: 71
       }
-    case .ring(let error): error.step == .setUp ? 69 : 71
+    case .ring(let error): error.isForbidden || error.step == .setUp ? 69 : 71
+    case .thread: 71
     }
   }
 }
@@ -96,7 +99,7 @@ package final class Service: Sendable {
       var ports: [UInt16] = []
       do throws(ListenError) {
         for listener in wanted {
-          var group: [Int32] = []
+          all.append([])
           var port = listener.port
           if workers > 1 && port > 0 {
             try ListeningSocket.refuseTaken(listener.address, port: port)
@@ -111,9 +114,12 @@ package final class Service: Sendable {
             if workers > 1 && number == workers - 1 && listener.balancers == nil {
               try socket.attachSteering(workers: workers)
             }
-            group.append(dup(socket.descriptor))
+            let kept = fcntl(socket.descriptor, F_DUPFD_CLOEXEC, 0)
+            if kept < 0 {
+              throw ListenError(.socket, errno: errno, address: listener.address, port: port)
+            }
+            all[all.count - 1].append(kept)
           }
-          all.append(group)
           ports.append(port)
         }
       } catch {
@@ -173,7 +179,12 @@ package final class Service: Sendable {
     } catch { throw .ring(error) }
     self.workers = workers
     siblings.set(workers)
-    for worker in workers { startThread { worker.run() } }
+    do throws(ThreadError) {
+      for worker in workers { try startThread { worker.run() } }
+    } catch {
+      for worker in workers { worker.order(.stop) }
+      throw .thread(error)
+    }
     for worker in workers {
       while case .pending = worker.start { usleep(1_000) }
       if case .failed(let error) = worker.start {
@@ -182,7 +193,10 @@ package final class Service: Sendable {
       }
     }
     let logThread = logThread
-    startThread { logThread.run() }
+    do throws(ThreadError) { try startThread { logThread.run() } } catch {
+      for worker in workers { worker.order(.stop) }
+      throw .thread(error)
+    }
   }
 
   /// Puts a new policy in force in every worker, and new certificates for handshakes to come.
@@ -248,6 +262,8 @@ package final class Service: Sendable {
       sum.driver.canceled += one.driver.canceled
       sum.driver.stale += one.driver.stale
       sum.driver.installs += one.driver.installs
+      sum.driver.outOfMemory += one.driver.outOfMemory
+      sum.driver.pauses += one.driver.pauses
       sum.journalDropped += one.journalDropped
       sum.connections += one.connections
       sum.links += one.links
@@ -287,8 +303,18 @@ private final class Siblings: Sendable {
   }
 }
 
+/// A thread could not be started.
+package struct ThreadError: Error, Equatable, CustomStringConvertible {
+  package let errno: Int32
+
+  package var description: String {
+    "cannot start a thread: \(String(cString: strerror(errno))). Raise RLIMIT_NPROC (systemd: LimitNPROC=, TasksMax=) "
+      + "or the container's limit of processes, or give it more memory."
+  }
+}
+
 /// Starts a detached thread.
-package func startThread(_ body: @escaping @Sendable () -> Void) {
+package func startThread(_ body: @escaping @Sendable () -> Void) throws(ThreadError) {
   final class Box {
     let body: @Sendable () -> Void
     init(_ body: @escaping @Sendable () -> Void) { self.body = body }
@@ -301,6 +327,9 @@ package func startThread(_ body: @escaping @Sendable () -> Void) {
       if let raw { Unmanaged<Box>.fromOpaque(raw).takeRetainedValue().body() }
       return nil
     }, box.toOpaque())
-  invariant(status == 0, "a thread could not be started: error \(status)")
+  guard status == 0 else {
+    box.release()
+    throw ThreadError(errno: status)
+  }
   pthread_detach(thread)
 }

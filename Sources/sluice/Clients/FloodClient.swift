@@ -858,7 +858,11 @@ private struct FloodThread: ~Copyable {
       finish(index, slot)
       return false
     }
-    let line = TLSLine(context)
+    guard let line = TLSLine(context) else {
+      held.bots[slot].actor.notSecured()
+      finish(index, slot)
+      return false
+    }
     held.secures[Int32(slot)] = line
     held.bots[slot].isSecure = true
     _ = line.advance(Span())
