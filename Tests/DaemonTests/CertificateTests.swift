@@ -26,6 +26,7 @@ struct CertificateTests {
       openssl x509 -req -in leaf.csr -CA mx.pem -CAkey mx.key -CAcreateserial -days 60 -out leaf.pem
       openssl pkey -in mx.key -aes256 -passout pass:secret -out encrypted.key
       cat mx.key mx.pem >both.pem
+      chmod 640 *.key both.pem
       """
     let process = Process()
     process.executableURL = URL(fileURLWithPath: "/bin/sh")
@@ -55,6 +56,19 @@ struct CertificateTests {
     var environment = machine
     environment.now = Int64(Date().timeIntervalSince1970) + days * 86_400
     return Configuration.load(file: main, environment: environment)
+  }
+
+  @Test(
+    "a key that every user can read or write is told, one that its group can read is not",
+    arguments: [(0o600, 0), (0o640, 0), (0o644, 1), (0o604, 1), (0o602, 1)])
+  func openKey(mode: Int, warnings: Int) throws {
+    let folder = try Self.made()
+    try FileManager.default.setAttributes(
+      [.posixPermissions: mode], ofItemAtPath: "\(folder.path)/mx.key")
+    let (configuration, problems) = try Self.load(folder, "mx.pem", "mx.key")
+    #expect(configuration != nil)
+    #expect(problems.map(\.severity) == Array(repeating: .warning, count: warnings))
+    #expect(problems.allSatisfy { $0.position.line == 4 && $0.hint.contains("chmod 640") })
   }
 
   @Test("certificates that cannot be used are errors at their line, each with its own sentence")

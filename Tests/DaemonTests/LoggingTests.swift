@@ -289,6 +289,25 @@ struct LogSinkTests {
     #expect(fcntl(ends.write, F_GETFL) & O_NONBLOCK == 0)
   }
 
+  @Test("the journal's variable counts only for the descriptor that it names")
+  func journalStream() throws {
+    let folder = try Folder()
+    let file = open(try folder.write("log", ""), O_RDWR)
+    defer { close(file) }
+    var status = stat()
+    try #require(fstat(file, &status) == 0)
+    let cases: [(journal: String?, isIt: Bool)] = [
+      ("\(status.st_dev):\(status.st_ino)", true),
+      ("\(status.st_dev):\(status.st_ino + 1)", false),
+      ("\(status.st_dev + 1):\(status.st_ino)", false),
+      ("8:4711", false), ("", false), (nil, false),
+    ]
+    for (journal, isIt) in cases {
+      #expect(LogSink.isJournal(file, journal) == isIt, "\(journal ?? "not set")")
+    }
+    #expect(!LogSink.isJournal(-1, "8:4711"))
+  }
+
   @Test("a full socket cuts no line in two")
   func socket() {
     var ends: [Int32] = [0, 0]

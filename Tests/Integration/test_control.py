@@ -224,14 +224,14 @@ def test_explain_names_the_rule_the_tier_and_the_delays(shield):
     assert sluice("explain", "not-an-address", "--config", str(front.config)).returncode == 64
 
 
-def without_io_uring():
-    """In the child: io_uring_setup gives EPERM, as under a container's seccomp profile."""
+def without_io_uring(call=425):
+    """In the child: io_uring_setup, or another call, gives EPERM, as under a container's seccomp profile."""
     class Program(ctypes.Structure):
         _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
-    # BPF: load the system call's number; 425 is io_uring_setup on every architecture.
+    # BPF: load the system call's number; 425 is io_uring_setup on every architecture, 426 _enter, 427 _register.
     rules = struct.pack("HBBI", 0x20, 0, 0, 0)
-    rules += struct.pack("HBBI", 0x15, 0, 1, 425)
+    rules += struct.pack("HBBI", 0x15, 0, 1, call)
     rules += struct.pack("HBBI", 0x06, 0, 0, 0x0005_0000 | 1)
     rules += struct.pack("HBBI", 0x06, 0, 0, 0x7FFF_0000)
     code = ctypes.create_string_buffer(rules, len(rules))
@@ -248,6 +248,40 @@ def test_without_io_uring_it_says_why_and_exits_69(shield):
     done = sluice("serve", "--config", str(front.config), preexec_fn=without_io_uring)
     assert done.returncode == 69, (done.returncode, done.stderr)
     assert "io_uring" in done.stderr and re.search("seccomp|sysctl|kernel", done.stderr), done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's")
+@pytest.mark.parametrize("call, name", [(426, "io_uring_enter"), (427, "io_uring_register")])
+def test_with_a_part_of_io_uring_it_says_which_is_forbidden_and_exits_69_before_it_is_ready(shield, call, name):
+    front = shield(2600, start=False)
+    done = sluice("serve", "--config", str(front.config), preexec_fn=lambda: without_io_uring(call))
+    assert done.returncode == 69, (done.returncode, done.stderr)
+    assert name + "(" in done.stderr or name + " failed" in done.stderr, done.stderr
+    assert "io_uring_setup is allowed" in done.stderr and "seccomp" in done.stderr, done.stderr
+    assert "sluice ready" not in done.stderr, done.stderr
+
+
+def test_a_file_is_not_the_journal_though_the_variable_is_inherited(shield, tmp_path):
+    front = shield(2600, start=False)
+    log = tmp_path / "log"
+    for named, mark in (("8:4711", False), ("its own", True)):
+        with open(log, "w") as file:
+            state = os.fstat(file.fileno())
+            stream = f"{state.st_dev}:{state.st_ino}" if mark else named
+            process = subprocess.Popen(
+                [SLUICE, "serve", "--config", str(front.config)], stderr=file,
+                env={**os.environ, "JOURNAL_STREAM": stream})
+        wait_until(lambda: "sluice ready" in log.read_text(), 15, "ready")
+        process.terminate()
+        assert process.wait(10) == 0
+        lines = [line for line in log.read_text().splitlines() if "sluice/smtpd" in line]
+        assert lines and all(line.startswith("<") == mark for line in lines), (stream, lines[:3])
+
+
+def test_root_is_told_that_it_need_not_be(shield):
+    front = shield(2600)
+    said = re.search(r"warning: running as root.*setpriv", front.log)
+    assert bool(said) == (os.geteuid() == 0), front.log
 
 
 def test_a_port_that_is_taken_is_told_so(shield):

@@ -178,6 +178,7 @@ extension ConfigurationReader {
       let (identity, findings) = TLSIdentity.read(certificate: certificate, key: key)
       for finding in findings { problems.add(tell(finding, .error)) }
       guard let identity else { continue }
+      warnOfReaders(entry.key, at: places.key)
       draft.files += entry.key == entry.certificate ? [entry.key] : [entry.certificate, entry.key]
       for finding in identity.findings(for: entry.names, at: draft.now) {
         draft.tls.findings.append(tell(finding, finding.severity == .notice ? .warning : .error))
@@ -209,6 +210,16 @@ extension ConfigurationReader {
         .error, at: place ?? whole, error.reason,
         "see what OpenSSL says of it: openssl x509 -noout -text -in FILE")
     }
+  }
+
+  /// A key that every user of the machine can read is no secret. Its group may: that is how ssl-cert works.
+  private mutating func warnOfReaders(_ path: String, at place: SourcePosition) {
+    var facts = stat()
+    guard stat(path, &facts) == 0, facts.st_mode & (S_IROTH | S_IWOTH) != 0 else { return }
+    let mode = String(facts.st_mode & 0o777, radix: 8)
+    problems.add(
+      .warning, at: place, "the key \(path) is open to every user of this machine (mode \(mode))",
+      "chmod 640 \(path), with the group that Sluice runs in; if others could log in here, the key is to be replaced")
   }
 
   private mutating func content(of path: String, at place: SourcePosition) -> [UInt8]? {

@@ -18,7 +18,11 @@ package final class LogSink: Sendable {
     var droppedTotal: UInt64 = 0
   }
 
-  private enum Kind { case file, pipe, socket }
+  private enum Kind {
+    case file, pipe, socket
+    /// One whose writes wait for room: it is asked first.
+    case waitingPipe
+  }
 
   /// What stands before the line.
   package enum Stamp: Sendable {
@@ -46,8 +50,20 @@ package final class LogSink: Sendable {
   /// Standard error. Pipes are opened anew, because O_NONBLOCK on the one we were given would be seen
   /// by every process that shares it.
   package static func standardError() -> LogSink {
-    let stamp: Stamp = getenv("JOURNAL_STREAM") == nil ? .none : .priority
-    return LogSink(descriptor: STDERR_FILENO, stamp: stamp)
+    let journal = getenv("JOURNAL_STREAM").map { String(cString: $0) }
+    return LogSink(
+      descriptor: STDERR_FILENO,
+      stamp: isJournal(STDERR_FILENO, journal) ? .priority : .none)
+  }
+
+  /// Whether a descriptor is the journal's own. The variable is inherited by whatever runs below a unit, and by then the
+  /// descriptor may be a file: systemd.exec(5) says to compare.
+  ///
+  /// - Parameter journal: device and inode of the journal's socket, as systemd writes them: `8:4711`.
+  static func isJournal(_ descriptor: Int32, _ journal: String?) -> Bool {
+    var status = stat()
+    guard let journal, fstat(descriptor, &status) == 0 else { return false }
+    return journal == "\(status.st_dev):\(status.st_ino)"
   }
 
   /// Writes to a descriptor that stays the caller's.
@@ -58,9 +74,11 @@ package final class LogSink: Sendable {
     _ = fstat(descriptor, &status)
     let format = status.st_mode & S_IFMT
     var own: Int32 = -1
-    let kind: Kind = format == S_IFSOCK ? .socket : format == S_IFREG ? .file : .pipe
+    var kind: Kind = format == S_IFSOCK ? .socket : format == S_IFREG ? .file : .pipe
     if kind == .pipe {
       own = Glibc.open("/proc/self/fd/\(descriptor)", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+      // It may be another user's, as in a container, or there may be no /proc.
+      if own < 0 { kind = .waitingPipe }
     }
     if own < 0 { own = fcntl(descriptor, F_DUPFD_CLOEXEC, 3) }
     state = Mutex(State(descriptor: own, kind: kind))
@@ -197,6 +215,11 @@ package final class LogSink: Sendable {
 
   private static func send(_ bytes: ArraySlice<UInt8>, _ state: State) -> Int {
     let flags = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
+    if state.kind == .waitingPipe {
+      var room = pollfd(fd: state.descriptor, events: Int16(POLLOUT), revents: 0)
+      // A pipe says so when there is room for PIPE_BUF, which is as much as a line has.
+      if poll(&room, 1, 0) != 1 { return -1 }
+    }
     return bytes.withUnsafeBytes { raw in
       while true {
         let taken =
