@@ -61,7 +61,11 @@ package final class HostAddresses: Sendable {
       defer { state.isLooking = true }
       return !state.isLooking
     }
-    if begins { startThread { self.run() } }
+    guard begins else { return }
+    do throws(ThreadError) { try startThread { self.run() } } catch {
+      // The next question tries again.
+      state.withLock { $0.isLooking = false }
+    }
   }
 
   /// To be called a few times a second: looks the name up when the server has not answered for a while.
