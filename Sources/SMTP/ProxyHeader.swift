@@ -192,7 +192,8 @@ package enum ProxyHeader {
     case (0x21, 0x00): return skipping(.itself, length)
     case (0x21, 0x11): addresses = 12
     case (0x21, 0x21): addresses = 36
-    // UDP and Unix sockets carry no SMTP of anybody we could name.
+    // UDP and Unix sockets: the specification (2.2) has who does not implement those treat them as AF_UNSPEC.
+    case (0x21, 0x12), (0x21, 0x22), (0x21, 0x31), (0x21, 0x32): return skipping(.itself, length)
     default: return .malformed
     }
     guard length >= addresses, length - addresses <= extrasMax else { return .malformed }
@@ -205,7 +206,8 @@ package enum ProxyHeader {
       source = Address(high: number(bytes, 16..<24), low: number(bytes, 24..<32))
     }
     let port = UInt16(truncatingIfNeeded: number(bytes, (12 + addresses)..<(14 + addresses)))
-    return named(source, port, skip: length - addresses)
+    if isNobody(source) { return .malformed }
+    return .complete(.client(source, port), skip: length - addresses)
   }
 
   private static func skipping(_ source: Source, _ length: Int) -> Step {
@@ -213,9 +215,8 @@ package enum ProxyHeader {
   }
 
   /// Nobody connects from no address.
-  private static func named(_ address: Address, _ port: UInt16, skip: Int) -> Step {
-    let isNobody = address == Address(v4: 0) || address == Address(high: 0, low: 0)
-    return isNobody ? .malformed : .complete(.client(address, port), skip: skip)
+  private static func isNobody(_ address: Address) -> Bool {
+    address == Address(v4: 0) || address == Address(high: 0, low: 0)
   }
 
   private static func number(_ bytes: Span<UInt8>, _ range: Range<Int>) -> UInt64 {
@@ -224,79 +225,139 @@ package enum ProxyHeader {
     return value
   }
 
+  /// Reads version 1 octet by octet. A fault is found at the octet that makes it one, and a header is only as long
+  /// as its octets so far allow; both depend on those octets alone, so it makes no difference how they were split.
   private static func readV1(_ bytes: Span<UInt8>) -> Step {
-    let word: StaticString = "PROXY "
-    for k in 0..<min(bytes.count, 6) where bytes[k] != word.octet(k) { return .malformed }
-    guard bytes.count <= lineMax else { return .malformed }
-    let end = bytes.count
-    let isWhole = end >= 2 && bytes[end - 2] == carriageReturn && bytes[end - 1] == lineFeed
-    // A CR at the end may be half of the line end; anywhere else neither has a place.
-    let text = isWhole ? end - 2 : bytes[end - 1] == carriageReturn ? end - 1 : end
-    for k in 0..<text where !(0x20..<0x7F).contains(bytes[k]) { return .malformed }
-    if end < shortest { return isWhole ? .malformed : .needMore(shortest - end) }
-    let ending = text < end ? 1 : 2
-    if bytes.matchesExactly("UNKNOWN", in: 6..<13) && (text == 13 || bytes[13] == 0x20) {
-      return isWhole ? .complete(.itself, skip: 0) : more(ending, end)
+    var line = LineV1()
+    for k in 0..<bytes.count where !line.take(bytes, k) { return .malformed }
+    if let source = line.source { return .complete(source, skip: 0) }
+    let least = line.least(bytes.count)
+    return least <= lineMax ? .needMore(least - bytes.count) : .malformed
+  }
+
+  /// How far a line of version 1 has been read.
+  private struct LineV1 {
+    private enum Part {
+      /// `PROXY ` and the protocol's name. Goes to: fields, unknown.
+      case words
+      /// Behind `UNKNOWN`: goes to lineEnd, or to anything at all up to it.
+      case unknown
+      /// The source, the destination and their ports. Goes to: lineEnd.
+      case fields
+      /// CR seen. Goes to: done.
+      case lineEnd
+      case done
     }
-    let isIPv4 = bytes.matchesExactly("TCP4 ", in: 6..<11)
-    guard isIPv4 || bytes.matchesExactly("TCP6 ", in: 6..<11) else { return .malformed }
-    if isWhole { return readFields(bytes, isIPv4: isIPv4, to: text) }
-    if text < end { return more(1, end) }
-    return more(least(bytes, isIPv4: isIPv4) + ending, end)
-  }
 
-  private static func more(_ count: Int, _ have: Int) -> Step {
-    have + count <= lineMax ? .needMore(count) : .malformed
-  }
+    private var part = Part.words
+    private var isIPv4 = false
+    private var field = 0
+    private var fieldStart = 0
+    private var named: Source?
 
-  /// How many octets the fields that are still to come have at least. One that has begun may be over.
-  private static func least(_ bytes: Span<UInt8>, isIPv4: Bool) -> Int {
-    var field = 0
-    var isEmpty = true
-    for k in 11..<bytes.count {
-      isEmpty = bytes[k] == 0x20
-      if isEmpty { field += 1 }
-    }
-    if field > 3 { return 0 }
-    // 1.1.1.1 or ::, and a digit for each port, with a space before each but the first.
-    let address = isIPv4 ? 7 : 2
-    var count = isEmpty ? (field < 2 ? address : 1) : 0
-    for later in (field + 1)..<4 where later < 4 { count += 1 + (later < 2 ? address : 1) }
-    return count
-  }
+    /// For whom the balancer has connected, once the line is whole.
+    var source: Source? { part == .done ? named : nil }
 
-  private static func readFields(_ bytes: Span<UInt8>, isIPv4: Bool, to end: Int) -> Step {
-    var start = 11
-    var addresses: (Address?, Address?) = (nil, nil)
-    var ports: (UInt16?, UInt16?) = (nil, nil)
-    for field in 0..<4 {
-      let stop = bytes.first(0x20, in: start..<end) ?? end
-      guard (stop == end) == (field == 3), stop > start else { return .malformed }
-      switch field {
-      case 0: addresses.0 = address(bytes, start..<stop, isIPv4: isIPv4)
-      case 1: addresses.1 = address(bytes, start..<stop, isIPv4: isIPv4)
-      case 2: ports.0 = port(bytes, start..<stop)
-      default: ports.1 = port(bytes, start..<stop)
+    /// Octets of the shortest line that may come of what was read; never less than for a shorter beginning.
+    func least(_ count: Int) -> Int {
+      switch part {
+      case .words: return max(ProxyHeader.shortest, count)
+      case .unknown: return max(ProxyHeader.shortest, count + 2)
+      case .lineEnd: return count + 1
+      case .done: return count
+      case .fields:
+        var end = fieldStart + max(shortest(field), count - fieldStart)
+        var later = field + 1
+        while later < 4 {
+          end += 1 + shortest(later)
+          later += 1
+        }
+        return end + 2
       }
-      start = min(stop + 1, end)
     }
-    guard let source = addresses.0, addresses.1 != nil, let port = ports.0, ports.1 != nil else {
-      return .malformed
-    }
-    return named(source, port, skip: 0)
-  }
 
-  /// An address of the family that was announced; IPv4 in IPv6's clothes is IPv4 from here on.
-  private static func address(
-    _ bytes: Span<UInt8>, _ range: Range<Int>, isIPv4: Bool
-  ) -> Address? {
-    let isColoned = bytes.first(UInt8(ascii: ":"), in: range) != nil
-    return isColoned == isIPv4 ? nil : Address(bytes: bytes, in: range)
+    /// 1.1.1.1 or ::, and a digit of each port.
+    private func shortest(_ field: Int) -> Int {
+      switch field {
+      case 0: isIPv4 ? 7 : 2
+      case 1: 2
+      default: 1
+      }
+    }
+
+    /// - Returns: whether the octet at `k`, behind those before it, may belong to a header.
+    mutating func take(_ bytes: Span<UInt8>, _ k: Int) -> Bool {
+      let byte = bytes[k]
+      switch part {
+      case .words: return takeWord(bytes, k)
+      case .unknown:
+        if byte == carriageReturn { part = .lineEnd }
+        return byte == carriageReturn || k > 13 && isPrintable(byte) || byte == 0x20
+      case .fields:
+        guard byte == 0x20 || byte == carriageReturn else { return isPrintable(byte) }
+        let isLast = byte == carriageReturn
+        guard isLast == (field == 3), takeField(bytes, fieldStart..<k) else { return false }
+        field += 1
+        fieldStart = k + 1
+        if isLast { part = .lineEnd }
+        return true
+      case .lineEnd:
+        part = .done
+        return byte == lineFeed
+      case .done: return false
+      }
+    }
+
+    private mutating func takeWord(_ bytes: Span<UInt8>, _ k: Int) -> Bool {
+      let isKnown = follows("PROXY TCP4 ", bytes, k) || follows("PROXY TCP6 ", bytes, k)
+      if isKnown && k == 10 {
+        isIPv4 = bytes[9] == UInt8(ascii: "4")
+        part = .fields
+        fieldStart = 11
+      }
+      let isUnknown = follows("PROXY UNKNOWN", bytes, k)
+      if isUnknown && k == 12 {
+        part = .unknown
+        named = .itself
+      }
+      return isKnown || isUnknown
+    }
+
+    /// Whether the octet at `k` goes on with these words, which differ in their seventh.
+    private func follows(_ words: StaticString, _ bytes: Span<UInt8>, _ k: Int) -> Bool {
+      k < words.utf8CodeUnitCount && bytes[k] == words.octet(k)
+        && (k < 7 || bytes[6] == words.octet(6))
+    }
+
+    private mutating func takeField(_ bytes: Span<UInt8>, _ range: Range<Int>) -> Bool {
+      switch field {
+      case 0:
+        // Of the family that was announced; IPv4 in IPv6's clothes is IPv4 from here on.
+        let isColoned = bytes.first(UInt8(ascii: ":"), in: range) != nil
+        guard isColoned != isIPv4, let address = Address(bytes: bytes, in: range) else {
+          return false
+        }
+        named = .client(address, 0)
+        return !isNobody(address)
+      // Where the client connected to means nothing to us, so any form will do: a balancer that has the client's
+      // address from a header names its own socket's here, of whatever family that is (nginx, ticket 1609), and
+      // a path for a Unix socket.
+      case 1:
+        return Address(bytes: bytes, in: range) != nil
+          || range.count >= 5 && bytes.matchesExactly("unix:", in: range.prefix(5))
+      default:
+        guard let port = port(bytes, range) else { return false }
+        if field == 2, case .client(let address, _)? = named { named = .client(address, port) }
+        return true
+      }
+    }
+
+    private func isPrintable(_ byte: UInt8) -> Bool { (0x20..<0x7F).contains(byte) }
   }
 
   /// 0…65535 without leading zeros.
   private static func port(_ bytes: Span<UInt8>, _ range: Range<Int>) -> UInt16? {
-    guard range.count <= 5, range.count == 1 || bytes[range.lowerBound] != UInt8(ascii: "0"),
+    guard range.count <= 5, range.count == 1 || bytes.first(UInt8(ascii: "0"), in: range.prefix(1)) == nil,
       let value = bytes.decimal(in: range)
     else { return nil }
     return UInt16(exactly: value)

@@ -71,6 +71,19 @@ private let good: [Sample] = [
   Sample(bytes: v2(0x20, 0x00, []), source: .itself, why: "LOCAL"),
   Sample(bytes: v2(0x20, 0x11, quads), source: .itself, why: "LOCAL with addresses: ignored"),
   Sample(bytes: v2(0x21, 0x00, [1, 2, 3]), source: .itself, why: "AF_UNSPEC"),
+  Sample(bytes: v2(0x21, 0x12, quads), source: .itself, why: "UDP, as AF_UNSPEC"),
+  Sample(
+    bytes: v2(0x21, 0x31, [UInt8](repeating: 1, count: 216)), source: .itself,
+    why: "a Unix socket, as AF_UNSPEC"),
+  Sample(
+    bytes: bytes("PROXY TCP4 192.0.2.7 2001:db8::25 40123 25\r\n"), source: client,
+    why: "nginx: its own socket is of the other family"),
+  Sample(
+    bytes: bytes("PROXY TCP6 2001:db8::7 192.0.2.25 40123 25\r\n"), source: client6,
+    why: "the same the other way round"),
+  Sample(
+    bytes: bytes("PROXY TCP4 192.0.2.7 unix:/run/mail.sock 40123 0\r\n"), source: client,
+    why: "nginx: its own socket is a Unix one"),
 ]
 
 private let bad: [Sample] = [
@@ -95,8 +108,9 @@ private let bad: [Sample] = [
     bytes: bytes("PROXY UNKNOWN " + String(repeating: "x", count: 200) + "\r\n"), why: "too long"),
   Sample(bytes: v2(0x11, 0x11, quads), why: "version 1 in version 2"),
   Sample(bytes: v2(0x22, 0x11, quads), why: "no such command"),
-  Sample(bytes: v2(0x21, 0x12, quads), why: "UDP"),
-  Sample(bytes: v2(0x21, 0x31, [UInt8](repeating: 1, count: 216)), why: "a Unix socket"),
+  Sample(bytes: v2(0x21, 0x13, quads), why: "no such protocol"),
+  Sample(bytes: v2(0x21, 0x41, quads), why: "no such family"),
+  Sample(bytes: bytes("PROXY TCP4 1.1.1.1 nowhere 1 2\r\n"), why: "a destination that is none"),
   Sample(bytes: v2(0x21, 0x11, [1, 2, 3]), why: "too short for its addresses"),
   Sample(bytes: v2(0x21, 0x11, quads, length: 65_535), why: "more than is skipped"),
   Sample(bytes: v2(0x20, 0x00, [], length: 3_000), why: "more than is skipped, LOCAL"),
@@ -131,6 +145,43 @@ struct ProxyHeaderTests {
         #expect(read != nil && read?.source == nil, "\(sample.why), \(piece) at a time")
       }
     }
+  }
+
+  @Test("what a header comes to does not depend on how its octets are split")
+  func splits() throws {
+    // It was malformed octet by octet, and at once it needed more.
+    let found =
+      "PROXY TCP4 1" + String(repeating: "z", count: 34) + "h" + String(repeating: "z", count: 25)
+      + "92.0.ROX2.27 ~4 19.O a\r"
+    var streams = SMTPTests.good.map(\.bytes) + SMTPTests.bad.map(\.bytes)
+    streams += [bytes(found), bytes(found + "'")]
+    var random = SeededGenerator(seed: 17)
+    for _ in 0..<3_000 {
+      var stream = streams[random.number(0..<SMTPTests.good.count)]
+      for _ in 0..<random.number(1..<5) {
+        let place = random.number(0..<stream.count)
+        switch random.number(0..<4) {
+        case 0: stream[place] = UInt8(random.number(0..<256))
+        case 1: stream[place] = bytes(" :.\r\n01f")[random.number(0..<8)]
+        case 2: stream.insert(bytes("1: .")[random.number(0..<4)], at: place)
+        default: stream += [UInt8](repeating: stream[place], count: random.number(0..<90))
+        }
+      }
+      streams.append(stream)
+    }
+    for stream in streams {
+      let once = outcome(stream, piece: 10_000)
+      for piece in [1, 2, 3, 7, 20] {
+        let cut = outcome(stream, piece: piece)
+        #expect(cut == once, "\(shown(stream)): \(piece) at a time \(cut), at once \(once)")
+      }
+    }
+  }
+
+  /// What a stream comes to, and how many of its octets belong to that; of what is malformed that depends on the pieces.
+  private func outcome(_ stream: [UInt8], piece: Int) -> String {
+    guard let read = feed(stream, piece: piece) else { return "not whole" }
+    return read.source.map { "\($0) after \(read.taken)" } ?? "malformed"
   }
 
   @Test("any octets at all are read without a trap, and never ask for more than there can be")
