@@ -13,12 +13,15 @@ package enum DataStep: Equatable, Sendable {
   case body
   /// The message ends after this many bytes of the run; the rest are commands.
   case end(Int)
+  /// What stands before this index may be passed on as it came; what follows must go through `rewrite`, because a
+  /// bare LF ends a line in it, or ended the one before. Only with `LineEnds.normalize`.
+  case rewrite(from: Int)
   /// The index in this run; -1 for a CR that was the last byte of the run before.
   case fault(BodyFault, at: Int)
 }
 
-/// What `normalize` did with its input.
-package enum NormalizeStep: Equatable, Sendable {
+/// What `rewrite` did with its input.
+package enum RewriteStep: Equatable, Sendable {
   /// All of it was taken.
   case body
   /// The message ends after this many bytes of the input.
@@ -35,18 +38,32 @@ package enum NormalizeStep: Equatable, Sendable {
 /// nothing is buffered. Invariant: the events, and where in the stream they are, do not depend on how
 /// the stream was split, and no bare LF, bare CR or NUL is ever taken for part of an end of data
 /// (RFC 5321, 2.3.8; the smuggling attacks of 2023). Faults and the end are final.
+///
+/// A bare LF is a fault, or, with `LineEnds.normalize`, a line end that leaves as CR LF. What leaves then ends where
+/// the client's stream does and nowhere else, and says what the client meant. Of the dots in it:
+///
+/// | line | leaves | because |
+/// |---|---|---|
+/// | begun by CR LF, `.` ended by a bare LF | `..` | it would be an end that the client did not say in full |
+/// | begun by a bare LF, one dot, whatever follows | with a dot more | who stuffs (RFC 5321, 4.5.2) sends two or more: this dot is text, or half an end |
+/// | begun by a bare LF, two dots or more | as it came | the client has stuffed it; one more would change the text, and break its signature |
+/// | any other | as it came | |
+///
+/// A line of nothing but a dot so leaves only where CR LF . CR LF came.
 package struct EndOfDataScanner: Sendable, BitwiseCopyable {
   /// What the octets before this one mean for the next.
   private enum State: UInt8, BitwiseCopyable {
     /// Just after CR LF, and at the very beginning. Goes to: dot, text.
     case lineStart
-    /// Just after an LF that `normalize` made into CR LF. Goes to: text; never towards the end.
+    /// Just after a bare LF. Goes to: dotBare, text; never towards the end.
     case lineStartBare
-    /// CR LF and a dot. Goes to: dotCR, text; in `normalize` with LF to lineStartBare.
+    /// A bare LF and a dot. Goes to: text.
+    case dotBare
+    /// CR LF and a dot. Goes to: dotCR, text; with a bare LF to lineStartBare.
     case dot
     /// CR LF, dot, CR. Goes to: done, or a fault.
     case dotCR
-    /// Inside a line. Goes to: textCR; in `normalize` with LF to lineStartBare.
+    /// Inside a line. Goes to: textCR; with a bare LF to lineStartBare.
     case text
     /// CR inside a line. Goes to: lineStart, or a fault.
     case textCR
@@ -56,19 +73,29 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
 
   private var state = State.lineStart
   private let nulIsFault: Bool
+  private let lineEnds: LineEnds
   private let lineOctetsMax: UInt32
-  /// Octets of the current line so far, without its CR.
+  /// Octets of the current line so far, without its CR and without the dot of the stuffing (RFC 5321, 4.5.3.1.6).
   private var column: UInt32 = 0
+  /// How many of `octets` are no part of the message: dots of the stuffing and the end of data, less what becomes of
+  /// bare LFs.
+  private var surplus: Int64 = 0
   /// Octets taken so far, the end of data included; after a fault, those before it.
   package private(set) var octets: UInt64 = 0
+
+  /// The size of the message so far (RFC 1870, 5): its octets with the CR LF of each line, but without the dots that
+  /// stuff it and without the dot that ends it.
+  package var size: UInt64 { UInt64(clamping: Int64(clamping: octets) &- surplus) }
 
   /// - Parameters:
   ///   - lineOctetsMax: the most octets of a line, CR LF not counted (998 in RFC 5321, 4.5.3.1.6);
   ///     0 for no limit.
+  ///   - lineEnds: whether a bare LF is a fault.
   ///   - nulIsFault: whether a NUL ends it all; RFC 5321, 2.3.8's "MUST NOT" is about CR and LF only,
   ///     but no honest client sends NUL and receivers have cut lines at it.
-  package init(lineOctetsMax: Int = 0, nulIsFault: Bool = true) {
+  package init(lineOctetsMax: Int = 0, lineEnds: LineEnds = .strict, nulIsFault: Bool = true) {
     self.lineOctetsMax = UInt32(clamping: lineOctetsMax)
+    self.lineEnds = lineEnds
     self.nulIsFault = nulIsFault
   }
 
@@ -90,10 +117,12 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
     return bytes[place] == UInt8(ascii: " ") || bytes[place] == UInt8(ascii: "\t")
   }
 
-  // MARK: - Transparent
+  // MARK: - As it came
 
   /// Looks at the next bytes of the stream.
-  package mutating func scan(_ bytes: Span<UInt8>) -> DataStep {
+  ///
+  /// - Parameter isDiscarded: whether nothing of it is passed on, so that nothing needs to be rewritten.
+  package mutating func scan(_ bytes: Span<UInt8>, isDiscarded: Bool = false) -> DataStep {
     invariant(state != .done, "body bytes after the end of the body")
     let count = bytes.count
     var i = 0
@@ -101,8 +130,14 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
       switch state {
       case .lineStart:
         if bytes[i] == UInt8(ascii: ".") {
-          state = .dot
-          column = 1
+          beginDot(.dot)
+          i &+= 1
+          continue
+        }
+        state = .text
+      case .lineStartBare:
+        if bytes[i] == UInt8(ascii: ".") {
+          beginDot(.dotBare)
           i &+= 1
           continue
         }
@@ -110,13 +145,26 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
       case .dot:
         if bytes[i] == carriageReturn {
           state = .dotCR
+          surplus &+= 1
           i &+= 1
           continue
         }
+        if bytes[i] == lineFeed && lineEnds == .normalize && !isDiscarded {
+          return rewriting(from: i)
+        }
         state = .text
+      case .dotBare:
+        if bytes[i] == UInt8(ascii: ".") {
+          state = .text
+        } else if isDiscarded {
+          endDot()
+        } else {
+          return rewriting(from: i)
+        }
       case .dotCR:
         guard bytes[i] == lineFeed else { return fault(.bareCR, at: i &- 1) }
         octets &+= UInt64(i &+ 1)
+        surplus &+= 1
         state = .done
         return .end(i &+ 1)
       case .textCR:
@@ -125,7 +173,7 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
         column = 0
         i &+= 1
         continue
-      case .text, .lineStartBare, .done:
+      case .text, .done:
         break
       }
       // Inside a line.
@@ -142,7 +190,13 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
       }
       i = special
       guard i < count else { break }
-      if bytes[i] == lineFeed { return fault(.bareLF, at: i) }
+      if bytes[i] == lineFeed {
+        if lineEnds == .strict { return fault(.bareLF, at: i) }
+        if !isDiscarded { return rewriting(from: i) }
+        endBareLine()
+        i &+= 1
+        continue
+      }
       if bytes[i] == 0 { return fault(.nul, at: i) }
       i &+= 1
       if i < count && bytes[i] == lineFeed {
@@ -155,6 +209,33 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
     }
     octets &+= UInt64(count)
     return .body
+  }
+
+  /// A line begins with a dot, which belongs to the stuffing or to the end unless it turns out that it does not.
+  @inline(__always)
+  private mutating func beginDot(_ kind: State) {
+    state = kind
+    column = 0
+    surplus &+= 1
+  }
+
+  /// The dot that the line began with is text: the stuffing was left out.
+  private mutating func endDot() {
+    state = .text
+    column = 1
+    surplus &-= 1
+  }
+
+  private mutating func endBareLine() {
+    state = .lineStartBare
+    column = 0
+    // The CR that it did not have.
+    surplus &-= 1
+  }
+
+  private mutating func rewriting(from index: Int) -> DataStep {
+    octets &+= UInt64(index)
+    return .rewrite(from: index)
   }
 
   /// The next CR, LF or (if that is a fault) NUL, or the end of the run.
@@ -196,19 +277,17 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
     return .fault(kind, at: index)
   }
 
-  // MARK: - Normalising
+  // MARK: - Rewriting
 
-  /// Copies the next bytes of the stream to `out` with every bare LF made into CR LF.
+  /// Copies the next bytes of the stream to `out`, each bare LF as CR LF and with the dots that it makes necessary.
   ///
-  /// A bare CR stays a fault. What was only made a line by us can neither be nor begin an end of data:
-  /// a dot first in a line begun by a bare LF is stuffed again, and so is a lone dot that a bare LF
-  /// ends (reliability.md, class 3). A CR waits inside for its LF, so `out` never gets a bare one.
-  /// Use either this or `scan` for one message, not both. `octets` counts input.
+  /// For what `scan` says `rewrite` of, up to the end of that run. A CR waits inside for its LF, so `out` never gets a
+  /// bare one: at the end of the run it is the one of `endsInCR`. `octets` counts input.
   ///
   /// - Parameter out: needs room for 3 octets to get any further.
-  package mutating func normalize(
+  package mutating func rewrite(
     _ input: Span<UInt8>, into out: inout OutputSpan<UInt8>
-  ) -> NormalizeStep {
+  ) -> RewriteStep {
     invariant(state != .done, "body bytes after the end of the body")
     let count = input.count
     var i = 0
@@ -219,24 +298,33 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
       switch state {
       case .lineStart, .lineStartBare:
         if byte == UInt8(ascii: ".") {
-          if state == .lineStartBare { out.append(byte) }
+          beginDot(state == .lineStart ? .dot : .dotBare)
           out.append(byte)
-          // A re-stuffed line is text from its first dot on, whatever follows.
-          state = state == .lineStart ? .dot : .text
-          column = 1
           i &+= 1
         } else {
           state = .text
         }
         continue
+      case .dotBare:
+        if byte == UInt8(ascii: ".") {
+          state = .text
+        } else {
+          endDot()
+          out.append(UInt8(ascii: "."))
+        }
+        continue
       case .dot:
         if byte == carriageReturn {
           state = .dotCR
+          surplus &+= 1
           i &+= 1
           continue
         }
-        if byte == lineFeed { out.append(UInt8(ascii: ".")) }
         state = .text
+        if byte == lineFeed {
+          endDot()
+          out.append(UInt8(ascii: "."))
+        }
       case .dotCR, .textCR:
         guard byte == lineFeed else { return faulted(.bareCR, at: i &- 1) }
         _ = out.appendLineEnd()
@@ -244,6 +332,7 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
         column = 0
         if state == .dotCR {
           octets &+= UInt64(i)
+          surplus &+= 1
           state = .done
           return .end(consumed: i)
         }
@@ -265,8 +354,7 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
       case carriageReturn: state = .textCR
       case lineFeed:
         _ = out.appendLineEnd()
-        state = .lineStartBare
-        column = 0
+        endBareLine()
       case 0 where nulIsFault: return faulted(.nul, at: i)
       default: return full(i)
       }
@@ -276,12 +364,12 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
     return .body
   }
 
-  private mutating func full(_ consumed: Int) -> NormalizeStep {
+  private mutating func full(_ consumed: Int) -> RewriteStep {
     octets &+= UInt64(consumed)
     return .full(consumed: consumed)
   }
 
-  private mutating func faulted(_ kind: BodyFault, at index: Int) -> NormalizeStep {
+  private mutating func faulted(_ kind: BodyFault, at index: Int) -> RewriteStep {
     _ = fault(kind, at: index)
     return .fault(kind, at: index)
   }

@@ -112,6 +112,7 @@ extension Engine {
       sessions[s].lines = lines
       switch step {
       case .line(let length, let consumed):
+        if consumed == length + 1 { note(.bareNewline, i, now: now) }
         wheel.cancel(i)
         sessions[s].lineCount = Int32(length)
         sessions[s].lineConsumed = Int32(consumed)

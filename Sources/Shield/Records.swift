@@ -325,8 +325,6 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let refusedMail = SessionFlags(rawValue: 8_192)
   /// An AUTH exchange is going on.
   static let authenticating = SessionFlags(rawValue: 16_384)
-  /// Bare line feeds of this message are being normalised.
-  static let normalizing = SessionFlags(rawValue: 32_768)
   /// The rest of a line that was too long is being thrown away.
   static let skipping = SessionFlags(rawValue: 65_536)
   /// MAIL was accepted, and the downstream connection it was said on let go: on the next it is said again.
@@ -360,7 +358,7 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
   static let held: SessionFlags = [.mail, .authenticated]
   /// What belongs to one transaction.
   static let transaction: SessionFlags = [
-    .mail, .lost, .utf8, .paused, .dotSeen, .normalizing, .parked, .paidRecipient, .paidData,
+    .mail, .lost, .utf8, .paused, .dotSeen, .parked, .paidRecipient, .paidData,
     .refusedRecipient, .refusedMail,
   ]
 }
@@ -405,6 +403,9 @@ struct Session: BitwiseCopyable, Sendable {
   /// Which bytes of the input region are being forwarded (body only).
   var relayStart: Int32 = 0
   var relayEnd: Int32 = 0
+  /// Which bytes of the input region wait to be rewritten, because they hold bare LFs (body only).
+  var rewriteStart: Int32 = 0
+  var rewriteEnd: Int32 = 0
   /// The most octets this message may have; 0 for any number.
   var sizeLimit: UInt64 = 0
   /// Octets of the message at which the deadline for more of it was last set.

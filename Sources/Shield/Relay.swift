@@ -342,7 +342,12 @@ extension Engine {
       if links[l].state == .securing {
         secureLink(l, now: now, into: &effects)
       } else if links[l].state == .body, s >= 0, sessions[s].flags.contains(.relaying) {
-        sendBody(l, s, now: now, into: &effects)
+        // Behind the trace header, or behind what was rewritten.
+        if sessions[s].relayStart < sessions[s].relayEnd {
+          sendBody(l, s, now: now, into: &effects)
+        } else {
+          bodyForwarded(Int(sessions[s].owner), now: now, into: &effects)
+        }
       }
     }
   }
@@ -775,7 +780,7 @@ extension Engine {
     links[l].repliedVerb = nil
     if isSuccess(code) {
       counters.messages += 1
-      counters.messageBytes += sessions[s].data.octets
+      counters.messageBytes += sessions[s].data.size
       sessions[s].messages += 1
       var accepted = entry(.accepted, i, now: now)
       accepted.recipients = sessions[s].acceptedRecipients

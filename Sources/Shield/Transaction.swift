@@ -158,7 +158,12 @@ extension Engine {
     sessions[s].inputStart = 0
     sessions[s].inputEnd = 0
     sessions[s].lines.reset()
-    sessions[s].data = EndOfDataScanner(lineOctetsMax: policy.session.textLineBytes)
+    // For the whole message, whatever policy comes meanwhile.
+    sessions[s].data = EndOfDataScanner(
+      lineOctetsMax: policy.session.textLineBytes,
+      lineEnds: policy.bareNewline == .normalize ? .normalize : .strict)
+    sessions[s].rewriteStart = 0
+    sessions[s].rewriteEnd = 0
     sessions[s].holdsCR = false
     sessions[s].deadlineMark = 0
     let theirs = links[Int(sessions[s].link)].offer.sizeMax
@@ -201,8 +206,6 @@ extension Engine {
 
   /// Where message bytes arrive.
   private func bodyRoom(_ s: Int) -> Region {
-    // The last third receives; the rest holds the normalised text, which is at most twice as long.
-    if sessions[s].flags.contains(.normalizing) { return normalizingInput(s) }
     // One byte in front is kept for a CR that was held back.
     return input(s).from(1)
   }
@@ -212,12 +215,6 @@ extension Engine {
   mutating func listenForBody(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
     if sessions[s].flags.contains(.filling) { return }
-    // For the whole message, whatever policy comes meanwhile.
-    if policy.bareNewline == .normalize {
-      sessions[s].flags.insert(.normalizing)
-    } else {
-      sessions[s].flags.remove(.normalizing)
-    }
     let room = bodyRoom(s)
     // A source without credit for so little is charged for it and waits longer before the next piece.
     let most = max(credit(i, now: now) ?? room.count, 512)
@@ -265,16 +262,13 @@ extension Engine {
       leave(i, .dataTooEarly, now: now, into: &effects)
       return
     }
-    if sessions[s].flags.contains(.normalizing) {
-      normalizeBody(i, count, now: now, into: &effects)
-      return
-    }
     var data = sessions[s].data
     if continuesTrace(data, region.from(1).prefix(count)) {
       leave(i, .foldedStart, now: now, into: &effects)
       return
     }
-    let step = data.scan(arena.span(region.from(1).prefix(count)))
+    let step = data.scan(
+      arena.span(region.from(1).prefix(count)), isDiscarded: sessions[s].phase == .swallow)
     sessions[s].data = data
     let start = sessions[s].holdsCR ? 0 : 1
     if start == 0 { arena[region.offset] = carriageReturn }
@@ -285,6 +279,11 @@ extension Engine {
       sessions[s].holdsCR = data.endsInCR
       let end = 1 + count - (data.endsInCR ? 1 : 0)
       bodyPiece(i, start..<max(end, start), ends: false, now: now, into: &effects)
+    case .rewrite(let from):
+      note(.bareNewline, i, now: now)
+      sessions[s].rewriteStart = Int32(1 + from)
+      sessions[s].rewriteEnd = Int32(1 + count)
+      bodyPiece(i, start..<(1 + from), ends: false, now: now, into: &effects)
     case .end(let length):
       sessions[s].inputStart = Int32(1 + length)
       sessions[s].inputEnd = Int32(1 + count)
@@ -293,7 +292,7 @@ extension Engine {
     }
   }
 
-  /// A piece of message, ready to go on.
+  /// A piece of message, ready to go on as it is.
   ///
   /// - Parameters:
   ///   - piece: where in the input region it is.
@@ -301,13 +300,31 @@ extension Engine {
   private mutating func bodyPiece(
     _ i: Int, _ piece: Range<Int>, ends: Bool, now: Instant, into effects: inout EffectQueue
   ) {
+    guard mayGoOn(i, ends: ends, now: now, into: &effects) else { return }
+    let s = Int(connections[i].session)
+    if piece.isEmpty {
+      goOnWithBody(i, now: now, into: &effects)
+      return
+    }
+    sessions[s].flags.insert(.relaying)
+    sessions[s].relayStart = Int32(piece.lowerBound)
+    sessions[s].relayEnd = Int32(piece.upperBound)
+    sendBody(Int(sessions[s].link), s, now: now, into: &effects)
+  }
+
+  /// Whether the part of the message that was looked at goes downstream. If not, it and the rest are thrown away.
+  ///
+  /// - Parameter ends: whether the message ends with it.
+  private mutating func mayGoOn(
+    _ i: Int, ends: Bool, now: Instant, into effects: inout EffectQueue
+  ) -> Bool {
     let s = Int(connections[i].session)
     if ends {
       sessions[s].flags.insert(.dotSeen)
       wheel.cancel(i)
     }
     let limit = sessions[s].sizeLimit
-    if sessions[s].phase == .body && limit > 0 && sessions[s].data.octets > limit {
+    if sessions[s].phase == .body && limit > 0 && sessions[s].data.size > limit {
       // Too large: the downstream gets no final dot, the client's bytes are read and thrown away.
       swallow(i, .messageTooLarge, now: now, into: &effects)
     }
@@ -317,16 +334,9 @@ extension Engine {
     }
     if sessions[s].phase == .swallow {
       goOnSwallowing(i, now: now, into: &effects)
-      return
+      return false
     }
-    if piece.isEmpty {
-      readBody(i, now: now, into: &effects)
-      return
-    }
-    sessions[s].flags.insert(.relaying)
-    sessions[s].relayStart = Int32(piece.lowerBound)
-    sessions[s].relayEnd = Int32(piece.upperBound)
-    sendBody(l, s, now: now, into: &effects)
+    return true
   }
 
   /// The bytes of a message that were being forwarded are out.
@@ -338,8 +348,63 @@ extension Engine {
       effects.append(.watch(slot(client: i)))
       awaitFinalReply(Int(sessions[s].link), now: now)
     } else {
+      goOnWithBody(i, now: now, into: &effects)
+    }
+  }
+
+  private mutating func goOnWithBody(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    if sessions[s].rewriteStart < sessions[s].rewriteEnd {
+      rewriteBody(i, now: now, into: &effects)
+    } else {
       readBody(i, now: now, into: &effects)
     }
+  }
+
+  /// What came with bare LFs is rewritten into the link's own buffer, as much as that takes, and goes on from there.
+  private mutating func rewriteBody(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    let l = Int(sessions[s].link)
+    sessions[s].relayStart = 0
+    sessions[s].relayEnd = 0
+    if links[l].outEnd > 0 {
+      // The trace header is still on its way: `bodyForwarded` comes when it is out.
+      sessions[s].flags.insert(.relaying)
+      return
+    }
+    let start = Int(sessions[s].rewriteStart)
+    let source = input(s).prefix(Int(sessions[s].rewriteEnd)).from(start)
+    var data = sessions[s].data
+    var step = RewriteStep.body
+    let written = arena.transform(from: source, into: linkOut(l)) { input, out in
+      step = data.rewrite(input, into: &out)
+    }
+    sessions[s].data = data
+    var ends = false
+    switch step {
+    case .body:
+      sessions[s].rewriteStart = sessions[s].rewriteEnd
+      sessions[s].holdsCR = data.endsInCR
+    case .full(let consumed): sessions[s].rewriteStart += Int32(consumed)
+    case .end(let consumed):
+      // What follows are commands.
+      ends = true
+      sessions[s].inputStart = sessions[s].rewriteStart + Int32(consumed)
+      sessions[s].inputEnd = sessions[s].rewriteEnd
+      sessions[s].rewriteStart = sessions[s].rewriteEnd
+    case .fault(let fault, _):
+      bodyFault(i, fault, now: now, into: &effects)
+      return
+    }
+    guard mayGoOn(i, ends: ends, now: now, into: &effects) else { return }
+    guard written > 0 else {
+      goOnWithBody(i, now: now, into: &effects)
+      return
+    }
+    sessions[s].flags.insert(.relaying)
+    links[l].outEnd = Int32(written)
+    setLinkTimer(l, policy.timeouts.block, now: now)
+    flushLink(l, into: &effects)
   }
 
   /// Whether the message goes on with the trace header that was put before it. What an access filter goes by must
@@ -363,46 +428,6 @@ extension Engine {
     }
   }
 
-  /// Where message bytes arrive in normalising mode: the last third of the input region, so that the rest
-  /// takes what they become, which is at most twice as long and a few bytes more.
-  private func normalizingInput(_ s: Int) -> Region {
-    let region = input(s)
-    return region.from(region.count - (region.count / 3 - 8))
-  }
-
-  /// Message bytes in normalising mode: every bare LF becomes CRLF on the way to the front.
-  private mutating func normalizeBody(
-    _ i: Int, _ count: Int, now: Instant, into effects: inout EffectQueue
-  ) {
-    let s = Int(connections[i].session)
-    let region = input(s)
-    let arrival = normalizingInput(s)
-    let source = arrival.prefix(count)
-    let target = region.prefix(arrival.offset - region.offset)
-    var data = sessions[s].data
-    if continuesTrace(data, source) {
-      leave(i, .foldedStart, now: now, into: &effects)
-      return
-    }
-    var step = NormalizeStep.body
-    let written = arena.transform(from: source, into: target) { input, out in
-      step = data.normalize(input, into: &out)
-    }
-    sessions[s].data = data
-    switch step {
-    case .body: bodyPiece(i, 0..<written, ends: false, now: now, into: &effects)
-    case .full: invariantFailed("normalised text did not fit twice its length")
-    case .end(let consumed):
-      // What follows the end of the message is moved to stand behind it.
-      let rest = source.from(consumed)
-      arena.move(rest, to: region.offset + written)
-      sessions[s].inputStart = Int32(written)
-      sessions[s].inputEnd = Int32(written + rest.count)
-      bodyPiece(i, 0..<written, ends: true, now: now, into: &effects)
-    case .fault(let fault, _): bodyFault(i, fault, now: now, into: &effects)
-    }
-  }
-
   /// From here on the message is read to its end and thrown away; then the client gets `verdict`.
   mutating func swallow(
     _ i: Int, _ verdict: OwnReply, now: Instant, into effects: inout EffectQueue
@@ -420,10 +445,32 @@ extension Engine {
     guard connections[i].state == .talking, sessions[s].phase == .swallow,
       !sessions[s].flags.contains(.relaying)
     else { return }
-    if sessions[s].flags.contains(.dotSeen) {
+    if sessions[s].rewriteStart < sessions[s].rewriteEnd {
+      discardRest(i, now: now, into: &effects)
+    } else if sessions[s].flags.contains(.dotSeen) {
       endSwallow(i, now: now, into: &effects)
     } else {
       readBody(i, now: now, into: &effects)
+    }
+  }
+
+  /// Throws away what was waiting to be rewritten.
+  private mutating func discardRest(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+    let s = Int(connections[i].session)
+    let (start, end) = (sessions[s].rewriteStart, sessions[s].rewriteEnd)
+    sessions[s].rewriteStart = end
+    let rest = input(s).prefix(Int(end)).from(Int(start))
+    var data = sessions[s].data
+    let step = data.scan(arena.span(rest), isDiscarded: true)
+    sessions[s].data = data
+    switch step {
+    case .body: readBody(i, now: now, into: &effects)
+    case .end(let length):
+      sessions[s].inputStart = start + Int32(length)
+      sessions[s].inputEnd = end
+      _ = mayGoOn(i, ends: true, now: now, into: &effects)
+    case .fault(let fault, _): bodyFault(i, fault, now: now, into: &effects)
+    case .rewrite: invariantFailed("what is thrown away was to be rewritten")
     }
   }
 

@@ -16,8 +16,8 @@ package enum Mode: UInt8, Sendable {
 package enum BareNewline: UInt8, Sendable {
   /// 521 and the session ends, as Postfix's `smtpd_forbid_bare_newline = reject`.
   case reject
-  /// A bare LF becomes CRLF before anything looks at the line; a dot that then starts a line is
-  /// stuffed, so that no end of data can come from it. A bare CR is refused all the same.
+  /// A bare LF ends a line as CRLF does, and leaves as CRLF, as with Postfix's `smtpd_forbid_bare_newline = normalize`;
+  /// no end of data can come from it (`EndOfDataScanner`). A bare CR is refused all the same.
   case normalize
 }
 
@@ -156,7 +156,7 @@ package struct Policy: Sendable {
   package var session = SessionLimits()
   package var logins = LoginLimits()
   package var timeouts = Timeouts()
-  package var bareNewline: BareNewline = .reject
+  package var bareNewline: BareNewline = .normalize
   package var access: AccessTable
   package var rates: RateTable
   /// How long an accepted message makes a source known good, in microseconds.

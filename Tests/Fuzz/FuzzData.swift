@@ -19,10 +19,13 @@ public func fuzzData(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
   let twin = referenceEnd(of: all, lineMax: lineMax)
   demand(strict.event == twin, "strict: \(strict.event), the twin says \(twin)")
 
-  let normal = normalized(all, cutAt: input.cuts, room: room, lineMax: lineMax)
+  let normal = rewritten(all, cutAt: input.cuts, room: room, lineMax: lineMax)
   let made = referenceNormalized(all, lineMax: lineMax)
   demand(normal.event == made.event, "normalised: \(normal.event), the twin says \(made.event)")
   demand(normal.out == made.out, "normalised differently from the twin")
+  let passed = normalized(all, cutAt: input.cuts, room: room, lineMax: lineMax)
+  demand(passed.event == made.event, "as it came: \(passed.event), the twin says \(made.event)")
+  demand(made.out.starts(with: passed.out), "as it came it went on otherwise")
 
   let again = referenceEnd(of: normal.out, lineMax: 0)
   if case .end = normal.event {

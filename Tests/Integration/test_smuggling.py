@@ -96,9 +96,26 @@ def test_normalize_turns_a_bare_lf_into_crlf_and_keeps_dots_harmless(sink, shiel
     assert box.messages()[0][1] == b"Subject: x\r\n\r\none\r\ntwo\r\n"
 
 
-def test_a_bare_lf_ends_no_command(recorder, shield):
+def test_as_shipped_a_bare_lf_ends_a_line_and_changes_no_text(sink, shield):
+    box = sink()
+    front = shield(box, {"delays": NO_DELAYS})
+    with front.dialogue() as client:
+        client.greet()
+        client.send(b"MAIL FROM:<a@client.example>\n")
+        client.expect(250)
+        client.send(b"RCPT TO:<b@example.com>\n")
+        client.expect(250)
+        client.send(b"DATA\n")
+        client.expect(354)
+        client.send(b"Subject: x\n\n..stuffed\n...twice\n.not stuffed\n..\n.\n.\r\nlast\r\n.\r\n")
+        client.expect(250)
+    text = b"Subject: x\r\n\r\n.stuffed\r\n..twice\r\n.not stuffed\r\n.\r\n.\r\n.\r\nlast\r\n"
+    assert box.messages()[0][1] == text
+
+
+def test_with_reject_a_bare_lf_ends_no_command(recorder, shield):
     back = recorder()
-    front = shield(back, {"delays": NO_DELAYS})
+    front = shield(back, {"smtp": {"bare_newline": "reject"}, "delays": NO_DELAYS})
     with front.dialogue() as client:
         client.greet()
         client.send(b"MAIL FROM:<a@client.example>\nRCPT TO:<b@example.com>\nDATA\n")

@@ -15,20 +15,21 @@ enum BodyEvent: Equatable {
 
 /// Where strict end of data is, by looking back from every LF.
 func referenceEnd(of bytes: [UInt8], lineMax: Int) -> BodyEvent {
-  var column = 0
+  var line: [UInt8] = []
   for (i, byte) in bytes.enumerated() {
     if i > 0 && bytes[i - 1] == 13 {
       if byte != 10 { return .fault(.bareCR, at: i - 1) }
-      let tail = Array(bytes[max(0, i - 4)...i])
-      if tail == [13, 10, 46, 13, 10] || (i == 2 && tail == [46, 13, 10]) { return .end(i + 1) }
-      column = 0
+      if line == [46] { return .end(i + 1) }
+      line = []
     } else if byte == 10 {
       return .fault(.bareLF, at: i)
     } else if byte == 0 {
       return .fault(.nul, at: i)
     } else if byte != 13 {
-      column += 1
-      if lineMax > 0 && column > lineMax { return .fault(.lineTooLong, at: i) }
+      line.append(byte)
+      // The dot of the stuffing does not count (RFC 5321, 4.5.3.1.6).
+      let text = line.count - (line.first == 46 ? 1 : 0)
+      if lineMax > 0 && text > lineMax { return .fault(.lineTooLong, at: i) }
     }
   }
   return .open
@@ -41,28 +42,51 @@ func referenceNormalized(_ bytes: [UInt8], lineMax: Int) -> (event: BodyEvent, o
   var previousWasBare = false
   for (i, byte) in bytes.enumerated() {
     let afterCR = i > 0 && bytes[i - 1] == 13
-    if afterCR && byte != 10 { return (.fault(.bareCR, at: i - 1), out + begun(line)) }
+    if afterCR && byte != 10 { return (.fault(.bareCR, at: i - 1), out + begun(line, true)) }
     if byte == 13 { continue }
-    if byte == 0 { return (.fault(.nul, at: i), out + begun(line)) }
+    if byte == 0 { return (.fault(.nul, at: i), out + begun(line, true)) }
     if byte != 10 {
-      if lineMax > 0 && line.count == lineMax {
-        return (.fault(.lineTooLong, at: i), out + begun(line))
+      let text = line + [byte]
+      if lineMax > 0 && text.count - (isStuffed(text) ? 1 : 0) > lineMax {
+        return (.fault(.lineTooLong, at: i), out + begun(line, true))
       }
-      line.append(byte)
+      line = text
       continue
     }
     let isDot = line == [46]
     if afterCR && isDot && !previousWasBare { return (.end(i + 1), out + [46, 13, 10]) }
-    out += line.first == 46 && (previousWasBare || (isDot && !afterCR)) ? [46] : []
-    out += line + [13, 10]
+    out += isDot && !afterCR && !previousWasBare ? [46] : []
+    out += begun(line, true) + [13, 10]
     line = []
     previousWasBare = !afterCR
   }
-  return (.open, out + begun(line))
+  return (.open, out + begun(line, bytes.last == 13))
 
-  func begun(_ line: [UInt8]) -> [UInt8] {
-    (previousWasBare && line.first == 46 ? [46] : []) + line
+  /// Whether the first dot of a line is the client's stuffing. After a bare LF that takes two dots.
+  func isStuffed(_ line: [UInt8]) -> Bool {
+    line.first == 46 && (!previousWasBare || line.count > 1 && line[1] == 46)
   }
+
+  /// What of an unfinished line is out, and whether it is known what follows its first octet.
+  func begun(_ line: [UInt8], _ isFollowed: Bool) -> [UInt8] {
+    let isText =
+      previousWasBare && line.first == 46 && !isStuffed(line) && (line.count > 1 || isFollowed)
+    return (isText ? [46] : []) + line
+  }
+}
+
+/// The message that a receiver makes of a stream of whole lines: without the stuffing and the end.
+func unstuffed(_ stream: [UInt8]) -> [UInt8] {
+  var out: [UInt8] = []
+  var line: [UInt8] = []
+  for byte in stream {
+    line.append(byte)
+    guard byte == 10 else { continue }
+    if line == [46, 13, 10] { return out }
+    out += line.first == 46 ? line.dropFirst() : line[...]
+    line = []
+  }
+  return out + line
 }
 
 /// The pieces of a stream cut at the given places.
@@ -78,6 +102,7 @@ func scanned(_ bytes: [UInt8], cutAt cuts: [Int], lineMax: Int) -> (event: BodyE
   for piece in pieces(bytes, cutAt: cuts) {
     switch scanner.scan(piece.span) {
     case .body: base += piece.count
+    case .rewrite(let from): fatalError("octets from \(from) on are to be rewritten")
     case .end(let count): return (.end(base + count), Int(scanner.octets))
     case .fault(let kind, let at): return (.fault(kind, at: base + at), Int(scanner.octets))
     }
@@ -85,34 +110,65 @@ func scanned(_ bytes: [UInt8], cutAt cuts: [Int], lineMax: Int) -> (event: BodyE
   return (.open, Int(scanner.octets))
 }
 
-/// Feeds the normaliser piece by piece, with `room` octets of output at a time (3 or more).
-func normalized(_ bytes: [UInt8], cutAt cuts: [Int], room: Int, lineMax: Int) -> (
+/// Rewrites a stream piece by piece, with `room` octets of output at a time (3 or more).
+func rewritten(_ bytes: [UInt8], cutAt cuts: [Int], room: Int, lineMax: Int) -> (
   event: BodyEvent, out: [UInt8], octets: Int
 ) {
-  var scanner = EndOfDataScanner(lineOctetsMax: lineMax)
+  var scanner = EndOfDataScanner(lineOctetsMax: lineMax, lineEnds: .normalize)
   var out: [UInt8] = []
   var base = 0
   for piece in pieces(bytes, cutAt: cuts) {
-    var done = 0
-    while true {
-      let rest = Array(piece[done...])
-      var step = NormalizeStep.body
-      out += [UInt8](capacity: room) { step = scanner.normalize(rest.span, into: &$0) }
-      switch step {
-      case .full(let consumed):
-        done += consumed
-        continue
-      case .body: break
-      case .end(let consumed):
-        return (.end(base + done + consumed), out, Int(scanner.octets))
-      case .fault(let kind, let at):
-        return (.fault(kind, at: base + done + at), out, Int(scanner.octets))
-      }
-      break
+    if let event = rewrite(piece, from: 0, base, &scanner, room: room, into: &out) {
+      return (event, out, Int(scanner.octets))
     }
     base += piece.count
   }
   return (.open, out, Int(scanner.octets))
+}
+
+/// Normalises as the engine does: what needs no rewriting goes on as it came, but for a CR at its end.
+func normalized(_ bytes: [UInt8], cutAt cuts: [Int], room: Int, lineMax: Int) -> (
+  event: BodyEvent, out: [UInt8], size: Int
+) {
+  var scanner = EndOfDataScanner(lineOctetsMax: lineMax, lineEnds: .normalize)
+  var out: [UInt8] = []
+  var base = 0
+  var held: [UInt8] = []
+  for piece in pieces(bytes, cutAt: cuts) where !piece.isEmpty {
+    switch scanner.scan(piece.span) {
+    case .body:
+      out += held + (scanner.endsInCR ? piece.dropLast() : piece[...])
+    case .rewrite(let from):
+      out += held + piece[..<from]
+      if let event = rewrite(piece, from: from, base, &scanner, room: room, into: &out) {
+        return (event, out, Int(scanner.size))
+      }
+    case .end(let count):
+      return (.end(base + count), out + held + piece[..<count], Int(scanner.size))
+    case .fault(let kind, let at): return (.fault(kind, at: base + at), out, Int(scanner.size))
+    }
+    held = scanner.endsInCR ? [13] : []
+    base += piece.count
+  }
+  return (.open, out, Int(scanner.size))
+}
+
+private func rewrite(
+  _ piece: [UInt8], from start: Int, _ base: Int, _ scanner: inout EndOfDataScanner, room: Int,
+  into out: inout [UInt8]
+) -> BodyEvent? {
+  var done = start
+  while true {
+    let rest = Array(piece[done...])
+    var step = RewriteStep.body
+    out += [UInt8](capacity: room) { step = scanner.rewrite(rest.span, into: &$0) }
+    switch step {
+    case .full(let consumed): done += consumed
+    case .body: return nil
+    case .end(let consumed): return .end(base + done + consumed)
+    case .fault(let kind, let at): return .fault(kind, at: base + done + at)
+    }
+  }
 }
 
 /// All that a reader made of a reply.

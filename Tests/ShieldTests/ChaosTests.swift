@@ -56,7 +56,7 @@ struct ChaosTests {
         $0.roles = [random.next() % 4 == 0 ? .outbound : .inbound]
         $0.tls = [tls]
         $0.authOnClear = random.next() % 2 == 0
-        if random.next() % 4 == 0 { $0.bareNewline = .normalize }
+        if random.next() % 4 == 0 { $0.bareNewline = .reject }
         $0.session.errors = 20
       },
       limits {

@@ -176,7 +176,7 @@ struct GroupChaosTests {
           $0.session.errors = 1_000
           $0.session.badRecipients = 1_000
           $0.session.errorStreak = 1_000
-          if random.next() % 4 == 0 { $0.bareNewline = .normalize }
+          if random.next() % 4 == 0 { $0.bareNewline = .reject }
         }, limits: limits { $0.downstreamConnections = 8 }, seed: seed))
     var server = Server()
     driver.receiveMax = random.next() % 4 != 0 ? .max : Int(random.next() % 40) + 1
