@@ -69,8 +69,6 @@ package struct Capabilities: Sendable, BitwiseCopyable {
     case outbound
   }
 
-  package static let authOctetsMax = 120
-
   package var keywords = Keywords()
   /// The biggest message taken; 0 for no fixed limit (RFC 1870, 4).
   package var sizeMax: UInt64 = 0
@@ -79,68 +77,16 @@ package struct Capabilities: Sendable, BitwiseCopyable {
   package var recipientsMax: UInt32 = 0
   package var mailsMax: UInt32 = 0
   package var recipientDomainsMax: UInt32 = 0
-  /// SASL mechanisms in upper case, one space between two.
-  private var auth = InlineArray<120, UInt8>(repeating: 0)
-  private var authLength: UInt8 = 0
+  /// What stands behind AUTH, of all its lines together.
+  package private(set) var mechanisms = AuthMechanisms()
 
   /// Nothing at all, as after HELO.
   package init() {}
 
-  /// Reads a reply to EHLO as `ReplyReader` re-made it. Anything but a 250 offers nothing.
+  /// Reads a reply to EHLO as `ReplyReader` re-made it. One that is no 2yz offers nothing, and AUTH without a
+  /// mechanism is no offer.
   package init(ehloReply reply: Span<UInt8>) {
-    var start = 0
-    var isGreeting = true
-    while start < reply.count {
-      var end = reply.first(carriageReturn, in: start..<reply.count) ?? reply.count
-      guard end - start >= 3, reply.matches("250", in: start..<start + 3) else {
-        self = Capabilities()
-        return
-      }
-      end = reply.withoutTrailingSpace(start..<end).upperBound
-      // The first line is the server's name, even if that reads like a keyword.
-      if !isGreeting && end > start + 4 { learn(reply, start + 4..<end) }
-      isGreeting = false
-      start = (reply.first(lineFeed, in: end..<reply.count) ?? reply.count - 1) + 1
-    }
-  }
-
-  /// The mechanisms behind AUTH: calls `body` with each octet.
-  package var authMechanismOctets: Int { Int(authLength) }
-  package func authMechanismOctet(_ index: Int) -> UInt8 {
-    invariant(index >= 0 && index < Int(authLength), "octet \(index) of \(authLength) mechanisms")
-    return auth[index]
-  }
-
-  /// Sets the mechanisms; those that do not fit or are not a mechanism's name (RFC 4422, 3.1) are
-  /// left out whole.
-  package mutating func setAuthMechanisms(_ names: Span<UInt8>) {
-    authLength = 0
-    var start = 0
-    while start < names.count {
-      let end = names.first(0x20, in: start..<names.count) ?? names.count
-      addMechanism(names, start..<end)
-      start = end + 1
-    }
-  }
-
-  private mutating func addMechanism(_ names: Span<UInt8>, _ word: Range<Int>) {
-    let separator = authLength == 0 ? 0 : 1
-    guard (1...20).contains(word.count),
-      Int(authLength) + separator + word.count <= Capabilities.authOctetsMax
-    else { return }
-    for i in word {
-      guard
-        isAlphanumeric(names[i]) || names[i] == UInt8(ascii: "-")
-          || names[i] == UInt8(ascii: "_")
-      else { return }
-    }
-    if separator == 1 { push(0x20) }
-    for i in word { push(isLetter(names[i]) ? names[i] & 0xDF : names[i]) }
-  }
-
-  private mutating func push(_ byte: UInt8) {
-    auth[Int(authLength)] = byte
-    authLength += 1
+    reply.forEachKeywordLine { line in learn(reply, line) }
   }
 
   private mutating func learn(_ reply: Span<UInt8>, _ line: Range<Int>) {
@@ -149,6 +95,11 @@ package struct Capabilities: Sendable, BitwiseCopyable {
     let rest = min(wordEnd + 1, line.upperBound)..<line.upperBound
     if reply.matches("ENHANCEDSTATUSCODES", in: word) {
       keywords.insert(.enhancedStatusCodes)
+      return
+    }
+    if let names = reply.authNames(in: line) {
+      mechanisms.add(reply, names)
+      if !mechanisms.isEmpty { keywords.insert(.auth) }
       return
     }
     guard let keyword = Keyword(reply, in: word) else { return }
@@ -173,9 +124,6 @@ package struct Capabilities: Sendable, BitwiseCopyable {
     case "SIZE":
       keywords.insert(.size)
       sizeMax = reply.decimal(in: rest) ?? 0
-    case "AUTH":
-      keywords.insert(.auth)
-      setAuthMechanisms(reply.extracting(rest))
     case "LIMITS":
       keywords.insert(.limits)
       learnLimits(reply, rest)
@@ -215,10 +163,9 @@ package struct Capabilities: Sendable, BitwiseCopyable {
     offer.keywords.formUnion(both.intersection(.shared))
     // RFC 6531, 3.1: no SMTPUTF8 without 8BITMIME.
     if !offer.keywords.contains(.eightBitMIME) { offer.keywords.remove(.smtputf8) }
-    if role == .outbound && both.contains(.auth) && authLength > 0 {
+    if role == .outbound && both.contains(.auth) {
       offer.keywords.insert(.auth)
-      offer.auth = auth
-      offer.authLength = authLength
+      offer.mechanisms = mechanisms
     }
     if offer.keywords.contains(.size) { offer.sizeMax = smallerLimit(own.sizeMax, sizeMax) }
     if offer.keywords.contains(.limits) {
@@ -237,15 +184,8 @@ package struct Capabilities: Sendable, BitwiseCopyable {
     both.recipientsMax = smallerLimit(recipientsMax, other.recipientsMax)
     both.mailsMax = smallerLimit(mailsMax, other.mailsMax)
     both.recipientDomainsMax = smallerLimit(recipientDomainsMax, other.recipientDomainsMax)
-    let (mine, theirs) = (auth.span.extracting(0..<Int(authLength)), other.auth.span)
-    var start = 0
-    while start < mine.count {
-      let end = mine.first(0x20, in: start..<mine.count) ?? mine.count
-      if theirs.extracting(0..<Int(other.authLength)).hasWord(mine.extracting(start..<end)) {
-        both.addMechanism(mine, start..<end)
-      }
-      start = end + 1
-    }
+    both.mechanisms = mechanisms.common(other.mechanisms)
+    if both.mechanisms.isEmpty { both.keywords.remove(.auth) }
     return both
   }
 
@@ -283,10 +223,7 @@ package struct Capabilities: Sendable, BitwiseCopyable {
     case .enhancedStatusCodes: return out.appendLiteral("ENHANCEDSTATUSCODES")
     case .starttls: return out.appendLiteral("STARTTLS")
     case .requiretls: return out.appendLiteral("REQUIRETLS")
-    case .auth:
-      guard out.appendLiteral("AUTH "), Int(authLength) <= out.freeCapacity else { return false }
-      for i in 0..<Int(authLength) { out.append(auth[i]) }
-      return true
+    case .auth: return out.appendLiteral("AUTH ") && mechanisms.write(into: &out)
     case .limits:
       return out.appendLiteral("LIMITS") && writeLimit(" MAILMAX=", mailsMax, &out)
         && writeLimit(" RCPTMAX=", recipientsMax, &out)
@@ -299,19 +236,6 @@ package struct Capabilities: Sendable, BitwiseCopyable {
     _ name: StaticString, _ value: UInt32, _ out: inout OutputSpan<UInt8>
   ) -> Bool {
     value == 0 || (out.appendLiteral(name) && out.appendDecimal(UInt64(value)))
-  }
-}
-
-extension Span<UInt8> {
-  /// Whether a word is among these, which have a space between two.
-  fileprivate func hasWord(_ word: Span<UInt8>) -> Bool {
-    var start = 0
-    while start < count {
-      let end = first(0x20, in: start..<count) ?? count
-      if equalsIgnoringCase(extracting(start..<end), word) { return true }
-      start = end + 1
-    }
-    return false
   }
 }
 

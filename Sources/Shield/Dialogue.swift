@@ -802,7 +802,10 @@ extension Engine {
       } else {
         work(i, now: now, into: &effects)
         let l = Int(sessions[s].link)
-        if l >= 0 && links[l].isPaused { readOn(l, now: now, into: &effects) }
+        if l >= 0 && links[l].isPaused {
+          wheel.cancel(i)
+          readOn(l, now: now, into: &effects)
+        }
       }
     case .free, .announced, .waiting, .idle, .dripping, .pit, .draining, .closing, .securing: break
     }
@@ -851,6 +854,12 @@ extension Engine {
     case .spliced: finishSplice(i, now: now, into: &effects)
     case .leaving: break
     }
+  }
+
+  /// Whether the downstream's replies wait for the client to take its own.
+  private func isPaused(_ s: Int) -> Bool {
+    let l = Int(sessions[s].link)
+    return l >= 0 && links[l].isPaused
   }
 
   private func hasWholeLineAhead(_ s: Int) -> Bool {
@@ -919,6 +928,10 @@ extension Engine {
       timedOut(i, now: now)
       close(i, as: .tlsFailed, now: now, into: &effects)
     case .spliced:
+      timedOut(i, now: now)
+      close(i, now: now, into: &effects)
+    case .opening where isPaused(s), .forwarded where isPaused(s):
+      // It does not take its replies.
       timedOut(i, now: now)
       close(i, now: now, into: &effects)
     case .opening, .forwarded, .final: break  // the downstream's clock is running

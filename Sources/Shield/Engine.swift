@@ -386,6 +386,8 @@ struct Layout {
   /// Kept free behind a reply of the downstream: for two short replies of our own.
   static let outboxReserve = 512
   static let replyBytes = 6_144
+  /// The most of a challenge that is handed on at once.
+  static let challengeBytes = 4_096
   /// Of a session, without its input.
   static let sessionBytes = heloBytes + 2 * pathBytes + mailBytes + outboxBytes
   static let linkInBytes = 4_096

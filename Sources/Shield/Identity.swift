@@ -162,7 +162,8 @@ extension Engine {
     _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
   ) {
     let isXCLIENT = downstream.identity == .xclient
-    guard code == (isXCLIENT ? 220 : 250) else {
+    // 220 to XCLIENT, 250 to XFORWARD; by its first digit (RFC 5321, 4.3.2), save a goodbye.
+    guard code / 100 == 2, code != 221 else {
       linkRefused(l, .identityRefused, code, now: now, into: &effects)
       return
     }
@@ -201,8 +202,9 @@ extension Engine {
     // Postfix, after 5 s.
     case (.greeting, .greeting) where !downstream.identity.isHeader && links[l].reader.code == 421:
       .greetingMissing
-    case (.greeting, .closed), (.greeting, .unexpectedReply), (.greeting, .malformedReply),
-      (.ehlo, .closed), (.ehlo, .unexpectedReply), (.ehlo, .heloRefused), (.helo, .closed),
+    // A greeting that cannot be read says nothing of a header.
+    case (.greeting, .closed), (.greeting, .unexpectedReply), (.ehlo, .closed),
+      (.ehlo, .unexpectedReply), (.ehlo, .heloRefused), (.helo, .closed),
       (.helo, .unexpectedReply), (.helo, .heloRefused):
       // Once it has taken one, it is this client that it does not take.
       downstream.identity.isHeader && (links[l].session < 0 || downstream.isUp != true)

@@ -229,7 +229,7 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
   case connect, greeting, heloRefused, reply, malformedReply, unexpectedReply, wrongClass, closed,
     silence,
     early
-  case headerNotTaken, greetingMissing, identityNotOffered, identityRefused
+  case headerNotTaken, greetingMissing, identityNotOffered, identityRefused, mechanismsCut
   case unlistedBalancer, headerMissing, headerMalformed, headersWaiting, clientUnnamed
 
   package var words: String {
@@ -271,6 +271,8 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
       "it did not take the PROXY header: let it expect one, or set downstream.identity to what it takes"
     case .greetingMissing:
       "no greeting, or 421: if it waits for a PROXY header, set downstream.identity to proxy_v2 or proxy_v1"
+    case .mechanismsCut:
+      "its EHLO lists more of AUTH than a reply has room for: clients are offered less"
     case .identityNotOffered:
       "its EHLO does not list XCLIENT or XFORWARD for this address: see downstream.identity"
     case .identityRefused: "it refused XCLIENT or XFORWARD: let it take them from this address"

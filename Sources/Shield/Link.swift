@@ -200,13 +200,13 @@ extension Engine {
         downstream.offers.clientHeard(offers)
       }
     }
-    let text = linkReply(l).prefix(Int(links[l].replyCount))
     let word: StaticString? =
       switch downstream.identity {
       case .xforward: "XFORWARD"
       case .xclient: "XCLIENT"
       case .none, .proxyV1, .proxyV2, .received: nil
       }
+    let text = linkReply(l).prefix(Int(links[l].replyCount))
     if let word { links[l].listed = ClientAttributes(word, inEHLO: arena.span(text)) ?? [] }
   }
 
@@ -220,6 +220,11 @@ extension Engine {
       if downstream.identity == .xforward && links[l].listed.isEmpty {
         var entry = JournalEntry(.downstreamFailed, at: now)
         entry.subject = .identityNotOffered
+        journal.append(entry)
+      }
+      if downstream.offers.all?.mechanisms.isCut == true {
+        var entry = JournalEntry(.downstreamFailed, at: now)
+        entry.subject = .mechanismsCut
         journal.append(entry)
       }
       quitLink(l, now: now, into: &effects)
@@ -361,7 +366,8 @@ extension Engine {
     case .opening where sessions[s].verb == .ehlo: helloFromOthers(i, now: now, into: &effects)
     case .opening: answer(i, .downstreamUnavailable, now: now, into: &effects)
     case .forwarded:
-      guard answerOutstanding(i, l, now: now) else {
+      // A reply that has begun is not followed by another one.
+      guard !links[l].hasPassedPiece, answerOutstanding(i, l, now: now) else {
         close(i, now: now, into: &effects)
         return
       }

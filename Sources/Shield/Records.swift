@@ -563,6 +563,8 @@ struct Link: BitwiseCopyable, Sendable {
   var linesSaid: UInt8 = 0
   /// It was told.
   var isIntroduced = false
+  /// The client has the beginning of a challenge whose end has not come.
+  var hasPassedPiece = false
   /// Replies wait in the input region until the client has taken earlier ones.
   var isPaused = false
   /// The session whose client left after its final dot; only the outcome is of interest now.

@@ -400,8 +400,7 @@ extension Engine {
       if links[l].state == .busy && s >= 0 {
         if sessions[s].phase == .holding { return }
         if Layout.outboxBytes - Int(sessions[s].outEnd) < Layout.replyBytes {
-          links[l].isPaused = true
-          flush(Int(sessions[s].owner), now: now, into: &effects)
+          awaitClient(l, s, now: now, into: &effects)
           return
         }
       }
@@ -411,12 +410,14 @@ extension Engine {
       }
       let unread = Int(links[l].inEnd - links[l].inStart)
       let source = linkIn(l).from(Int(links[l].inStart)).prefix(unread)
-      let target = linkReply(l)
+      let use = use(ofReplyAt: l)
+      // A piece of a challenge leaves room in the outbox for a last word.
+      let target = use == .login ? linkReply(l).prefix(Layout.challengeBytes) : linkReply(l)
       var reader = links[l].reader
       var consumed = 0
       var step = ReplyStep.needMore
       arena.exchange(from: source, into: target) { bytes, text in
-        step = reader.read(bytes, consumed: &consumed, into: &text)
+        step = reader.read(bytes, consumed: &consumed, into: &text, for: use)
       }
       links[l].reader = reader
       links[l].inStart += Int32(consumed)
@@ -427,6 +428,14 @@ extension Engine {
           flush(Int(sessions[s].owner), now: now, into: &effects)
         }
         return
+      case .full:
+        guard links[l].unsaid == 0 else {
+          // It answers what it has not heard the end of.
+          linkFailed(l, .unexpectedReply, now: now, into: &effects)
+          return
+        }
+        passPiece(l, s)
+        continue
       case .fault:
         linkFailed(l, .malformedReply, now: now, into: &effects)
         return
@@ -455,18 +464,53 @@ extension Engine {
     }
   }
 
+  /// What the reply at hand is for, from its first octet to its last.
+  private func use(ofReplyAt l: Int) -> ReplyUse {
+    if links[l].state == .ehlo { return .ourselves }
+    let s = Int(links[l].session)
+    guard s >= 0 else { return .client }
+    switch links[l].state {
+    case .busy where sessions[s].verb == .ehlo: return .ourselves
+    case .busy where sessions[s].verb == .auth && !sessions[s].flags.contains(.cancelling):
+      return .login
+    case .busy, .body, .final: return sessions[s].flags.contains(.utf8) ? .clientUTF8 : .client
+    default: return .client
+    }
+  }
+
+  /// Hands a piece of a challenge to the client, for which there is room. From here on that reply has begun.
+  private mutating func passPiece(_ l: Int, _ s: Int) {
+    let piece = linkReply(l).prefix(links[l].reader.length)
+    arena.move(piece, to: outbox(s).offset + Int(sessions[s].outEnd))
+    sessions[s].outEnd += Int32(piece.count)
+    links[l].reader.taken()
+    links[l].hasPassedPiece = true
+  }
+
+  /// Replies wait until the client has taken those before them. The downstream's clock stands meanwhile, and the
+  /// client's runs.
+  private mutating func awaitClient(
+    _ l: Int, _ s: Int, now: Instant, into effects: inout EffectQueue
+  ) {
+    let i = Int(sessions[s].owner)
+    links[l].isPaused = true
+    wheel.cancel(limits.connections + l)
+    wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
+    flush(i, now: now, into: &effects)
+  }
+
   private mutating func replied(
     _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
   ) {
     switch links[l].state {
     case .greeting:
-      if code == 220 {
+      if isWelcome(code) {
         greetDownstream(l, extended: true, now: now, into: &effects)
       } else {
         linkRefused(l, .greeting, code, now: now, into: &effects)
       }
     case .ehlo:
-      if code == 250 {
+      if isWelcome(code) {
         let text = linkReply(l).prefix(Int(links[l].replyCount))
         let offers = Capabilities(ehloReply: arena.span(text))
         if securesFirst(l, offers, now: now, into: &effects) { return }
@@ -479,7 +523,7 @@ extension Engine {
         linkRefused(l, .heloRefused, code, now: now, into: &effects)
       }
     case .helo:
-      if code == 250 {
+      if isWelcome(code) {
         if securesFirst(l, Capabilities(), now: now, into: &effects) { return }
         learn(l, Capabilities())
         linkReady(l, now: now, into: &effects)
@@ -487,7 +531,7 @@ extension Engine {
         linkRefused(l, .heloRefused, code, now: now, into: &effects)
       }
     case .starttls:
-      if code == 220 {
+      if isWelcome(code) {
         secureLink(l, now: now, into: &effects)
       } else if downstream.tls == .opportunistic {
         // In clear, then. What it offers was not kept, so it is asked again.
@@ -545,15 +589,9 @@ extension Engine {
     let s = Int(links[l].session)
     let i = Int(sessions[s].owner)
     let verb = links[l].outstanding.first ?? sessions[s].verb
-    let rightClass =
-      switch verb {
-      case .data: code == 354 || code >= 400
-      case .auth where sessions[s].flags.contains(.cancelling): code >= 400
-      case .auth: code == 334 || code == 235 || code >= 400
-      case .starttls: code == 220 || code >= 400
-      default: isSuccess(code) || code >= 400
-      }
-    guard rightClass else {
+    let isCancelled = verb == .auth && sessions[s].flags.contains(.cancelling)
+    guard code >= 400 || !isCancelled && (isSuccess(code, of: verb) || isGoOn(code, of: verb))
+    else {
       linkFailed(l, .wrongClass, now: now, into: &effects)
       return
     }
@@ -562,7 +600,8 @@ extension Engine {
       return
     }
     // It cannot have seen the DATA that is not all sent: what followed would stand among our commands.
-    guard code != 354 || verb != .data || !links[l].sending && links[l].outEnd == 0 else {
+    guard !isGoOn(code, of: verb) || verb != .data || !links[l].sending && links[l].outEnd == 0
+    else {
       linkFailed(l, .unexpectedReply, now: now, into: &effects)
       return
     }
@@ -595,7 +634,7 @@ extension Engine {
         wait = recipientRejected(i, code, now: now)
       }
     case .data:
-      if code == 354 {
+      if code < 400 {
         links[l].state = .body
         writeTrace(l, now: now, into: &effects)
         passReply(i, l, now: now)
@@ -605,7 +644,7 @@ extension Engine {
         beginBody(i, now: now, into: &effects)
         return
       }
-    case .starttls where code == 220:
+    case .starttls where code < 300:
       beginSplice(i, l, now: now, into: &effects)
       return
     // One that is refused changes nothing (RFC 5321, 4.1.4): its reply goes on.
@@ -628,7 +667,8 @@ extension Engine {
       return
     case .auth:
       sessions[s].flags.remove(.authenticating)
-      if code == 334 {
+      links[l].hasPassedPiece = false
+      if isGoOn(code, of: .auth) {
         sessions[s].flags.insert(.authenticating)
         passReply(i, l, now: now)
         finish(i)
@@ -683,9 +723,36 @@ extension Engine {
     sessions[s].outHeld = sessions[s].outEnd - before
   }
 
-  /// Whether a reply says that a command about mail was carried out: 250 and 251 (RFC 5321, 4.3.2), and
-  /// what else begins with 25. A 220 or 221 here is the answer to something else.
-  private func isSuccess(_ code: UInt16) -> Bool { code / 10 == 25 }
+  /// Whether a reply says that a command was carried out. Its first digit does (RFC 5321, 4.3.2), unless the code is
+  /// known to be another command's: 211 and 214 (HELP), 220 (a greeting, STARTTLS), 221 (QUIT) and 235 (AUTH).
+  /// Such a one shows that replies and commands have come apart, and 2yz to the end of a message must be about that
+  /// message.
+  private func isSuccess(_ code: UInt16, of verb: Verb) -> Bool {
+    switch code {
+    case 220: verb == .starttls
+    case 235: verb == .auth
+    case 211, 214, 221: false
+    // DATA itself is never carried out: its message is.
+    default: code / 100 == 2 && verb != .data
+    }
+  }
+
+  /// Whether a greeting, or the answer to EHLO, HELO or STARTTLS of ours, is a welcome: by its first digit, save a
+  /// goodbye.
+  private func isWelcome(_ code: UInt16) -> Bool { code / 100 == 2 && code != 221 }
+
+  /// Whether a reply asks for what follows: the message, or an answer to a challenge (as above; 334 and 354 are
+  /// known).
+  private func isGoOn(_ code: UInt16, of verb: Verb) -> Bool {
+    switch verb {
+    case .data: code / 100 == 3 && code != 334
+    case .auth: code / 100 == 3 && code != 354
+    default: false
+    }
+  }
+
+  /// Whether the end of a message was answered with success: as at MAIL and RCPT.
+  private func isTaken(_ code: UInt16) -> Bool { isSuccess(code, of: .mail) }
 
   /// A recipient was refused: counts it, and says how long its reply is held.
   private mutating func recipientRejected(_ i: Int, _ code: UInt16, now: Instant) -> Int64 {
@@ -772,13 +839,13 @@ extension Engine {
       return
     }
     let i = Int(sessions[s].owner)
-    guard isSuccess(code) || code >= 400 else {
+    guard isTaken(code) || code >= 400 else {
       linkFailed(l, .wrongClass, now: now, into: &effects)
       return
     }
     sessions[s].verb = .data
     links[l].repliedVerb = nil
-    if isSuccess(code) {
+    if isTaken(code) {
       counters.messages += 1
       counters.messageBytes += sessions[s].data.size
       sessions[s].messages += 1

@@ -20,6 +20,13 @@ public func fuzzReply(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
   for byte in found.text {
     demand((0x20..<0x7F).contains(byte) || byte == 13 || byte == 10, "an octet \(byte) got out")
   }
+  for use in [ReplyUse.clientUTF8, .login, .ourselves] {
+    let made = read(all, cutAt: input.cuts, room: room, for: use)
+    let once = read(all, cutAt: [], room: room, for: use)
+    demand(made == once, "for \(use), cut at \(input.cuts): \(made), whole: \(once)")
+    demand(made.step == found.step && made.code == found.code, "for \(use) it means another")
+    demand(String(validating: made.text, as: UTF8.self) != nil, "for \(use): no UTF-8")
+  }
   guard found.step == .complete else { return 0 }
 
   let again = read(found.text, cutAt: [], room: room)

@@ -181,21 +181,33 @@ struct ReadReply: Equatable {
   var text: [UInt8]
 }
 
-/// Feeds the reply reader piece by piece.
-func read(_ bytes: [UInt8], cutAt cuts: [Int], room: Int = 60_000) -> ReadReply {
+/// Feeds the reply reader piece by piece, and takes pieces of a challenge as they become full.
+func read(
+  _ bytes: [UInt8], cutAt cuts: [Int], room: Int = 60_000, for use: ReplyUse = .client
+) -> ReadReply {
   var reader = ReplyReader()
   var text = [UInt8](repeating: 0, count: room)
+  var taken: [UInt8] = []
   var step = ReplyStep.needMore
   var consumed = 0
   for piece in pieces(bytes, cutAt: cuts) where step == .needMore {
-    var used = 0
-    var span = text.mutableSpan
-    step = reader.read(piece.span, consumed: &used, into: &span)
-    consumed += used
+    var done = 0
+    repeat {
+      if step == .full {
+        taken += text[..<reader.length]
+        reader.taken()
+      }
+      var used = 0
+      var span = text.mutableSpan
+      let rest = Array(piece[done...])
+      step = reader.read(rest.span, consumed: &used, into: &span, for: use)
+      done += used
+    } while step == .full
+    consumed += done
   }
   return ReadReply(
     step: step, code: reader.code, enhanced: reader.enhanced, lines: reader.lines,
-    consumed: consumed, text: Array(text[..<reader.length]))
+    consumed: consumed, text: taken + text[..<reader.length])
 }
 
 /// A line, or what stopped the scanner, counted from the first byte of the stream.

@@ -56,6 +56,14 @@ struct IdentityTests {
     #expect(shield.deliver(client).hasPrefix("451"))
   }
 
+  @Test("a greeting that cannot be read is no sign of a header that was not taken")
+  func unreadableGreeting() {
+    var shield = telling(
+      .proxyV2, rules: [.init(prefix: "connect", answer: .raw(Array("hello there\r\n".utf8)))])
+    let events = shield.events().filter { $0.event == .downstreamFailed }
+    #expect(!events.isEmpty && events.allSatisfy { $0.subject == .malformedReply })
+  }
+
   @Test("a downstream that waits for a header is named as the cause as well")
   func greetingMissing() {
     var shield = telling(.none, rules: [.init(prefix: "connect", answer: .close)])

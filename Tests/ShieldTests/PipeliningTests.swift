@@ -231,8 +231,12 @@ struct PipeliningTests {
       "127.0.5.1", [.init(prefix: "RCPT", answer: .raw(Array((long + "250 end\r\n").utf8)))])
     world.shield.driver.setWindow(world.client, 0)
     world.shield.driver.say(world.client, Self.group)
-    world.shield.advance(by: .seconds(100))
+    world.shield.advance(by: .seconds(50))
     #expect(world.shield.driver.engine.linkCount == 1)
+    // It is the client's own deadline (`timeouts.send`), and nobody else's fault.
+    world.shield.advance(by: .seconds(15))
+    #expect(!world.shield.driver.sockets[world.client].isOpen)
+    #expect(!world.shield.events().contains { $0.event == .downstreamFailed })
     world.shield.advance(by: .seconds(800))
     #expect(world.shield.driver.engine.heldCount == 0 && world.shield.driver.engine.linkCount == 0)
     #expect(world.shield.driver.engine.leasedSessions == 0)
