@@ -45,18 +45,21 @@ package struct Standing: Equatable, Sendable {
     peerClass = opinion
     isKnown = history.isKnown
     var signals = SignalSet()
-    func see(_ signal: Signal) {
-      if policy[signal].action != .ignore { signals.insert(SignalSet(signal)) }
-    }
-    if opinion == .suspicious { see(.listedSuspicious) }
-    if opinion == .bad { see(.listedBad) }
-    if history.isBad { see(.history) }
+    if opinion == .suspicious { signals.formUnion(Self.heeded(.listedSuspicious, policy)) }
+    if opinion == .bad { signals.formUnion(Self.heeded(.listedBad, policy)) }
+    if history.isBad { signals.formUnion(Self.heeded(.history, policy)) }
     self.signals = signals
     tier = policy.tier(signals, known: history.isKnown, trusted: opinion == .trusted)
     greetingDelay = opinion == .trusted ? nil : rate?.greetingDelay
   }
 
   package var isTrusted: Bool { peerClass == .trusted }
+
+  /// A signal as a set, empty where it is ignored. Not a nested function: what such a one captures is allocated in a
+  /// debug build.
+  private static func heeded(_ signal: Signal, _ policy: Policy) -> SignalSet {
+    policy[signal].action == .ignore ? SignalSet() : SignalSet(signal)
+  }
 }
 
 extension Policy {
