@@ -115,7 +115,7 @@ let package = Package(
     .testTarget(
       name: "DaemonTests",
       dependencies: [
-        "Daemon", "Flow", "Personas", "SMTP", "Suspicion", "Shield", "Structures", "TLS",
+        "Daemon", "Flow", "Personas", "SMTP", "Suspicion", "Shield", "Structures", "TLS", "Uring",
       ],
       swiftSettings: dialect),
     .testTarget(

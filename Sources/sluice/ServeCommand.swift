@@ -292,7 +292,14 @@ struct ServeCommand: ParsableCommand {
     _ configuration: Daemon.Configuration, _ addresses: [Address], isGuarded: Bool,
     _ watch: RelayWatch, _ logger: Logger
   ) -> Preflight {
-    let preflight = Preflight(configuration, at: addresses)
+    heed(
+      Preflight(configuration, at: addresses), configuration, isGuarded: isGuarded, watch, logger)
+  }
+
+  private func heed(
+    _ preflight: Preflight, _ configuration: Daemon.Configuration, isGuarded: Bool,
+    _ watch: RelayWatch, _ logger: Logger
+  ) -> Preflight {
     tell(preflight, configuration, logger)
     if preflight.isOpenRelay && isGuarded { return preflight }
     watch.stop()
@@ -331,22 +338,18 @@ struct ServeCommand: ParsableCommand {
     var tls = tls
     var certificates = CertificateWatch(configuration.tls, now: clock())
     var drainUntil: Date?
-    var isGuarded = configuration.isGuarded
+    var inForce = configuration
+    let rereading = Rereading<Reread>()
     // An open relay was found behind us.
     var isRefused = false
     defer { watch.stop() }
     while true {
-      let number = signals.next(milliseconds: 200)
+      let number = signals.next(milliseconds: rereading.isReading ? 10 : 200)
       switch number {
       case SIGHUP:
         downstream.lookUp()
-        if let now = reload(
-          service, started: configuration, at: downstream.current, isGuarded: &isGuarded, tls: &tls,
-          watch: watch,
-          logger: logger)
-        {
-          certificates = CertificateWatch(now, now: clock())
-        }
+        reread(
+          rereading, started: configuration, inForce: inForce, at: downstream.current, logger)
       case SIGTERM where drainUntil == nil:
         logger.notice("draining: no new clients, \(drainSeconds) s for what is under way")
         drainUntil = Date(timeIntervalSinceNow: Double(drainSeconds))
@@ -359,6 +362,25 @@ struct ServeCommand: ParsableCommand {
         for line in Statistics.lines(figures(service, certificates)) { logger.notice("\(line)") }
       default: break
       }
+      if let (found, isWantedAgain) = rereading.take() {
+        if let now = reload(
+          found, service, started: configuration, tls: &tls, watch: watch, logger: logger)
+        {
+          inForce = now
+          certificates = CertificateWatch(now.tls, now: clock())
+        }
+        if isWantedAgain {
+          reread(
+            rereading, started: configuration, inForce: inForce, at: downstream.current, logger)
+        }
+      }
+      if rereading.isOverdue() {
+        logger.error(
+          """
+          RELOAD has read for 30 seconds and is not done: a file may be on a server that does not answer. \
+          The configuration in force stays until it is read
+          """)
+      }
       downstream.attend(isFailing: service.isDownstreamFailing, now: MonotonicClock.now())
       if let found = downstream.take(where: { isUsable($0, configuration, logger) }) {
         service.connect(to: found)
@@ -369,7 +391,7 @@ struct ServeCommand: ParsableCommand {
       }
       if let found = watch.take(), drainUntil == nil {
         tell(found, configuration, logger)
-        if found.isOpenRelay && isGuarded {
+        if found.isOpenRelay && inForce.isGuarded {
           isRefused = true
           let why = "mode enforce is refused in front of an open relay: sluice ends with 78"
           fail("draining: \(why)", configuration, logger)
@@ -426,23 +448,50 @@ struct ServeCommand: ParsableCommand {
     }
   }
 
-  /// - Returns: the certificates now in force, or nil if nothing has changed.
+  /// What a reload has read, and asked of the downstream where that is to be known first.
+  private struct Reread: Sendable {
+    let configuration: Daemon.Configuration?
+    let problems: [Problem]
+    let preflight: Preflight?
+  }
+
+  private func reread(
+    _ rereading: Rereading<Reread>, started: Daemon.Configuration,
+    inForce: Daemon.Configuration, at addresses: [Address], _ logger: Logger
+  ) {
+    let (file, overrides) = (options.config, options.overrides)
+    do throws(ThreadError) {
+      _ = try rereading.begin {
+        let (found, problems) = Daemon.Configuration.load(
+          file: file, overrides: overrides, keeping: .lines)
+        let losses = found?.losses(of: inForce) ?? []
+        guard let found, losses.isEmpty else {
+          return Reread(configuration: nil, problems: problems + losses, preflight: nil)
+        }
+        // From looking on to acting, or no longer told to look away: what is asked before a start with that.
+        let isAsked = found.isGuarded && !inForce.isGuarded
+        return Reread(
+          configuration: found, problems: problems,
+          preflight: isAsked ? Preflight(started, at: addresses) : nil)
+      }
+    } catch {
+      logger.error("RELOAD failed: \(error)")
+    }
+  }
+
+  /// - Returns: the configuration now in force, or nil if nothing has changed.
   private func reload(
-    _ service: Service, started: Daemon.Configuration, at addresses: [Address],
-    isGuarded: inout Bool,
+    _ read: Reread, _ service: Service, started: Daemon.Configuration,
     tls: inout TLSContexts, watch: RelayWatch, logger: Logger
-  ) -> TLSSection? {
-    let (configuration, problems) = Daemon.Configuration.load(
-      file: options.config, overrides: options.overrides, keeping: .lines)
-    tell(problems, logger)
-    guard let configuration else {
+  ) -> Daemon.Configuration? {
+    tell(read.problems, logger)
+    guard let configuration = read.configuration else {
       logger.error("RELOAD failed: the configuration in force stays")
       return nil
     }
     tell(configuration.tls.findings, logger)
-    // From looking on to acting, or no longer told to look away: what is asked before a start with that.
-    if configuration.isGuarded && !isGuarded,
-      ask(started, addresses, isGuarded: true, watch, logger).isOpenRelay
+    if let preflight = read.preflight,
+      heed(preflight, started, isGuarded: true, watch, logger).isOpenRelay
     {
       logger.error("RELOAD failed: the configuration in force stays")
       return nil
@@ -465,7 +514,6 @@ struct ServeCommand: ParsableCommand {
       logger.error("RELOAD failed: the configuration in force stays")
       return nil
     }
-    isGuarded = configuration.isGuarded
     service.adopt(policy, tls)
     logger.notice(
       """
@@ -488,7 +536,7 @@ struct ServeCommand: ParsableCommand {
       logger.warning(
         "changed, but in force only at the next start: \(changed.joined(separator: ", "))")
     }
-    return configuration.tls
+    return configuration
   }
 }
 

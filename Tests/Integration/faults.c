@@ -114,6 +114,7 @@ int open(const char *path, int flags, ...) {
   size_t length = strlen(path);
   if (length > 8 && strcmp(path + length - 8, ".waiting") == 0) {
     struct timespec tick = {0, 50000000};
+    if (places[OPEN].error) fails(OPEN);
     while (places[OPEN].error) nanosleep(&tick, NULL);
   }
   return REAL(int, open, const char *, int, ...)(path, flags, mode);

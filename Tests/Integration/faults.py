@@ -57,5 +57,9 @@ class Faults:
         struct.pack_into("=QQ", self.map, self._offset(place) + 8, first, first + times - 1)
         return first
 
+    def hold_open(self):
+        """Opening a file whose name ends in `.waiting` waits for ever."""
+        struct.pack_into("=Q", self.map, self._offset("open") + 24, 1)
+
     def stop(self, place):
         struct.pack_into("=QQQ", self.map, self._offset(place) + 8, 0, 0, 0)

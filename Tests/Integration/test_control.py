@@ -83,6 +83,45 @@ def test_sighup_with_a_broken_configuration_keeps_the_old_one(sink, shield):
         assert client.deliver().code == 250
 
 
+@pytest.mark.parametrize(
+    "what, said",
+    [
+        ("empty configuration", "there is no setting in this file"),
+        ("cut configuration", "RELOAD failed"),
+        ("without mode", "mode is not written any more"),
+        ("empty table", "has 0 rules, and 4 are in force"),
+        ("named pipe", "it is a named pipe"),
+    ],
+)
+def test_sighup_with_files_that_were_cut_off_disarms_nothing(sink, shield, what, said):
+    box = sink(store=False)
+    front = shield(box, {"delays": NO_DELAYS})
+    text = front.config.read_text()
+    table = front.access.read_text()
+    if what == "empty configuration":
+        front.config.write_text("")
+    elif what == "cut configuration":
+        front.config.write_text(text[: len(text) // 2])
+    elif what == "without mode":
+        front.config.write_text(text.replace("mode: enforce\n", ""))
+    elif what == "empty table":
+        front.access.write_text("")
+    else:
+        front.access.unlink()
+        os.mkfifo(front.access)
+    front.signal(signal.SIGHUP)
+    front.program.wait_for("RELOAD failed")
+    assert re.search(re.escape(said), front.log), front.log[-2_000:]
+    with front.dialogue("127.66.0.1") as client:
+        assert client.reply().code >= 500, "the old table is gone"
+    if what == "named pipe":
+        front.access.unlink()
+    front.config.write_text(text)
+    front.access.write_text(table)
+    front.signal(signal.SIGHUP)
+    front.program.wait_for("RELOAD done: .* mode enforce")
+
+
 def test_sighup_brings_new_delays_into_force_for_new_sessions(sink, shield):
     box = sink(store=False)
     front = shield(box, {"delays": NO_DELAYS})

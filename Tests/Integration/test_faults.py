@@ -275,6 +275,38 @@ def test_what_came_while_the_process_stood_still_goes_before_what_was_due(sink, 
     assert front.statistic("pauses") >= 1
 
 
+def test_a_reload_of_a_file_that_never_comes_leaves_term_heard(sink, faulty):
+    """As on an NFS server that is gone: the open itself waits."""
+    box = sink()
+    front, faults = faulty(box, QUICK)
+    wait_until(lambda: attempt(front), 10, "a first message")
+    waiting = front.folder / "rates.waiting"
+    waiting.write_text("")
+    front.settings["tables"]["rates"] = str(waiting)
+    front.write_config()
+    faults.hold_open()
+    front.signal(signal.SIGHUP)
+    wait_until(lambda: faults.calls("open") > 0, 10, "the reload waits")
+    # Mail, statistics and the end are none of its business.
+    assert attempt(front)
+    assert front.statistic("messages") >= 2
+    front.signal(signal.SIGTERM)
+    assert front.program.wait(20) == 0
+
+
+def test_without_a_thread_a_reload_fails_and_the_next_one_does_not(sink, faulty):
+    box = sink()
+    front, faults = faulty(box, QUICK)
+    wait_until(lambda: attempt(front), 10, "a first message")
+    faults.fail("thread", error=errno.EAGAIN)
+    front.signal(signal.SIGHUP)
+    front.program.wait_for("RELOAD failed: cannot start a thread")
+    faults.stop("thread")
+    front.signal(signal.SIGHUP)
+    front.program.wait_for("RELOAD done")
+    assert attempt(front)
+
+
 def state(pid):
     """The letter that /proc has for a process."""
     with open(f"/proc/{pid}/stat") as file:

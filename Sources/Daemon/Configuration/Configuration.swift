@@ -25,6 +25,8 @@ package struct Configuration: Sendable {
   package internal(set) var files: [String] = []
   /// Where each key was set; a key that has its shipped value because nobody wrote it is not here.
   package internal(set) var origins: [String: SourcePosition] = [:]
+  /// What a later reload compares.
+  var marks = FileMarks()
 
   /// As written: nil is `auto`.
   var workersAsked: Int?

@@ -24,11 +24,13 @@ extension Configuration {
       return read([], folder: "", overrides, environment, problems, keeping: detail)
     }
     var sources: [SourceText] = []
+    var marks = FileMarks()
     let folder = folder(of: file)
     let extra = (folder.isEmpty ? "" : folder + "/") + "conf.d"
     do throws(FileFailure) {
       let content = try readFile(file, bytesMax: SourceText.bytesMax)
       sources.append(SourceText(file: file, bytes: content))
+      marks.note(file, content)
       for name in try names(in: extra, endingIn: "") where passesOver(name) {
         problems.add(
           .warning, at: SourcePosition(file: "\(extra)/\(name)", line: 0, column: 0),
@@ -38,13 +40,20 @@ extension Configuration {
         let path = "\(extra)/\(name)"
         let content = try readFile(path, bytesMax: SourceText.bytesMax)
         sources.append(SourceText(file: path, bytes: content))
+        marks.note(path, content)
       }
     } catch {
       let place = SourcePosition(file: error.path, line: 0, column: 0)
       problems.add(error.problem(at: place, lineText: ""))
       return (nil, problems.sorted)
     }
-    return read(sources, folder: folder, overrides, environment, problems, keeping: detail)
+    if sources.allSatisfy(\.isBlank) {
+      problems.add(
+        .error, at: SourcePosition(file: file, line: 0, column: 0),
+        "there is no setting in this file",
+        "see that it was written whole; write mode: observe for what ships")
+    }
+    return read(sources, folder: folder, overrides, environment, problems, marks, keeping: detail)
   }
 
   /// Whether a file of `conf.d` was probably meant to be read. Those that an editor or a package manager leaves were not.
@@ -66,7 +75,8 @@ extension Configuration {
   /// The same from texts in memory; only tables are still read from files.
   static func read(
     _ sources: [SourceText], folder: String, _ overrides: Overrides, _ environment: Environment,
-    _ problems: ProblemList = ProblemList(), keeping detail: TableDetail = .text
+    _ problems: ProblemList = ProblemList(), _ marks: FileMarks = FileMarks(),
+    keeping detail: TableDetail = .text
   ) -> (configuration: Configuration?, problems: [Problem]) {
     var problems = problems
     let start = SourcePosition(file: sources.first?.file ?? "command line", line: 0, column: 0)
@@ -85,6 +95,7 @@ extension Configuration {
     root = root.merged(with: overrides.node)
     var draft = Configuration(environment: environment)
     draft.files = sources.map(\.file)
+    draft.marks = marks
     var reader = ConfigurationReader(draft: draft, problems: problems)
     reader.folder = folder
     reader.tableDetail = detail
@@ -301,6 +312,7 @@ extension ConfigurationReader {
     var content: [UInt8] = []
     do {
       content = try readFile(path, bytesMax: 1 << 30)
+      draft.marks.note(path, content)
     } catch {
       let place = places[key] ?? SourcePosition(file: path, line: 0, column: 0)
       problems.add(error.problem(at: place, lineText: problems.line(at: place)))

@@ -43,6 +43,14 @@ struct SourceText: Sendable {
 
   var lineCount: Int { lines.count }
 
+  /// Whether there is nothing but blanks, comments and marks of documents in it.
+  var isBlank: Bool {
+    lines.allSatisfy { line in
+      let first = line.unicodeScalars.first { $0 != " " && $0 != "\t" }
+      return first == nil || first == "#" || line == "---" || line == "..."
+    }
+  }
+
   /// The scalars of a line from a column on, both counted from 1.
   func tail(line: Int, column: Int) -> Substring.UnicodeScalarView {
     guard lines.indices.contains(line - 1), column > 0 else { return Substring().unicodeScalars }
@@ -158,11 +166,16 @@ struct FileFailure: Error {
   let path: String
   let operation: String
   let errno: Int32
+  /// Where the system's own words would not say it.
+  var words: (reason: String, hint: String)?
 
-  var reason: String { "cannot \(operation) \(path): \(String(cString: strerror(errno)))" }
+  var reason: String {
+    "cannot \(operation) \(path): \(words?.reason ?? String(cString: strerror(errno)))"
+  }
 
   var hint: String {
-    switch errno {
+    if let words { return words.hint }
+    return switch errno {
     case ENOENT: "check the path; relative ones count from the folder of the configuration file"
     case EACCES, EPERM: "let the user that Sluice runs as read the file and enter its folders"
     case EISDIR: "name a file, not a folder"
@@ -179,15 +192,23 @@ struct FileFailure: Error {
   }
 }
 
-/// Reads a whole file, which may be a pipe (`-c <(generate)`).
+/// Reads a whole file, which may be a pipe without a name (`-c <(generate)`). One with a name would wait for a writer
+/// that need not come.
 ///
 /// - Parameter bytesMax: more than that is EFBIG.
 func readFile(_ path: String, bytesMax: Int) throws(FileFailure) -> [UInt8] {
-  let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+  // O_NONBLOCK: opening a named pipe waits for its other side.
+  let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
   guard descriptor >= 0 else {
     throw FileFailure(path: path, operation: "open", errno: errno)
   }
   defer { close(descriptor) }
+  var facts = stat()
+  if fstat(descriptor, &facts) == 0 && facts.st_mode & S_IFMT == S_IFIFO && hasName(descriptor) {
+    throw FileFailure(
+      path: path, operation: "read", errno: EINVAL,
+      words: ("it is a named pipe", "name a file: it is read again at each reload"))
+  }
   var bytes: [UInt8] = []
   var chunk = [UInt8](repeating: 0, count: 65_536)
   while true {
@@ -195,6 +216,13 @@ func readFile(_ path: String, bytesMax: Int) throws(FileFailure) -> [UInt8] {
     if count == 0 { return bytes }
     if count < 0 {
       if errno == EINTR { continue }
+      if errno == EAGAIN {
+        var item = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        if poll(&item, 1, pipePatience) > 0 { continue }
+        throw FileFailure(
+          path: path, operation: "read", errno: ETIMEDOUT,
+          words: ("nothing came for 10 seconds", "name a file"))
+      }
       throw FileFailure(path: path, operation: "read", errno: errno)
     }
     bytes += chunk[..<count]
@@ -203,6 +231,16 @@ func readFile(_ path: String, bytesMax: Int) throws(FileFailure) -> [UInt8] {
     }
   }
 }
+
+/// Whether a pipe has a path: proc(5) shows others as `pipe:[inode]`.
+private func hasName(_ descriptor: Int32) -> Bool {
+  var target = [CChar](repeating: 0, count: 5)
+  let count = readlink("/proc/self/fd/\(descriptor)", &target, target.count)
+  return count > 0 && !target.elementsEqual("pipe:".utf8.map { CChar($0) })
+}
+
+/// How long a pipe may say nothing, in milliseconds.
+private let pipePatience: Int32 = 10_000
 
 /// The names in a folder that end in `suffix`, hidden ones left out, in byte order; none if there is no
 /// such folder.
