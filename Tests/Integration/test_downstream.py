@@ -177,7 +177,7 @@ def test_a_client_that_postfix_offers_less_is_put_off_and_then_told(two_faced, s
         # What the one heard is nothing to the other.
         rich.command(f"MAIL FROM:<a@client.example> {full}", 250)
         rich.command("RCPT TO:<b@example.com> NOTIFY=NEVER", 250)
-    assert "DOWNSTREAM UNLIKE for [127.0.77.1]" in front.log
+    front.program.wait_for(r"DOWNSTREAM UNLIKE for \[127\.0\.77\.1\]")
     with front.dialogue("127.0.77.2") as poor:
         keywords = " ".join(poor.greet().lines)
         assert "DSN" not in keywords and "8BITMIME" not in keywords
