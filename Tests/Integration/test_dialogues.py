@@ -83,7 +83,7 @@ class Script:
                     read(number, line)
                 except ValueError as fault:
                     raise ValueError(f"{path.name}:{number}: {fault}") from None
-        if not self.source.startswith("127."):
+        if self.unreal is None and not self.source.startswith("127."):
             raise ValueError(f"{path.name}: from {self.source}: only 127.x can be had; say `real no`")
 
     def header(self, _, line):
