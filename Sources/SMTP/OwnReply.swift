@@ -18,6 +18,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case readyForTLS, tlsUnavailable, clearBehindSTARTTLS
   case parameterNotNow, loginNotNow, offersUnknown
   case downstreamUnavailable, downstreamLost, transactionLost, noDownstreamRoom, clientUnnamed
+  case tooManyLinks
 
   package var code: UInt16 { parts.code }
 
@@ -99,6 +100,8 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .downstreamLost: (451, "4.3.0 Service unavailable: mail server lost, try again later")
     case .transactionLost: (451, "4.3.0 Transaction lost with the mail server, try again later")
     case .noDownstreamRoom: (451, "4.3.2 Service unavailable: too busy, try again later")
+    case .tooManyLinks:
+      (451, "4.7.0 Client host rejected: too many messages in transit, try again later")
     case .clientUnnamed:
       (451, "4.3.0 Service unavailable: the load balancer does not say who the client is")
     }

@@ -45,6 +45,14 @@ extension Engine {
     }
     counters.accepted += 1
     let standing = standing(of: peer, now: now)
+    guard
+      isDraining
+        || mayEnter(
+          peer, isKnown: standing.tier == .known, isTrusted: standing.isTrusted, now: now)
+    else {
+      counters.shed += 1
+      return turnedAway(.crowded, peer)
+    }
     // Room. Slots kept for known senders are theirs alone; the rest is refused by name.
     guard !isDraining, clientIndexes.free > (standing.tier == .known ? 0 : reservedSlots),
       let i = clientIndexes.take()
@@ -53,6 +61,8 @@ extension Engine {
       return isDraining ? .dropped : turnedAway(.busy, peer)
     }
     install(peer, in: i, now: now)
+    connections[i].flags = flags(standing)
+    took(.slots, i)
     begin(i, standing, standing.tier, peer, now: now, into: &effects)
     return .held(slot(client: i))
   }
@@ -64,6 +74,16 @@ extension Engine {
     // It only looks whether we are there, and is listed for that. No mail of it is taken: see `forward`.
     let tier = peer.isNobody && !standing.isRefused ? .known : standing.tier
     install(peer, in: i, now: now)
+    connections[i].flags = flags(standing)
+    let mayEnter =
+      isDraining
+      || mayEnter(peer, isKnown: tier == .known, isTrusted: standing.isTrusted, now: now)
+    // Also who is refused has its slot until that is said.
+    took(.slots, i)
+    if !mayEnter {
+      refuse(i, .crowded, as: .shed, now: now, into: &effects)
+      return
+    }
     guard !isDraining, clientIndexes.free >= (tier == .known ? 0 : reservedSlots) else {
       refuse(i, isDraining ? .shed : .busy, now: now, into: &effects)
       return
@@ -100,13 +120,18 @@ extension Engine {
     return Standing(peer.address, history: history, policy)
   }
 
+  private func flags(_ standing: Standing) -> ConnectionFlags {
+    var flags = ConnectionFlags()
+    if standing.isTrusted { flags.insert(.trusted) }
+    if standing.isKnown { flags.insert(.known) }
+    return flags
+  }
+
   /// What becomes of a peer that has a slot: refused, held in the tarpit, or greeted after its delay.
   private mutating func begin(
     _ i: Int, _ standing: Standing, _ tier: Tier, _ peer: Peer, now: Instant,
     into effects: inout EffectQueue
   ) {
-    if standing.isTrusted { connections[i].flags.insert(.trusted) }
-    if standing.isKnown { connections[i].flags.insert(.known) }
     connections[i].signals = standing.signals
     connections[i].tier = tier
     var connect = entry(.connect, i, now: now)
@@ -231,7 +256,7 @@ extension Engine {
       return
     }
     connections[i].state = .idle
-    wheel.set(i, at: now.after(microseconds: commandTimeout))
+    wheel.set(i, at: now.after(microseconds: commandTimeout(i)))
     effects.append(.listen(slot(client: i)))
   }
 
@@ -242,8 +267,9 @@ extension Engine {
     sessions[s].lastReply = PitText.banner.code
   }
 
-  var commandTimeout: Int64 {
-    isUnderStress
+  /// How long a client may take for its next command as things are.
+  func commandTimeout(_ i: Int) -> Int64 {
+    isPressed(i)
       ? min(policy.timeouts.commandUnderStress, policy.timeouts.command) : policy.timeouts.command
   }
 
@@ -268,10 +294,7 @@ extension Engine {
       enterTarpit(i, .banner, owed: owed, now: now, into: &effects)
       return
     }
-    guard lease(i) else {
-      shed(i, for: .sessions, now: now, into: &effects)
-      return
-    }
+    guard lease(i, now: now, into: &effects) else { return }
     let s = Int(connections[i].session)
     arena.write(bytes, at: input(s).offset)
     sessions[s].inputEnd = Int32(bytes.count)
@@ -289,7 +312,7 @@ extension Engine {
   /// Words that crossed with the banner: before their time, and kept until the banner is out.
   mutating func spokeIntoBanner(_ i: Int, _ bytes: Span<UInt8>, now: Instant) {
     note(.pregreet, i, said: bytes, now: now)
-    guard connections[i].session >= 0 || lease(i) else { return }
+    guard connections[i].session >= 0 || lease(i, now: now) else { return }
     let s = Int(connections[i].session)
     let room = input(s).count - Int(sessions[s].inputEnd)
     guard bytes.count <= room else { return }
@@ -302,10 +325,7 @@ extension Engine {
   mutating func firstWords(
     _ i: Int, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
   ) {
-    guard lease(i) else {
-      shed(i, for: .sessions, now: now, into: &effects)
-      return
-    }
+    guard lease(i, now: now, into: &effects) else { return }
     creditBanner(i)
     let s = Int(connections[i].session)
     arena.write(bytes, at: input(s).offset)
@@ -322,16 +342,29 @@ extension Engine {
     work(i, now: now, into: &effects)
   }
 
+  /// Gives a connection a session; who gets none hears so.
+  private mutating func lease(_ i: Int, now: Instant, into effects: inout EffectQueue) -> Bool {
+    if !mayTake(.sessions, i, now: now) {
+      refuse(i, .crowded, as: .shed, now: now, into: &effects)
+      return false
+    }
+    if lease(i, now: now) { return true }
+    shed(i, for: .sessions, now: now, into: &effects)
+    return false
+  }
+
   /// Gives a connection a session. Some are kept for known senders.
   ///
   /// - Returns: false when there is none left for it.
-  mutating func lease(_ i: Int) -> Bool {
+  private mutating func lease(_ i: Int, now: Instant) -> Bool {
     let reserved = Int(Double(limits.sessions) * policy.reservedForKnown)
     guard sessionIndexes.free > (connections[i].tier == .known ? 0 : reserved),
       let s = sessionIndexes.take()
     else { return false }
     sessions[s] = Session()
     sessions[s].owner = Int32(i)
+    sessions[s].progress = now
+    took(.sessions, i)
     sessions[s].lines = LineScanner(
       lineEnds: policy.bareNewline == .normalize ? .normalize : .strict)
     connections[i].session = Int32(s)
@@ -439,6 +472,7 @@ extension Engine {
     let s = Int(connections[i].session)
     guard s >= 0, sessions[s].owner >= 0 else { return }
     sessions[s].owner = -1
+    gaveBack(.sessions, i)
     if !sessions[s].flags.isDisjoint(with: .inFlight) {
       sessions[s].pins += 1
     } else {

@@ -129,7 +129,7 @@ extension Engine {
           leave(i, .shuttingDown, now: now, into: &effects)
         } else {
           // The deadline is for the whole command: bytes that trickle in do not move it.
-          if !wheel.isSet(i) { wheel.set(i, at: now.after(microseconds: commandTimeout)) }
+          if !wheel.isSet(i) { wheel.set(i, at: now.after(microseconds: commandTimeout(i))) }
           fill(i, now: now, into: &effects)
         }
         return

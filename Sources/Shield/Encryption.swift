@@ -84,15 +84,15 @@ extension Engine {
 
   /// Our 220 is out, or it is a listener of TLS alone: the handshake may begin.
   mutating func beginHandshake(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    wheel.set(i, at: now.after(microseconds: handshakeTimeout))
+    wheel.set(i, at: now.after(microseconds: handshakeTimeout(i)))
     counters.handshakes += 1
     let isInTurn = secured[i]?.isInTurn ?? false
     if isInTurn { counters.handshakesInTurn += 1 }
     effects.append(.secure(slot(client: i), isInTurn ? .acceptInTurn : .accept))
   }
 
-  var handshakeTimeout: Int64 {
-    isUnderStress
+  private func handshakeTimeout(_ i: Int) -> Int64 {
+    isPressed(i)
       ? min(policy.timeouts.commandUnderStress, policy.timeouts.handshake)
       : policy.timeouts.handshake
   }
@@ -109,7 +109,8 @@ extension Engine {
   }
 
   /// Takes one of the places for TLS. The worst find none first: T3 has half of them, and so have handshakes without
-  /// credit, of which one source could begin any number; some are kept for known senders.
+  /// credit, of which one source could begin any number; some are kept for known senders. Handshakes that are under way
+  /// have places of their own, which are given back when they are done.
   ///
   /// - Returns: false if there is none for it.
   mutating func takeTLSPlace(_ i: Int, now: Instant) -> Bool {
@@ -119,17 +120,28 @@ extension Engine {
       case .bad: 0.5
       case .clean, .suspicious: 1 - policy.reservedForKnown
       }
-    let count = Double(secured.count)
-    let hasRoom = count < Double(secured.capacity) * most
-    let isInTurn = hasRoom && !hasCredit(i, now: now)
-    guard hasRoom, !isInTurn || count < Double(secured.capacity) * 0.5,
-      secured.add(i, isInTurn: isInTurn)
-    else {
+    guard mayTake(.tlsPlaces, i, now: now), mayTake(.handshakes, i, now: now) else { return false }
+    func hasRoom(_ most: Double) -> Bool {
+      Double(secured.count) < Double(secured.capacity) * most
+        && Double(secured.handshakes) < Double(limits.handshakes) * most
+    }
+    let isInTurn = hasRoom(most) && !hasCredit(i, now: now)
+    guard hasRoom(isInTurn ? min(most, 0.5) : most), secured.add(i, isInTurn: isInTurn) else {
       limitReached(i, .tlsSessions, now: now)
       return false
     }
     connections[i].flags.insert(.encrypted)
+    took(.tlsPlaces, i)
+    took(.handshakes, i)
     return true
+  }
+
+  /// Gives a client's place for TLS back, if it has one; nothing of it may be in flight.
+  mutating func giveBackTLSPlace(_ i: Int) {
+    guard connections[i].flags.contains(.encrypted) else { return }
+    if secured[i]?.isInHandshake == true { gaveBack(.handshakes, i) }
+    gaveBack(.tlsPlaces, i)
+    secured.remove(i)
   }
 
   /// The handshake that `secure` asked for has succeeded.
@@ -142,6 +154,7 @@ extension Engine {
       linkSecured(i - limits.connections, facts, now: now, into: &effects)
       return
     }
+    if secured[i]?.isInHandshake == true { gaveBack(.handshakes, i) }
     secured.set(i, facts)
     var entry = entry(.secured, i, now: now)
     entry.tls = facts

@@ -42,6 +42,7 @@ package struct Engine: ~Copyable {
   /// What is known of sources; what it has learnt is to be taken from there once a turn.
   package var memory: Memory
   var secured: SecuredTable
+  var shares: Shares
   var downstream = Downstream()
   let hash: SipHash
   /// Upper bits of every session id, so that ids of two workers or two runs differ.
@@ -104,6 +105,7 @@ package struct Engine: ~Copyable {
       capacity: limits.sources, hash: SipHash(k0: random.next(), k1: random.next()),
       secret: secret ?? ownSecret, epoch: epoch)
     secured = SecuredTable(capacity: limits.tlsSessions)
+    shares = Shares(limits, hash: hash)
     downstream.identity = identity
     prepareTexts()
   }
@@ -223,7 +225,9 @@ package struct Engine: ~Copyable {
     if isClient(index) {
       // A session that could not be given back while the kernel might still touch its memory.
       unpin(Int(connections[index].session))
-      if connections[index].flags.contains(.encrypted) { secured.remove(index) }
+      giveBackTLSPlace(index)
+      // Who never said for whom it is was nobody's yet.
+      if !connections[index].flags.contains(.announced) { gaveBack(.slots, index) }
       releaseHeader(index)
       let generation = (connections[index].generation + 1) & 0xFF_FFFF
       connections[index] = Connection()
@@ -234,6 +238,7 @@ package struct Engine: ~Copyable {
       let generation = (links[l].generation + 1) & 0xFF_FFFF
       let s = Int(links[l].pinned)
       if links[l].isProbe { downstream.isProbing = false }
+      if let holder = links[l].holder { shares.giveBack(.links, holder) }
       links[l] = Link()
       links[l].generation = generation
       linkIndexes.release(l)
@@ -360,13 +365,17 @@ package struct Engine: ~Copyable {
 
 /// What one of each thing the engine keeps takes, in bytes, for the statement at start.
 package enum Footprint {
-  /// A held connection: its record, its timer, its part of the concurrency counts.
-  package static var connection: Int { MemoryLayout<Connection>.stride + 8 + 7 }
+  /// A held connection: its record, its timer, its part of the concurrency counts and of the shares.
+  package static var connection: Int { MemoryLayout<Connection>.stride + 8 + 7 + Shares.bytesOfSlot }
   /// A session without its input buffer.
   package static var session: Int {
-    MemoryLayout<Session>.stride + Layout.sessionBytes
+    MemoryLayout<Session>.stride + Layout.sessionBytes + Shares.bytesEach
   }
-  package static var link: Int { MemoryLayout<Link>.stride + 8 + Layout.linkStride }
+  package static var link: Int {
+    MemoryLayout<Link>.stride + 8 + Layout.linkStride + Shares.bytesEach
+  }
+  /// A place for TLS: what is known of it, and its part of the shares.
+  package static var tlsPlace: Int { SecuredTable.bytesEach + 2 * Shares.bytesEach }
   /// A connection whose PROXY header is still to come.
   package static var header: Int { MemoryLayout<PendingHeader>.stride + Layout.headerBytes + 7 }
   /// A journal entry, in the engine's journal and in the queue to the log.

@@ -10,7 +10,7 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     rateLimit,
     reject, hangup, timeout, limit, shed, disconnect, downstreamDown, downstreamUp,
     downstreamFailed, possibleDuplicate, accepted, secured, notSecured, downstreamClear, spliced,
-    proxyRefused, downstreamUnlike
+    proxyRefused, downstreamUnlike, share
 
   /// The word the line begins with.
   package var word: String {
@@ -42,6 +42,7 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .spliced: "TLS PASSED ON"
     case .proxyRefused: "PROXY refused"
     case .downstreamUnlike: "DOWNSTREAM UNLIKE"
+    case .share: "SHARE"
     }
   }
 }
@@ -231,6 +232,8 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
     early
   case headerNotTaken, greetingMissing, identityNotOffered, identityRefused, mechanismsCut
   case unlistedBalancer, headerMissing, headerMalformed, headersWaiting, clientUnnamed
+  case slotsOfAddress, slotsOfNetwork, sessionsOfAddress, sessionsOfNetwork, linksOfAddress,
+    linksOfNetwork, tlsOfAddress, tlsOfNetwork, handshakesOfAddress, handshakesOfNetwork
 
   package var words: String {
     switch self {
@@ -280,6 +283,16 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
     case .headerMissing: "no PROXY header within 3 s"
     case .headerMalformed: "what came is no PROXY header"
     case .headersWaiting: "too many connections without their PROXY header"
+    case .slotsOfAddress: "connections of this address (overload.share_per_address)"
+    case .slotsOfNetwork: "connections of this network (overload.share_per_network)"
+    case .sessionsOfAddress: "sessions of this address (overload.share_per_address)"
+    case .sessionsOfNetwork: "sessions of this network (overload.share_per_network)"
+    case .linksOfAddress: "downstream connections of this address (overload.share_per_address)"
+    case .linksOfNetwork: "downstream connections of this network (overload.share_per_network)"
+    case .tlsOfAddress: "TLS sessions of this address (overload.share_per_address)"
+    case .tlsOfNetwork: "TLS sessions of this network (overload.share_per_network)"
+    case .handshakesOfAddress: "TLS handshakes of this address (overload.share_per_address)"
+    case .handshakesOfNetwork: "TLS handshakes of this network (overload.share_per_network)"
     case .clientUnnamed: "mail behind a PROXY header that names no client (LOCAL or UNKNOWN)"
     }
   }
@@ -359,6 +372,12 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
   package var protocolFaults: UInt64 = 0
   /// Connections to listeners behind a load balancer that did not come from one, or without its header.
   package var proxyRefused: UInt64 = 0
+  /// Refused because their source holds its share of: slots (421), sessions (421), downstream connections (451), places
+  /// for TLS and for handshakes (454).
+  package var overShareSlots: UInt64 = 0
+  package var overShareSessions: UInt64 = 0
+  package var overShareLinks: UInt64 = 0
+  package var overShareTLS: UInt64 = 0
   package var bytesIn: UInt64 = 0
   package var bytesOut: UInt64 = 0
   package var handshakes: UInt64 = 0
@@ -397,7 +416,11 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
       ("link_failures", false, \.linkFailures),
       ("possible_duplicates", false, \.possibleDuplicates),
       ("second_chances", false, \.secondChances), ("protocol_faults", false, \.protocolFaults),
-      ("proxy_refused", false, \.proxyRefused), ("bytes_in", false, \.bytesIn),
+      ("proxy_refused", false, \.proxyRefused),
+      ("over_share_connections", false, \.overShareSlots),
+      ("over_share_sessions", false, \.overShareSessions),
+      ("over_share_links", false, \.overShareLinks), ("over_share_tls", false, \.overShareTLS),
+      ("bytes_in", false, \.bytesIn),
       ("bytes_out", false, \.bytesOut), ("tls_handshakes", false, \.handshakes),
       ("tls_handshakes_in_turn", false, \.handshakesInTurn),
       ("tls_handshakes_failed", false, \.handshakesFailed),

@@ -234,18 +234,6 @@ extension Engine {
     Double(limits.connections - clientIndexes.free) / Double(max(limits.connections, 1))
   }
 
-  /// Share of sessions or downstream connections in use, whichever is larger, 0…1.
-  private var talkingShare: Double {
-    let sessions =
-      Double(limits.sessions - sessionIndexes.free) / Double(max(limits.sessions, 1))
-    let links =
-      Double(limits.downstreamConnections - linkIndexes.free)
-      / Double(max(limits.downstreamConnections, 1))
-    return max(sessions, links)
-  }
-
-  var isUnderStress: Bool { max(occupancy, talkingShare) >= policy.shedAt }
-
   /// How long a connection has been there, in microseconds. Ticks come round after 497 days; a session
   /// does not.
   func age(_ i: Int, now: Instant) -> Int64 {
@@ -262,27 +250,26 @@ extension Engine {
   }
 
   /// Makes room, once a second at most: tarpitted peers that have been held long enough for the present,
-  /// and silent clients under stress, get their timers moved up. Walks all connections.
+  /// and clients that hold places of which there are few left, get their timers moved up. Walks all connections.
   mutating func relieve(now: Instant) {
-    guard max(occupancy, talkingShare) >= policy.shrinkAt,
-      now >= lastRelief + .seconds(1)
-    else { return }
+    guard now >= lastRelief + .seconds(1) else { return }
+    var isStressed = false
+    for pool in Pool.allCases where isUnderStress(pool) {
+      shares.crowd(pool, now: now)
+      isStressed = true
+    }
+    guard isStressed || occupancy >= policy.shrinkAt else { return }
     lastRelief = now
     let most = tarpitTime
-    let isStressed = isUnderStress
-    let soon = now.after(microseconds: commandTimeout)
     for i in 0..<connections.capacity {
       switch connections[i].state {
       case .pit where age(i, now: now) >= most: wheel.set(i, at: now)
-      case .idle where isStressed, .talking where isStressed && isAwaitingCommand(i):
-        if let due = wheel.deadline(of: i), due > soon { wheel.set(i, at: soon) }
+      case .idle where isStressed, .securing where isStressed:
+        moveDeadline(i, to: now.after(microseconds: commandTimeout(i)))
+      case .talking where isStressed: hurry(i, now: now)
       default: break
       }
     }
-  }
-
-  private func isAwaitingCommand(_ i: Int) -> Bool {
-    sessions[Int(connections[i].session)].phase == .command
   }
 
   // MARK: Rates

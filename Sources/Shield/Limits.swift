@@ -16,6 +16,8 @@ package struct Limits: Sendable, Equatable {
   /// Clients that speak TLS at once. Each has some 16 KB with OpenSSL besides; one beyond them hears
   /// 454 4.7.0 to STARTTLS.
   package var tlsSessions = 2_000
+  /// Of those, how many may be in their handshake at once: it holds three times the memory of one that is done.
+  package var handshakes: Int { max(tlsSessions / 4, min(tlsSessions, 4)) }
   /// Connections from load balancers whose PROXY header has not come yet, 287 bytes each; one balancer may
   /// have a quarter of them. Beyond: 421 4.3.2. Taken only where a listener stands behind a balancer.
   package var proxyHeaders = 1_024

@@ -60,11 +60,16 @@ extension Engine {
     guard linkIndexes.free > (isKnown || s < 0 ? 0 : reserved), let l = linkIndexes.take() else {
       return nil
     }
+    if s >= 0 { sessions[s].progress = now }
     let generation = links[l].generation
     links[l] = Link()
     links[l].generation = generation
     links[l].session = Int32(s)
     links[l].isProbe = s < 0
+    if s >= 0, let holder = holder(Int(sessions[s].owner)) {
+      links[l].holder = holder
+      shares.take(.links, holder)
+    }
     links[l].state = .connecting
     if let failed {
       links[l].server = UInt8(downstream.servers.next(after: Int(links[failed].server)))

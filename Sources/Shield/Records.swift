@@ -408,6 +408,8 @@ struct Session: BitwiseCopyable, Sendable {
   var rewriteEnd: Int32 = 0
   /// The most octets this message may have; 0 for any number.
   var sizeLimit: UInt64 = 0
+  /// When it came to something last: got its session, its downstream connection, the reply to a message.
+  var progress = Instant.origin
   /// Octets of the message at which the deadline for more of it was last set.
   var deadlineMark: UInt64 = 0
   /// The reply owed after `swallow`, or at the end of an AUTH exchange that we end.
@@ -527,6 +529,8 @@ struct Link: BitwiseCopyable, Sendable {
   var session: Int32 = -1
   /// The session from whose memory it is still sending while it closes, or -1.
   var pinned: Int32 = -1
+  /// The source for which it counts, until it is closed.
+  var holder: Address?
   /// Made to ask what the downstream offers; it serves no session.
   var isProbe = false
   var sending = false

@@ -39,6 +39,10 @@ extension Engine {
       l < 0
       && (verb == .mail || verb == .auth || verb == .starttls || verb == .ehlo
         || sessions[s].flags.contains(.parked))
+    if mayOpen && !mayTake(.links, i, now: now) {
+      answer(i, .tooManyLinks, now: now, into: &effects)
+      return
+    }
     guard mayOpen, let opened = openLink(for: s, now: now, into: &effects) else {
       if mayOpen { limitReached(i, .links, now: now) }
       if verb == .ehlo {
@@ -848,6 +852,7 @@ extension Engine {
     if isTaken(code) {
       counters.messages += 1
       counters.messageBytes += sessions[s].data.size
+      sessions[s].progress = now
       sessions[s].messages += 1
       var accepted = entry(.accepted, i, now: now)
       accepted.recipients = sessions[s].acceptedRecipients

@@ -25,6 +25,8 @@ package struct TLSFacts: BitwiseCopyable, Sendable {
   /// Until the handshake is over: its source has had more of them than it has credit for, and those that have some
   /// come first.
   var isInTurn = false
+  /// The handshake is not over yet.
+  fileprivate(set) var isInHandshake = false
 
   package init() {}
 
@@ -41,6 +43,8 @@ package struct TLSFacts: BitwiseCopyable, Sendable {
 package struct SecuredTable: ~Copyable {
   private var facts: Slab<TLSFacts>
   private var numbers: PlaceMap
+  /// How many of the clients are in their handshake.
+  private(set) var handshakes = 0
   var capacity: Int { numbers.capacity }
   var count: Int { numbers.count }
 
@@ -59,14 +63,24 @@ package struct SecuredTable: ~Copyable {
     guard let number = numbers.add(client) else { return false }
     facts[number] = TLSFacts()
     facts[number].isInTurn = isInTurn
+    facts[number].isInHandshake = true
+    handshakes += 1
     return true
   }
 
   subscript(_ client: Int) -> TLSFacts? { numbers.number(of: client).map { facts[$0] } }
 
+  /// A client's handshake is over.
   mutating func set(_ client: Int, _ facts: TLSFacts) {
-    if let number = numbers.number(of: client) { self.facts[number] = facts }
+    guard let number = numbers.number(of: client) else { return }
+    if self.facts[number].isInHandshake { handshakes -= 1 }
+    self.facts[number] = facts
+    self.facts[number].isInHandshake = false
   }
 
-  mutating func remove(_ client: Int) { numbers.remove(client) }
+  mutating func remove(_ client: Int) {
+    guard let number = numbers.number(of: client) else { return }
+    if facts[number].isInHandshake { handshakes -= 1 }
+    numbers.remove(client)
+  }
 }

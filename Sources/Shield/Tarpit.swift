@@ -188,7 +188,7 @@ extension Engine {
   mutating func listenInPit(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     connections[i].state = .pit
     // The deadline is for the whole line: letters that trickle in do not move it.
-    if !wheel.isSet(i) { wheel.set(i, at: now.after(microseconds: commandTimeout)) }
+    if !wheel.isSet(i) { wheel.set(i, at: now.after(microseconds: commandTimeout(i))) }
     effects.append(.listen(slot(client: i)))
   }
 

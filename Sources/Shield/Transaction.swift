@@ -179,6 +179,11 @@ extension Engine {
     if sessions[s].flags.contains(.relaying) { return }
     sessions[s].flags.remove(.paused)
     if endIfUsedUp(i, now: now, into: &effects) { return }
+    if isOverdue(i, now: now) {
+      timedOut(i, now: now)
+      leave(i, .timeout, now: now, into: &effects)
+      return
+    }
     // The deadline moves with each kilobyte, not with each byte: a trickle does not hold a downstream.
     let isDue = sessions[s].data.octets &- sessions[s].deadlineMark >= 1_024
     if sessions[s].flags.contains(.filling) {

@@ -143,7 +143,8 @@ package struct ScriptedDownstream: Sendable {
 package struct VirtualShield: ~Copyable {
   package var driver: VirtualDriver
   package var downstream = ScriptedDownstream()
-  private var served: Set<Int> = []
+  /// In ascending order.
+  private var served: [Int] = []
   private var dialledBefore = 0
 
   package init(driver: consuming VirtualDriver) { self.driver = driver }
@@ -157,18 +158,21 @@ package struct VirtualShield: ~Copyable {
         let id = driver.dialled[dialledBefore]
         dialledBefore += 1
         guard driver.takesConnection(id) else { continue }
-        served.insert(id)
+        if !served.contains(id) {
+          served.insert(id, at: served.firstIndex { $0 > id } ?? served.count)
+        }
         obey(id, downstream.connected(id))
         again = true
       }
-      for id in served.sorted() {
+      for id in served
+      where !driver.sockets[id].outbound.isEmpty || !driver.sockets[id].isOpen {
         let (bytes, _) = driver.heard(id)
         if !bytes.isEmpty {
           again = true
           obey(id, downstream.received(id, bytes))
         }
         if !driver.sockets[id].isOpen {
-          served.remove(id)
+          served.removeAll { $0 == id }
           downstream.forget(id)
         }
       }

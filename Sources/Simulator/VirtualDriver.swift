@@ -44,6 +44,8 @@ package struct VirtualDriver: ~Copyable {
   package var engine: Engine
   package private(set) var now = Instant.origin
   package private(set) var sockets: [Socket]
+  /// Sockets of which there may be a fact to hand over: a bit each. Of the others there is none.
+  private var touched: [UInt64]
   private var effects = EffectQueue(capacity: 4_096)
   /// Downstream connections in the order in which the engine asked for them.
   package private(set) var dialled: [Int] = []
@@ -53,15 +55,15 @@ package struct VirtualDriver: ~Copyable {
   package var downstreamListens = true
   /// Addresses of it that refuse connections, and those that do nothing about them.
   package var refusingServers: Set<Int> = []
-  package var silentServers: Set<Int> = []
+  package var silentServers: Set<Int> = [] { didSet { touchAll() } }
   /// The most bytes one receive hands over; 1 drips everything.
   package var receiveMax = Int.max
   /// What `listen` hands over at most: as much as a provided buffer of the ring's driver holds.
   private static let bufferBytes = 512
   /// What handshakes come to: nil is success.
-  package var handshakeFault: Subject?
+  package var handshakeFault: Subject? { didSet { touchAll() } }
   /// Peers do nothing about their handshakes.
-  package var handshakeStands = false
+  package var handshakeStands = false { didSet { touchAll() } }
   /// What those that succeed are said to have come to.
   package var handshakeFacts = TLSFacts()
   /// Every handshake that was asked for, in order.
@@ -71,6 +73,7 @@ package struct VirtualDriver: ~Copyable {
 
   package init(engine: consuming Engine) {
     sockets = Array(repeating: Socket(), count: engine.slotCount)
+    touched = Array(repeating: 0, count: engine.slotCount / 64 + 1)
     self.engine = engine
   }
 
@@ -94,6 +97,7 @@ package struct VirtualDriver: ~Copyable {
   package mutating func say(_ i: Int, _ bytes: some Sequence<UInt8>) {
     guard sockets[i].isOpen else { return }
     sockets[i].inbound.append(contentsOf: bytes)
+    touch(i)
     settle()
   }
 
@@ -102,6 +106,7 @@ package struct VirtualDriver: ~Copyable {
   /// The peer closes its sending side.
   package mutating func end(_ i: Int) {
     sockets[i].inboundEnded = true
+    touch(i)
     settle()
   }
 
@@ -154,6 +159,7 @@ package struct VirtualDriver: ~Copyable {
 
   package mutating func setWindow(_ i: Int, _ window: Int) {
     sockets[i].window = window
+    touch(i)
     settle()
   }
 
@@ -191,6 +197,7 @@ package struct VirtualDriver: ~Copyable {
     }
     var k = 0
     while k < effects.count {
+      touch(effects[k])
       switch effects[k] {
       case .listen(let slot): wish(slot, .listen)
       case .fill(let slot, let region):
@@ -236,47 +243,68 @@ package struct VirtualDriver: ~Copyable {
     sockets[Int(slot.index)].want = want
   }
 
-  /// Hands over one fact, if there is one to hand over.
+  private mutating func touch(_ i: Int) { touched[i / 64] |= 1 << UInt64(i % 64) }
+
+  private mutating func touchAll() {
+    for word in touched.indices { touched[word] = .max }
+  }
+
+  /// What an order is about may be the matter of a fact now.
+  private mutating func touch(_ effect: Effect) {
+    switch effect {
+    case .listen(let slot), .fill(let slot, _), .watch(let slot), .send(let slot, _),
+      .connect(let slot, _), .narrow(let slot), .widen(let slot), .secure(let slot, _),
+      .finish(let slot), .hand(let slot, _), .close(let slot):
+      touch(Int(slot.index))
+    }
+  }
+
+  /// Hands over one fact, if there is one to hand over: of the first socket that has one.
   private mutating func deliver() -> Bool {
-    for i in sockets.indices where sockets[i].isOpen {
-      let slot = sockets[i].slot
-      if sockets[i].isClosing {
-        sockets[i].isOpen = false
-        sockets[i].want = .nothing
-        sockets[i].pendingSend = nil
-        sockets[i].pendingFill = nil
-        connecting.remove(i)
-        engine.closed(slot, now: now, into: &effects)
-        return true
+    for word in touched.indices {
+      while touched[word] != 0 {
+        let i = word * 64 + touched[word].trailingZeroBitCount
+        if i < sockets.count && sockets[i].isOpen && deliver(to: i) { return true }
+        touched[word] &= touched[word] - 1
       }
-      if sockets[i].isDownstream && !connecting.contains(i) {
-        if silentServers.contains(sockets[i].server) { continue }
-        connecting.insert(i)
-        if takesConnection(i) {
-          engine.connected(slot, now: now, into: &effects)
-        } else {
-          engine.failed(slot, now: now, into: &effects)
-        }
-        return true
-      }
-      if let region = sockets[i].pendingSend, sockets[i].window > 0, !sockets[i].isBroken {
-        let count = min(region.count, sockets[i].window)
-        for k in 0..<count {
-          sockets[i].outbound.append(engine.arena[region.offset + k])
-          sockets[i].times.append(now)
-        }
-        if sockets[i].window != .max { sockets[i].window -= count }
-        sockets[i].pendingSend = nil
-        engine.sent(slot, count, now: now, into: &effects)
-        return true
-      }
-      if sockets[i].isSecuring {
-        if shakeHands(i) { return true }
-        continue
-      }
-      if hear(i) { return true }
     }
     return false
+  }
+
+  /// Hands over a fact of one socket, if there is one.
+  private mutating func deliver(to i: Int) -> Bool {
+    let slot = sockets[i].slot
+    if sockets[i].isClosing {
+      sockets[i].isOpen = false
+      sockets[i].want = .nothing
+      sockets[i].pendingSend = nil
+      sockets[i].pendingFill = nil
+      connecting.remove(i)
+      engine.closed(slot, now: now, into: &effects)
+      return true
+    }
+    if sockets[i].isDownstream && !connecting.contains(i) {
+      if silentServers.contains(sockets[i].server) { return false }
+      connecting.insert(i)
+      if takesConnection(i) {
+        engine.connected(slot, now: now, into: &effects)
+      } else {
+        engine.failed(slot, now: now, into: &effects)
+      }
+      return true
+    }
+    if let region = sockets[i].pendingSend, sockets[i].window > 0, !sockets[i].isBroken {
+      let count = min(region.count, sockets[i].window)
+      for k in 0..<count {
+        sockets[i].outbound.append(engine.arena[region.offset + k])
+        sockets[i].times.append(now)
+      }
+      if sockets[i].window != .max { sockets[i].window -= count }
+      sockets[i].pendingSend = nil
+      engine.sent(slot, count, now: now, into: &effects)
+      return true
+    }
+    return sockets[i].isSecuring ? shakeHands(i) : hear(i)
   }
 
   /// What a peer said in clear is no handshake.

@@ -110,6 +110,9 @@ package struct Timeouts: Sendable, Equatable {
   package var command: Int64 = 300_000_000
   /// The same once slots run out (postscreen and smtpd use 10 s under stress).
   package var commandUnderStress: Int64 = 10_000_000
+  /// For a whole message once sessions or downstream connections run out, and a second more for each KiB of it; half
+  /// of it for a source that holds more than it would get now. Counted from the reply to the last one.
+  package var messageUnderStress: Int64 = 60_000_000
   /// For more of a message from a client.
   package var body: Int64 = 180_000_000
   /// For a client to take a reply.
@@ -176,6 +179,11 @@ package struct Policy: Sendable {
   package var shedAt = 0.9
   /// Share of slots kept for T0.
   package var reservedForKnown = 0.05
+  /// The share of slots, sessions, downstream connections and places for TLS that one address may hold (/32, /64); 1 for
+  /// any number. Who has delivered mail may have four times as much, who is trusted as much as there is.
+  package var sharePerAddress = 0.05
+  /// The same for a network (/24, /48).
+  package var sharePerNetwork = 0.2
 
   package init(access: AccessTable, rates: RateTable) {
     self.access = access

@@ -20,6 +20,9 @@ package struct ListeningSocket: ~Copyable {
     /// flight, for good) and its window at about 4 KB: widen survivors as `Ring.setSocketOption`
     /// says, or a message crawls at 4 KB a round trip. Leave it nil where the ring cannot set options.
     package var receiveBufferBytes: Int32?
+    /// SO_SNDBUF of accepted sockets, which the kernel doubles; nil for the kernel's, which grows to 4 MB for a peer that
+    /// asks for much and takes nothing.
+    package var sendBufferBytes: Int32?
     /// Longest time sent bytes may stay unacknowledged; 0 for the kernel's default (about 15 min).
     package var userTimeoutMilliseconds: Int32 = 60_000
     /// Finds peers that vanished while held; 0 for none.
@@ -64,6 +67,7 @@ package struct ListeningSocket: ~Copyable {
     }
     if options.reusePort { wishes.append((SOL_SOCKET, SO_REUSEPORT, 1)) }
     if options.saveSYN { wishes.append((tcp, TCP_SAVE_SYN, 1)) }
+    if let bytes = options.sendBufferBytes { wishes.append((SOL_SOCKET, SO_SNDBUF, bytes)) }
     if let bytes = options.receiveBufferBytes { wishes.append((SOL_SOCKET, SO_RCVBUF, bytes)) }
     if options.userTimeoutMilliseconds > 0 {
       wishes.append((tcp, TCP_USER_TIMEOUT, options.userTimeoutMilliseconds))

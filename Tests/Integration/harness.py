@@ -261,6 +261,8 @@ class Shield:
                     "probe_every": "1s",
                 },
                 "tables": {"access": str(self.access), "rates": str(self.rates)},
+                # Here one address plays many clients; what it may hold is the matter of test_shares.py.
+                "overload": {"share_per_address": "100%", "share_per_network": "100%"},
                 "log": {"level": "info", "destination": "stderr"},
             },
             config or {},

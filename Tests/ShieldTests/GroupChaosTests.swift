@@ -237,6 +237,7 @@ struct GroupChaosTests {
     #expect(driver.engine.heldCount == 0, "seed \(seed): a slot was not freed")
     #expect(driver.engine.linkCount == 0, "seed \(seed): a link was not freed")
     #expect(driver.engine.leasedSessions == 0, "seed \(seed): a session was not returned")
+    #expect(driver.engine.sharesAreEmpty == true, "seed \(seed): a share was not given back")
   }
 
   private func step(

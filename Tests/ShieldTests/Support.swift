@@ -14,8 +14,23 @@ func policy(access: String = "", rates: String = "", _ change: (inout Policy) ->
     rates: RateTable.load(content: Array(rates.utf8), file: "rates.cidr").table)
   policy.mode = .enforce
   policy.hostname = "mx.example.test"
+  // Here one address plays many clients; what it may hold is tested with the shares that ship.
+  policy.sharePerAddress = 1
+  policy.sharePerNetwork = 1
   change(&policy)
   return policy
+}
+
+/// The same with the shares that ship.
+func shippedShares(rates: String = "", access: String = "", _ change: (inout Policy) -> Void = { _ in })
+  -> Policy
+{
+  policy(access: access, rates: rates) {
+    let shipped = Policy(access: $0.access, rates: $0.rates)
+    $0.sharePerAddress = shipped.sharePerAddress
+    $0.sharePerNetwork = shipped.sharePerNetwork
+    change(&$0)
+  }
 }
 
 func limits(_ change: (inout Limits) -> Void = { _ in }) -> Limits {

@@ -18,17 +18,23 @@ package struct MemoryStatement: Sendable {
     /// pins when it floods the socket we do not read: 7.6 to 33.6 KB where receive buffers can be widened
     /// later (Linux 6.7), 131.8 KB before that.
     package var connectionKernel = 4_100 + 33_600
-    /// What a session's widened receive buffer may pin beyond that.
-    package var sessionKernel = 131_072
+    /// What a session's widened receive buffer may pin beyond that, and replies that it does not take. The kernel doubles
+    /// what a socket is given.
+    package var sessionKernel = 131_072 + 2 * Int(Driver.clientSendBuffer)
     /// A session without its input buffer.
     package var session = Footprint.session
     package var downstream = Footprint.link + Driver.bytesPerSlot
-    package var downstreamKernel = 4_100
+    /// With a message that it does not take (210 to 262 KB measured) and replies that we do not read.
+    package var downstreamKernel =
+      4_100 + 2 * Int(Driver.linkSendBuffer) + 2 * Int(Driver.linkReceiveBuffer)
     package var header = Footprint.header
     /// A session of TLS: what OpenSSL has of it at rest (12.9 to 14.2 KB measured, with its certificate and ticket
-    /// more), and our records. In a handshake it is up to 80 KB for some milliseconds.
+    /// more), and our records.
     package var tlsSession =
-      16_000 + SecuredTable.bytesEach + MemoryLayout<SecureSlot>.stride + PlaceMap.bytesEach
+      16_000 + Footprint.tlsPlace + MemoryLayout<SecureSlot>.stride + PlaceMap.bytesEach
+    /// What it has more while its handshake is under way: some 30 KB where the peer has stopped in the middle of it, up
+    /// to 64 KB for some milliseconds.
+    package var tlsHandshake = 64_000
     package var bucket = 15
     /// 15.75 B.
     package var source = 16
@@ -37,8 +43,10 @@ package struct MemoryStatement: Sendable {
     /// An entry of a ring's submission queue (64 B and its number) and the four of its completion queue
     /// (16 B), in the kernel's memory and mapped into the process.
     package var ringEntry = 64 + 4 + 4 * 16
-    /// Stack and bookkeeping of a worker, and what it has learnt on its way out and what others have on its way in.
-    package var worker = 65_536 + 2 * Worker.changesMost * MemoryLayout<Change>.stride
+    /// Stack and bookkeeping of a worker, what it has learnt on its way out and what others have on its way in, and the
+    /// least that shares are counted in.
+    package var worker =
+      65_536 + 2 * Worker.changesMost * MemoryLayout<Change>.stride + CrowdCounts.leastFootprint
     package init() {}
   }
 
@@ -80,6 +88,7 @@ package struct MemoryStatement: Sendable {
           "downstream_connections", share.downstreamConnections, units.downstream,
           units.downstreamKernel),
         row("tls_sessions", share.tlsSessions, units.tlsSession),
+        row("in a TLS handshake", share.handshakes, units.tlsHandshake),
         row("proxy_headers", isBalanced ? share.proxyHeaders : 0, units.header),
         row("buckets", share.buckets, units.bucket),
         row("sources", share.sources, units.source),

@@ -193,6 +193,8 @@ extension Setting {
     percentage("overload.shrink_at", \.policy.shrinkAt, 0.01...1),
     percentage("overload.shed_at", \.policy.shedAt, 0.01...1),
     percentage("overload.reserved_for_known", \.policy.reservedForKnown, 0...0.5),
+    percentage("overload.share_per_address", \.policy.sharePerAddress, 0.001...1),
+    percentage("overload.share_per_network", \.policy.sharePerNetwork, 0.001...1),
   ]
 
   private static let smtp: [Setting] = [
@@ -219,6 +221,7 @@ extension Setting {
   private static let timeouts: [Setting] = [
     duration("timeouts.command", \.policy.timeouts.command, second...hour),
     duration("timeouts.command_under_stress", \.policy.timeouts.commandUnderStress, second...hour),
+    duration("timeouts.message_under_stress", \.policy.timeouts.messageUnderStress, second...hour),
     duration("timeouts.body", \.policy.timeouts.body, second...hour),
     duration("timeouts.send", \.policy.timeouts.send, second...hour),
     duration("timeouts.session", \.policy.timeouts.session, second...(7 * day)),

@@ -110,6 +110,10 @@ package struct JournalText {
     case .possibleDuplicate:
       return
         "POSSIBLE DUPLICATE \(id): the client left before the reply to a message that was accepted"
+    case .share:
+      // Who was turned away when it came has no session.
+      let whom = entry.session == 0 ? from : "\(from) \(id)"
+      return "SHARE \(whom): \(entry.reply) for \(entry.subject.words)"
     case .proxyRefused: return "PROXY refused from \(from): \(entry.subject.words)"
     case .accepted:
       let number = QueueID.find(in: quoted(entry)).map { " queue_id=\($0)" } ?? ""
