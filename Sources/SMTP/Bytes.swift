@@ -45,9 +45,31 @@ extension Span where Element == UInt8 {
   }
 
   /// Whether an octet of `range` is a control octet (below SP, or DEL).
-  func hasControl(in range: Range<Int>) -> Bool {
-    for i in range where self[i] < 0x20 || self[i] == 0x7F { return true }
+  func hasControl(in range: Range<Int>, butTab: Bool = false) -> Bool {
+    for i in range where self[i] < 0x20 || self[i] == 0x7F {
+      if !(butTab && self[i] == 0x09) { return true }
+    }
     return false
+  }
+
+  /// Whether `index` is inside `range` and holds SP or TAB.
+  @inline(__always)
+  func isBlank(at index: Int, in range: Range<Int>) -> Bool {
+    index < range.upperBound && (self[index] == 0x20 || self[index] == 0x09)
+  }
+
+  /// The first SP or TAB in `range`, or the range's end.
+  func firstBlank(in range: Range<Int>) -> Int {
+    var i = range.lowerBound
+    while i < range.upperBound && !isBlank(at: i, in: range) { i += 1 }
+    return i
+  }
+
+  /// The first octet in `range` that is neither SP nor TAB, or the range's end.
+  func skippingBlanks(in range: Range<Int>) -> Int {
+    var i = range.lowerBound
+    while isBlank(at: i, in: range) { i += 1 }
+    return i
   }
 
   /// Whether an octet of `range` has its eighth bit set.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// What a line asks for, or what it really is when it is not SMTP.
-package enum Verb: UInt8, Sendable, BitwiseCopyable {
+package enum Verb: UInt8, Sendable, BitwiseCopyable, CaseIterable {
   case unknown
   case ehlo, helo, lhlo, mail, rcpt, data, rset, noop, quit, vrfy, expn, help
   case auth, starttls, bdat, burl
@@ -30,25 +30,32 @@ package enum Verb: UInt8, Sendable, BitwiseCopyable {
 /// One command line, taken apart as far as its verb.
 ///
 /// Not the meaning of its argument: `MailArguments`, `RcptArguments` and `HeloForm` read that. Invariant:
-/// unless the verb is foreign, the argument holds no control octet, begins and ends with something other
-/// than white space, and lies inside the line.
+/// unless the verb is foreign, the argument holds no control octet but TAB, begins and ends with something
+/// other than white space, and lies inside the line.
 package struct Command: Equatable, Sendable {
   /// How well the line keeps to the letter of RFC 5321, 4.1.1.
   package enum Form: UInt8, Sendable, BitwiseCopyable {
     case strict
     /// Understood, with a space too many: after the colon of `FROM:`, or after the verb.
     case loose
+    /// Understood, with more white space after the colon than one space.
+    case tolerated
     /// MAIL without `FROM:` or RCPT without `TO:`; answer 501 5.5.4.
     case malformed
   }
 
   package let verb: Verb
+  /// What it is to who takes no white space but a space, and none before the verb: the same, or no command.
+  package let strictVerb: Verb
   /// Where in the line the argument is; for MAIL and RCPT what follows `FROM:` and `TO:`.
   package let argument: Range<Int>
   package let form: Form
 
-  private init(_ verb: Verb, _ argument: Range<Int>, _ form: Form = .strict) {
+  private init(
+    _ verb: Verb, _ argument: Range<Int>, _ form: Form = .strict, strictly strictVerb: Verb? = nil
+  ) {
     self.verb = verb
+    self.strictVerb = strictVerb ?? verb
     self.argument = argument
     self.form = form
   }
@@ -62,25 +69,37 @@ package struct Command: Equatable, Sendable {
     let whole = line.withoutTrailingSpace(0..<line.count)
     let end = whole.upperBound
     let odd = line.firstUnprintable(in: whole)
-    if odd < end, line.hasControl(in: odd..<end) {
+    let hasTab = odd < end && line.first(0x09, in: odd..<end) != nil
+    if odd < end, line.hasControl(in: odd..<end, butTab: true) {
       self.init(.binary, 0..<line.count)
       return
     }
-    let word = 0..<(line.first(0x20, in: whole) ?? end)
-    var start = word.upperBound
-    while start < end && line[start] == 0x20 { start += 1 }
+    let wordStart = line.skippingBlanks(in: whole)
+    let word = wordStart..<line.firstBlank(in: wordStart..<end)
+    let start = line.skippingBlanks(in: word.upperBound..<end)
     let argument = start..<end
     let verb = Command.verb(in: line, word)
-    if odd < end && !(odd >= start && verb.takesEightBit) {
+    if odd < end && line.hasEightBit(in: odd..<end)
+      && (line.hasEightBit(in: min(odd, start)..<start) || !verb.takesEightBit)
+    {
       self.init(.binary, 0..<line.count)
       return
+    }
+    var strictVerb = verb
+    if hasTab || wordStart > 0 {
+      strictVerb = hasTab ? .binary : .unknown
+      // Only SMTP is worth it: what is folded or has TAB in another protocol proves nothing.
+      if verb.isForeign || verb == .unknown {
+        self.init(strictVerb, hasTab ? 0..<line.count : wordStart..<end)
+        return
+      }
     }
     let form: Form = start - word.upperBound > 1 ? .loose : .strict
     switch verb {
-    case .mail: self = Command.path(verb, "FROM:", line, argument, form)
-    case .rcpt: self = Command.path(verb, "TO:", line, argument, form)
+    case .mail: self = Command.path(verb, "FROM:", line, argument, form, strictly: strictVerb)
+    case .rcpt: self = Command.path(verb, "TO:", line, argument, form, strictly: strictVerb)
     case .http, .header: self.init(verb, 0..<end)
-    default: self.init(verb, argument, form)
+    default: self.init(verb, argument, form, strictly: strictVerb)
     }
   }
 
@@ -96,19 +115,27 @@ package struct Command: Equatable, Sendable {
     }
   }
 
-  /// MAIL and RCPT: takes the keyword off the argument, and one space that does not belong there.
+  /// MAIL and RCPT: takes the keyword off the argument, and white space that does not belong there.
   private static func path(
-    _ verb: Verb, _ keyword: StaticString, _ line: Span<UInt8>, _ argument: Range<Int>, _ form: Form
+    _ verb: Verb, _ keyword: StaticString, _ line: Span<UInt8>, _ argument: Range<Int>,
+    _ form: Form,
+    strictly strictVerb: Verb
   ) -> Command {
     let length = keyword.utf8CodeUnitCount
     guard argument.count >= length,
       line.matches(keyword, in: argument.lowerBound..<argument.lowerBound + length)
-    else { return Command(verb, argument, .malformed) }
-    let start = argument.lowerBound + length
-    if start < argument.upperBound && line[start] == 0x20 {
-      return Command(verb, start + 1..<argument.upperBound, .loose)
-    }
-    return Command(verb, start..<argument.upperBound, form)
+    else { return Command(verb, argument, .malformed, strictly: strictVerb) }
+    let colon = argument.lowerBound + length
+    let start = line.skippingBlanks(in: colon..<argument.upperBound)
+    let form: Form =
+      switch start - colon {
+      case 0: form
+      case 1: .loose
+      // With TAB or space before it the line is no command to who takes the letter alone.
+      case _ where strictVerb != verb: .loose
+      default: .tolerated
+      }
+    return Command(verb, start..<argument.upperBound, form, strictly: strictVerb)
   }
 
   private static func verb(in line: Span<UInt8>, _ word: Range<Int>) -> Verb {

@@ -5,7 +5,9 @@
 /// 421 means that we close, 4yz that this attempt fails, 5yz that the client did something wrong. A 2yz
 /// about mail is never ours. The texts use words that log filters for Postfix look for.
 package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
-  case ok, bye, help, cannotVerify
+  case ok, bye, cannotVerify
+  /// HELP, without and with STARTTLS and AUTH.
+  case help, helpTLS, helpAuth, helpTLSAuth
   case unknownCommand, notImplemented, badSequence, heloFirst, nestedMail, mailFirst, heloSyntax
   case mailSyntax, rcptSyntax, badPathSyntax, badSenderAddress, badRecipientAddress, noArgument,
     badParameter
@@ -19,6 +21,16 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case parameterNotNow, loginNotNow, offersUnknown
   case downstreamUnavailable, downstreamLost, transactionLost, noDownstreamRoom, clientUnnamed
   case tooManyLinks
+
+  /// The reply to HELP where these are offered.
+  package static func help(tls: Bool, auth: Bool) -> OwnReply {
+    switch (tls, auth) {
+    case (false, false): .help
+    case (true, false): .helpTLS
+    case (false, true): .helpAuth
+    case (true, true): .helpTLSAuth
+    }
+  }
 
   package var code: UInt16 { parts.code }
 
@@ -38,6 +50,12 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .ok: (250, "2.0.0 Ok")
     case .bye: (221, "2.0.0 Bye")
     case .help: (214, "2.0.0 Commands: EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY HELP")
+    case .helpTLS:
+      (214, "2.0.0 Commands: EHLO HELO STARTTLS MAIL RCPT DATA RSET NOOP QUIT VRFY HELP")
+    case .helpAuth:
+      (214, "2.0.0 Commands: EHLO HELO AUTH MAIL RCPT DATA RSET NOOP QUIT VRFY HELP")
+    case .helpTLSAuth:
+      (214, "2.0.0 Commands: EHLO HELO STARTTLS AUTH MAIL RCPT DATA RSET NOOP QUIT VRFY HELP")
     case .cannotVerify: (252, "2.5.0 Cannot verify; send mail and see")
     case .unknownCommand: (500, "5.5.1 Command not recognized")
     case .notImplemented: (502, "5.5.1 Command not implemented")

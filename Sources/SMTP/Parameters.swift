@@ -36,6 +36,8 @@ package struct ParameterSet: OptionSet, Sendable, BitwiseCopyable {
   ]
   static let ofRcpt: ParameterSet = [.notify, .orcpt]
   static let ofDSN: ParameterSet = [.ret, .envid, .notify, .orcpt]
+  /// Those whose value is xtext (RFC 3461, 4), free in what it says.
+  static let ofXText: ParameterSet = [.envid, .orcpt, .auth]
   /// SIZE is held against our own limit, and AUTH= is taken off: neither needs the downstream's leave.
   package static let oursToCheck: ParameterSet = [.size, .auth]
 
@@ -116,7 +118,8 @@ package struct Parameters: Sendable, BitwiseCopyable {
   /// The value of SIZE=; 0 if absent or unknown to the client (RFC 1870, 5).
   package private(set) var size: UInt64 = 0
   private(set) var hasEightBit = false
-  private(set) var isLoose = false
+  /// How the first of them that does so departs from its RFC, while it is clear what was meant.
+  private(set) var lapse: ArgumentFault?
 
   init() {}
 
@@ -148,14 +151,11 @@ package struct Parameters: Sendable, BitwiseCopyable {
     guard range.upperBound <= Int(UInt16.max) else { return .syntax }
     var i = range.lowerBound
     while i < range.upperBound {
-      guard bytes[i] == 0x20 else { return .syntax }
-      i += 1
-      if i < range.upperBound && bytes[i] == 0x20 {
-        isLoose = true
-        continue
-      }
-      let end = bytes.first(0x20, in: i..<range.upperBound) ?? range.upperBound
-      if let fault = take(bytes, i..<end, of: known) { return fault }
+      let start = bytes.skippingBlanks(in: i..<range.upperBound)
+      guard start > i else { return .syntax }
+      if start == range.upperBound { break }
+      let end = bytes.firstBlank(in: start..<range.upperBound)
+      if let fault = take(bytes, start..<end, of: known) { return fault }
       i = end
     }
     return nil
@@ -168,29 +168,52 @@ package struct Parameters: Sendable, BitwiseCopyable {
     let keywordEnd = bytes.first(UInt8(ascii: "="), in: word) ?? word.upperBound
     let name = word.lowerBound..<keywordEnd
     guard isKeyword(bytes, name) else { return .syntax }
-    let value = min(keywordEnd + 1, word.upperBound)..<word.upperBound
+    var value = min(keywordEnd + 1, word.upperBound)..<word.upperBound
     let hasValue = keywordEnd < word.upperBound
     if hasValue {
       guard !value.isEmpty else { return .badParameter }
       for i in value {
-        guard bytes[i] > 0x20, bytes[i] != 0x7F, bytes[i] != UInt8(ascii: "=") else {
-          return .badParameter
-        }
+        guard bytes[i] > 0x20, bytes[i] != 0x7F else { return .badParameter }
         if bytes[i] >= 0x80 { hasEightBit = true }
       }
     }
     guard let keyword = Keyword(bytes, in: name), let kind = ParameterSet(keyword),
       known.contains(kind)
     else { return .unknownParameter }
-    if present.contains(kind) { return .duplicateParameter }
+    if bytes.first(UInt8(ascii: "="), in: value) != nil {
+      // xtext should have it as +3D (RFC 3461, 4); that makes two readings of nothing.
+      guard ParameterSet.ofXText.contains(kind) else { return .badParameter }
+      lapse = lapse ?? .badParameter
+    }
+    if kind == .notify {
+      while value.count > 1, bytes[value.upperBound - 1] == UInt8(ascii: ",") {
+        value = value.lowerBound..<value.upperBound - 1
+        lapse = lapse ?? .badParameter
+      }
+    }
+    if present.contains(kind) {
+      // The same again asks for nothing else.
+      guard repeats(kind, bytes, value) else { return .duplicateParameter }
+      lapse = lapse ?? .duplicateParameter
+      return nil
+    }
     guard count < Parameters.slotsMax else { return .tooManyParameters }
     if let fault = judge(kind, bytes, value, hasValue) { return fault }
     present.insert(kind)
     slots[count] = Slot(
       keyword: UInt16(name.lowerBound), keywordEnd: UInt16(keywordEnd),
-      valueEnd: UInt16(word.upperBound), kind: kind.rawValue)
+      valueEnd: UInt16(value.upperBound), kind: kind.rawValue)
     count += 1
     return nil
+  }
+
+  /// Whether a parameter whose case is nothing is there with this value.
+  private func repeats(_ kind: ParameterSet, _ bytes: Span<UInt8>, _ value: Range<Int>) -> Bool {
+    if ParameterSet.ofXText.contains(kind) { return false }
+    for slot in 0..<count where self.kind(slot) == kind {
+      return equalsIgnoringCase(bytes.extracting(self.value(slot)), bytes.extracting(value))
+    }
+    return false
   }
 
   private func isKeyword(_ bytes: Span<UInt8>, _ name: Range<Int>) -> Bool {

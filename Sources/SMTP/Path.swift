@@ -2,20 +2,22 @@
 
 /// Where an address ends, and whether it needs SMTPUTF8.
 ///
-/// A scanner of `<...>`, not an address object: a path is passed on verbatim or refused, never
-/// completed, unquoted or rewritten (reliability.md, class 32). Invariant: one pass, no recursion, no
-/// octet outside the given range is read, and what is accepted has exactly one reading of where it ends.
+/// A scanner of `<...>`, not an address object: an address is passed on verbatim or refused, never
+/// completed, unquoted or rewritten. What may be missing or doubled are its brackets, and what stands between
+/// them and the address is white space: nothing of that changes which address is meant. Invariant: one pass, no
+/// recursion, no octet outside the given range is read, and what is accepted has exactly one reading of where it
+/// ends.
 struct Path {
   /// The most octets of a path we take, brackets included. RFC 5321, 4.5.3.1.3 says 256; addresses of
   /// mailing lists that encode a recipient (VERP, SRS, BATV) and SMTPUTF8 ones are found beyond it, so
   /// there is room, and a limit far below any buffer of ours.
   static let octetsMax = 1_024
 
-  /// Which paths without a domain are allowed (RFC 5321, 4.1.1.2, 4.1.1.3).
+  /// Which paths without a domain RFC 5321 allows (4.1.1.2, 4.1.1.3).
   enum Role: UInt8 {
-    /// `<>` is allowed.
+    /// `<>`.
     case reverse
-    /// `<postmaster>` is allowed, in any case.
+    /// `<postmaster>`, in any case.
     case forward
   }
 
@@ -25,41 +27,56 @@ struct Path {
     case badAddress
   }
 
-  /// The path with its brackets.
-  let range: Range<Int>
+  /// The address without its brackets; empty for `<>`.
+  let mailbox: Range<Int>
+  /// Where the path ends.
+  let end: Int
   let hasEightBit: Bool
+  /// How it departs from RFC 5321; nil if it does not, or in a way that cannot be misread.
+  let lapse: Fault?
 
   /// Reads the path at the front of `bytes`.
   static func scan(_ bytes: Span<UInt8>, role: Role) -> (path: Path?, fault: Fault) {
-    guard bytes.count > 0, bytes[0] == UInt8(ascii: "<") else { return (nil, .noBrackets) }
-    let end = min(bytes.count, octetsMax)
-    var cursor = PathCursor(at: 1, end: end)
-    if role == .reverse && cursor.peek(bytes) == UInt8(ascii: ">") {
-      return (Path(range: 0..<2, hasEightBit: false), .badAddress)
-    }
-    guard cursor.skipSourceRoute(bytes) else { return (nil, .badAddress) }
-    let local = cursor.index
-    let quoted = cursor.peek(bytes) == UInt8(ascii: "\"")
-    guard cursor.skipLocalPart(bytes) else {
-      return (nil, cursor.fault(in: bytes))
-    }
-    let hasDomain = cursor.peek(bytes) == UInt8(ascii: "@")
-    if hasDomain {
-      cursor.index += 1
-      guard cursor.skipDomain(bytes) else {
-        return (nil, cursor.fault(in: bytes))
+    var cursor = PathCursor(at: 0, end: min(bytes.count, octetsMax))
+    let brackets = cursor.skipBrackets(bytes, UInt8(ascii: "<"))
+    var lapse: Fault? = brackets == 0 ? .noBrackets : brackets == 1 ? nil : .badAddress
+    if brackets > 0 && cursor.skipBlanks(bytes) { lapse = lapse ?? .badAddress }
+    let start = cursor.index
+    if !(role == .reverse && brackets > 0 && cursor.peek(bytes) == UInt8(ascii: ">")) {
+      guard cursor.skipSourceRoute(bytes) else {
+        return (nil, brackets == 0 ? .noBrackets : .badAddress)
+      }
+      let local = cursor.index
+      guard let isBare = cursor.skipMailbox(bytes) else {
+        return (nil, brackets == 0 ? .noBrackets : cursor.fault(in: bytes))
+      }
+      if isBare {
+        let name = local..<cursor.index
+        // A route in front of a bare name has never meant anything, and without brackets `SIZE=10` is no name.
+        guard local == start, brackets > 0 || bytes.first(UInt8(ascii: "="), in: name) == nil
+        else { return (nil, brackets == 0 ? .noBrackets : .badAddress) }
+        // Whose name it is, is for the server to say (Postfix: `myorigin`).
+        if role == .reverse || !bytes.matches("postmaster", in: name) {
+          lapse = lapse ?? .badAddress
+        }
       }
     }
-    guard let closing = cursor.peek(bytes) else { return (nil, cursor.fault(in: bytes)) }
-    guard closing == UInt8(ascii: ">") else { return (nil, .badAddress) }
-    if !hasDomain {
-      // A route in front of a bare name has never meant anything.
-      guard role == .forward, local == 1, !quoted,
-        bytes.matches("postmaster", in: local..<cursor.index)
-      else { return (nil, .badAddress) }
+    let mailbox = start..<cursor.index
+    if brackets == 0 {
+      guard cursor.index == bytes.count || bytes.isBlank(at: cursor.index, in: 0..<bytes.count)
+      else { return (nil, .noBrackets) }
+    } else {
+      if cursor.skipBlanks(bytes) { lapse = lapse ?? .badAddress }
+      guard cursor.peek(bytes) != nil else { return (nil, cursor.fault(in: bytes)) }
+      guard cursor.skipBrackets(bytes, UInt8(ascii: ">")) == brackets else {
+        return (nil, .badAddress)
+      }
     }
-    let range = 0..<cursor.index + 1
-    return (Path(range: range, hasEightBit: bytes.hasEightBit(in: range)), .badAddress)
+    return (
+      Path(
+        mailbox: mailbox, end: cursor.index, hasEightBit: bytes.hasEightBit(in: mailbox),
+        lapse: lapse), .badAddress
+    )
   }
 }
 
@@ -80,6 +97,32 @@ private struct PathCursor {
   }
 
   func peek(_ bytes: Span<UInt8>) -> UInt8? { index < end ? bytes[index] : nil }
+
+  /// Brackets of one kind, two at most: some clients put them around an address that has its own.
+  ///
+  /// - Returns: how many there were.
+  mutating func skipBrackets(_ bytes: Span<UInt8>, _ bracket: UInt8) -> Int {
+    let start = index
+    while index < start + 2, peek(bytes) == bracket { index += 1 }
+    return index - start
+  }
+
+  /// - Returns: whether there were any.
+  mutating func skipBlanks(_ bytes: Span<UInt8>) -> Bool {
+    let start = index
+    index = bytes.skippingBlanks(in: start..<max(end, start))
+    return index > start
+  }
+
+  /// A local part, and the domain behind it.
+  ///
+  /// - Returns: whether there is no domain; nil where neither can be read.
+  mutating func skipMailbox(_ bytes: Span<UInt8>) -> Bool? {
+    guard skipLocalPart(bytes) else { return nil }
+    guard peek(bytes) == UInt8(ascii: "@") else { return true }
+    index += 1
+    return skipDomain(bytes) ? false : nil
+  }
 
   /// `@one,@two:` in front of the mailbox (RFC 5321, 4.1.2 A-d-l; obsolete, kept verbatim).
   mutating func skipSourceRoute(_ bytes: Span<UInt8>) -> Bool {
@@ -113,7 +156,7 @@ private struct PathCursor {
         guard atWordStart, skipQuotedString(bytes) else { return false }
         // Behind a quoted word only a dot or the end of the local part may stand.
         switch peek(bytes) {
-        case UInt8(ascii: "."), UInt8(ascii: "@"), UInt8(ascii: ">"): break
+        case UInt8(ascii: "."), UInt8(ascii: "@"), UInt8(ascii: ">"), 0x20, 0x09, nil: break
         default: return false
         }
         atWordStart = false

@@ -228,13 +228,16 @@ extension Engine {
   private mutating func command(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
     let command = Command(line: arena.span(line(s)))
-    sessions[s].verb = command.verb
+    sessions[s].verb = policy.refusesLapses ? command.strictVerb : command.verb
     sessions[s].form = command.form
     sessions[s].argumentStart = Int32(command.argument.lowerBound)
     // Trailing white space is no part of the argument.
     sessions[s].lineCount = Int32(command.argument.upperBound)
     sessions[s].use.countCommand()
     if endIfUsedUp(i, now: now, into: &effects) { return }
+    if sessions[s].verb != command.strictVerb {
+      _ = lapsed(i, .unknownCommand, now: now)
+    }
     // The tier may have changed since the last command: by words that crossed with the banner, by a reload.
     if inspect(i, now: now) || effectiveTier(i) == .bad {
       moveToTarpit(i, now: now, into: &effects)
@@ -297,15 +300,22 @@ extension Engine {
   /// downstream is opened, so that it is not kept waiting by us.
   private mutating func delayAhead(_ i: Int, after wait: Int64, now: Instant) -> Int64 {
     let s = Int(connections[i].session)
-    guard sessions[s].flags.contains(.greeted), !sessions[s].flags.contains(.mail) else { return 0 }
+    let isGreeted = sessions[s].flags.contains(.greeted)
+    guard isGreeted || !policy.refusesLapses, !sessions[s].flags.contains(.mail) else { return 0 }
     // What an earlier transaction left behind, if its downstream died, ends here.
     resetTransaction(i)
     var room = policy.delays[.mail].ceiling - wait
     var sum: Int64 = 0
+    // Leaving HELO out saves no time.
+    if !isGreeted && fits(.helo, i, room) {
+      sum += delay(.helo, i, now: now)
+      room -= sum
+    }
     if fits(.data, i, room) {
       sessions[s].flags.insert(.paidData)
-      sum += delay(.data, i, now: now)
-      room -= sum
+      let data = delay(.data, i, now: now)
+      sum += data
+      room -= data
     }
     if fits(.recipientAccepted, i, room) {
       sessions[s].flags.insert(.paidRecipient)
@@ -336,18 +346,38 @@ extension Engine {
     _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
   ) {
     let verb = sessions[Int(connections[i].session)].verb
-    noteReject(i, verb, reply, isAtHand: true, now: now)
+    noteReject(.reject, i, verb, reply, isAtHand: true, now: now)
     answer(i, reply, now: now, into: &effects)
+  }
+
+  /// The command at hand is understood, though it departs from the letter of the RFCs: that counts.
+  ///
+  /// - Parameter reply: what strict syntax answers.
+  /// - Returns: whether it is to be answered so; in observe mode the log says that it would be.
+  mutating func lapsed(_ i: Int, _ reply: OwnReply, now: Instant) -> Bool {
+    note(.looseSyntax, i, now: now)
+    return isRefused(i, reply, now: now)
+  }
+
+  /// Whether strict syntax is asked for, and refuses the command at hand; in observe mode the log says that it would.
+  mutating func isRefused(_ i: Int, _ reply: OwnReply, now: Instant) -> Bool {
+    if policy.syntax == .strict && policy.mode == .observe {
+      sessions[Int(connections[i].session)].ending = .wouldRefuse
+      let verb = sessions[Int(connections[i].session)].verb
+      noteReject(.wouldReject, i, verb, reply, isAtHand: true, now: now)
+    }
+    return policy.refusesLapses
   }
 
   /// Writes down that a command was refused with a reply of our own.
   ///
   /// - Parameter isAtHand: its line is the one in the input buffer; of an earlier one nothing is kept.
   mutating func noteReject(
-    _ i: Int, _ verb: Verb, _ reply: OwnReply, isAtHand: Bool, now: Instant
+    _ event: Event, _ i: Int, _ verb: Verb, _ reply: OwnReply, isAtHand: Bool,
+    now: Instant
   ) {
     let s = Int(connections[i].session)
-    var entry = entry(.reject, i, now: now)
+    var entry = entry(event, i, now: now)
     entry.own = reply
     entry.reply = reply.code
     entry.verb = verb
@@ -367,23 +397,29 @@ extension Engine {
       entry.text.recipientCount = 0
       if case .parsed(let mail) = MailArguments.parse(arena.span(line)) {
         entry.text.hasSender = true
-        entry.text.senderCount = copy(line, mail.path, into: &entry.text.sender)
+        entry.text.senderCount = copyPath(line, mail.mailbox, into: &entry.text.sender)
       }
     case .rcpt:
       entry.text.recipientCount = 0
       if case .parsed(let rcpt) = RcptArguments.parse(arena.span(line), smtputf8: true) {
-        entry.text.recipientCount = copy(line, rcpt.path, into: &entry.text.recipient)
+        entry.text.recipientCount = copyPath(line, rcpt.mailbox, into: &entry.text.recipient)
       }
     default: break
     }
     journal.append(entry)
   }
 
-  private func copy(
-    _ line: Region, _ path: Range<Int>, into text: inout InlineArray<100, UInt8>
+  /// Copies an address for the log, in its brackets.
+  private func copyPath(
+    _ line: Region, _ mailbox: Range<Int>, into text: inout InlineArray<100, UInt8>
   ) -> UInt8 {
-    copy(
-      line.from(path.lowerBound), UInt8(min(path.count, ClientText.each)), into: &text)
+    let bytes = arena.span(line)
+    let kept = min(mailbox.count, ClientText.each - 1)
+    text[0] = UInt8(ascii: "<")
+    for k in 0..<kept { text[1 + k] = bytes[mailbox.lowerBound + k] }
+    if kept + 2 > ClientText.each { return UInt8(kept + 1) }
+    text[1 + kept] = UInt8(ascii: ">")
+    return UInt8(kept + 2)
   }
 
   func stage(of verb: Verb) -> Stage {
@@ -501,7 +537,11 @@ extension Engine {
     case .noop: answer(i, .ok, now: now, into: &effects)
     case .vrfy: answer(i, .cannotVerify, now: now, into: &effects)
     case .expn: answer(i, .notImplemented, now: now, into: &effects)
-    case .help: answer(i, .help, now: now, into: &effects)
+    case .help:
+      let offers = offeredUnasked(i).keywords
+      answer(
+        i, OwnReply.help(tls: offers.contains(.starttls), auth: offers.contains(.auth)), now: now,
+        into: &effects)
     case .quit:
       tally(s, sessions[s].verb, good: true)
       sessions[s].inputStart += sessions[s].lineConsumed
@@ -528,7 +568,9 @@ extension Engine {
   private mutating func hello(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
     let l = Int(sessions[s].link)
-    if !isName(argument(s)) {
+    // What is no name has its signal already (`heloSignal`), and is not passed on (`heloName`).
+    let isRefused = !isName(argument(s)) && isRefused(i, .heloSyntax, now: now)
+    if argument(s).count == 0 || isRefused {
       answer(i, .heloSyntax, now: now, into: &effects)
     } else if l >= 0 && links[l].state == .ready {
       forward(i, now: now, into: &effects)
@@ -547,11 +589,7 @@ extension Engine {
     } else if sessions[s].verb == .ehlo {
       helloFromOthers(i, now: now, into: &effects)
     } else {
-      // It is told nothing, and what it uses all the same its own connection decides.
-      var anything = Capabilities()
-      anything.keywords = .carried
-      sayHello(
-        i, offered(i, of: downstream.offers.all ?? anything), now: now, into: &effects)
+      sayHello(i, offeredUnasked(i), now: now, into: &effects)
     }
   }
 
@@ -597,12 +635,20 @@ extension Engine {
     name.count > 0 && name.count <= 255 && isPrintable(name) && !hasSpace(name)
   }
 
-  /// Keeps the name a client greets with: for its reputation, the log, and the downstream.
+  /// Keeps what a client greets with: for its reputation, the log, and the downstream.
   private mutating func takeName(_ s: Int) {
     let name = argument(s)
-    guard isName(name) else { return }
-    arena.move(name, to: heloRegion(s).offset)
-    sessions[s].heloCount = UInt8(name.count)
+    guard isName(name) || !policy.refusesLapses && name.count > 0 else { return }
+    // What is too long for a name is none, and no beginning of it is one.
+    let kept = name.count <= HeloForm.octetsMax ? name : name.prefix(0)
+    arena.move(kept, to: heloRegion(s).offset)
+    sessions[s].heloCount = UInt8(kept.count)
+  }
+
+  /// The name a client greeted with, if it is one that can go on to the downstream; else empty.
+  func heloName(_ s: Int) -> Region {
+    let name = heloRegion(s).prefix(Int(sessions[s].heloCount))
+    return isName(name) ? name : name.prefix(0)
   }
 
   func isPrintable(_ region: Region) -> Bool {
@@ -651,7 +697,7 @@ extension Engine {
     _ i: Int, _ verb: Verb, _ reply: OwnReply, isAtHand: Bool, now: Instant
   ) {
     sessions[Int(connections[i].session)].ending = .deferred
-    noteReject(i, verb, reply, isAtHand: isAtHand, now: now)
+    noteReject(.reject, i, verb, reply, isAtHand: isAtHand, now: now)
   }
 
   /// Counts a refusal, if it is an error of the client. 4yz is none: something is wanting at the server or here

@@ -67,7 +67,7 @@ extension Engine {
   /// The name a link's client gave itself; empty for a probe.
   private func helo(ofLink l: Int) -> Region {
     let s = Int(links[l].session)
-    return s >= 0 ? heloRegion(s).prefix(Int(sessions[s].heloCount)) : Region(offset: 0, count: 0)
+    return s >= 0 ? heloName(s) : Region(offset: 0, count: 0)
   }
 
   /// Puts the PROXY header of a link's client into its buffer, where it is to begin with one.

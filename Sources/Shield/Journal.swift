@@ -8,7 +8,7 @@ package import Suspicion
 package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case connect, passNew, passOld, allowlisted, denylisted, signal, tarpit, delay, wouldDelay,
     rateLimit,
-    reject, hangup, timeout, limit, shed, disconnect, downstreamDown, downstreamUp,
+    reject, wouldReject, hangup, timeout, limit, shed, disconnect, downstreamDown, downstreamUp,
     downstreamFailed, possibleDuplicate, accepted, secured, notSecured, downstreamClear, spliced,
     proxyRefused, downstreamUnlike, share
 
@@ -26,6 +26,7 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .wouldDelay: "WOULD DELAY"
     case .rateLimit: "RATE"
     case .reject: "NOQUEUE: reject"
+    case .wouldReject: "NOQUEUE: reject_warning"
     case .hangup: "HANGUP"
     case .timeout: "COMMAND TIME LIMIT"
     case .limit: "LIMIT"
@@ -231,7 +232,8 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
     silence,
     early
   case headerNotTaken, greetingMissing, identityNotOffered, identityRefused, mechanismsCut
-  case unlistedBalancer, headerMissing, headerMalformed, headersWaiting, clientUnnamed
+  case unlistedBalancer, headerMissing, headerMalformed, headerTooLong, headersWaiting,
+    clientUnnamed
   case slotsOfAddress, slotsOfNetwork, sessionsOfAddress, sessionsOfNetwork, linksOfAddress,
     linksOfNetwork, tlsOfAddress, tlsOfNetwork, handshakesOfAddress, handshakesOfNetwork
 
@@ -282,6 +284,7 @@ package enum Subject: UInt8, BitwiseCopyable, Sendable {
     case .unlistedBalancer: "not a listed load balancer"
     case .headerMissing: "no PROXY header within 3 s"
     case .headerMalformed: "what came is no PROXY header"
+    case .headerTooLong: "PROXY header longer than 2,048 octets behind its addresses"
     case .headersWaiting: "too many connections without their PROXY header"
     case .slotsOfAddress: "connections of this address (overload.share_per_address)"
     case .slotsOfNetwork: "connections of this network (overload.share_per_network)"

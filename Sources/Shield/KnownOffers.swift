@@ -116,6 +116,14 @@ extension Engine {
     return theirs.offered(by: own, role: role == .outbound ? .outbound : .inbound)
   }
 
+  /// What a client may use that is told nothing, after HELO or without any greeting: what it uses all the same its own
+  /// connection decides.
+  func offeredUnasked(_ i: Int) -> Capabilities {
+    var anything = Capabilities()
+    anything.keywords = .carried
+    return offered(i, of: downstream.offers.all ?? anything)
+  }
+
   /// Whether EHLO must wait for the client's own connection to the downstream: nothing is known of what that offers,
   /// or it is known to offer unlike things to unlike clients.
   func mustAskFirst(now: Instant) -> Bool {

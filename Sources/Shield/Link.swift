@@ -173,12 +173,14 @@ extension Engine {
     links[l].reader.reset()
     setLinkTimer(l, policy.timeouts.reply, now: now)
     let s = Int(links[l].session)
-    if s >= 0 && sessions[s].heloCount > 0 && !isUnintroduced(l) {
-      // The client's own name, checked to be printable: the downstream's trace shows it.
-      let name = heloRegion(s).prefix(Int(sessions[s].heloCount))
+    if s >= 0 && !isUnintroduced(l) {
+      // The client's own name, checked to be one: the downstream's trace shows it. Of a client that gave none, or
+      // something that is none, its address is true (RFC 5321, 4.1.4), and ours would be a lie.
+      let name = heloName(s)
+      let address = connections[Int(sessions[s].owner)].address
       let room = linkOut(l).from(Int(links[l].outEnd))
       let written = arena.transform(from: name, into: room) { bytes, out in
-        _ = writeCommand(extended ? "EHLO" : "HELO", bytes, into: &out)
+        _ = writeHello(extended ? "EHLO" : "HELO", bytes, from: address, into: &out)
       }
       links[l].outEnd += Int32(written)
       flushLink(l, into: &effects)

@@ -114,11 +114,13 @@ extension Engine {
     let passing = links[l].offer.keywords.parameters(role: .inbound)
     var isUnsupported = false
     let room = linkOut(l).from(Int(links[l].outEnd))
-    let words = isHello ? heloRegion(s).prefix(Int(sessions[s].heloCount)) : argument(s)
+    let words = isHello ? heloName(s) : argument(s)
+    let address = connections[i].address
     let written = arena.transform(from: words, into: room) { bytes, out in
       switch verb {
       // In the words that this downstream knows, whichever the client's are.
-      case .ehlo, .helo: _ = writeCommand(isExtended ? "EHLO" : "HELO", bytes, into: &out)
+      case .ehlo, .helo:
+        _ = writeHello(isExtended ? "EHLO" : "HELO", bytes, from: address, into: &out)
       case .mail:
         if case .parsed(let arguments) = MailArguments.parse(bytes) {
           // The client was told more than its own connection was offered. BODY=7BIT says nothing.
@@ -268,7 +270,9 @@ extension Engine {
     let region = Region(offset: input(s).offset + start, count: length)
     let command = Command(line: arena.span(region))
     // Behind a MAIL that was refused the answer is our own: it waits for those that are still to come.
-    guard command.form != .malformed,
+    // What departs from the letter is not carried only, but noted and re-made: each has its turn.
+    guard command.form != .malformed, command.form != .tolerated,
+      command.verb == command.strictVerb,
       sessions[s].flags.contains(.mail) || outstanding.contains(.mail)
     else { return false }
     let stage: Stage
@@ -285,7 +289,7 @@ extension Engine {
       let argument = region.prefix(command.argument.upperBound).from(command.argument.lowerBound)
       guard
         case .parsed(let arguments) = RcptArguments.parse(arena.span(argument), smtputf8: isUTF8),
-        !isUnsupported(arguments.parameters, sessions[s].offered),
+        arguments.lapse == nil, !isUnsupported(arguments.parameters, sessions[s].offered),
         arguments.parameters.present.isSubset(
           of: links[l].offer.keywords.parameters(role: .inbound))
       else { return false }

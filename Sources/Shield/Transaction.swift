@@ -13,9 +13,12 @@ extension Engine {
 
   mutating func mail(_ i: Int, now: Instant, into effects: inout EffectQueue) {
     let s = Int(connections[i].session)
-    guard sessions[s].flags.contains(.greeted) else {
-      answer(i, .heloFirst, now: now, into: &effects)
-      return
+    if !sessions[s].flags.contains(.greeted) {
+      if lapsed(i, .heloFirst, now: now) {
+        answer(i, .heloFirst, now: now, into: &effects)
+        return
+      }
+      sessions[s].offered = offeredUnasked(i).keywords
     }
     if sessions[s].flags.contains(.mail) {
       answer(i, .nestedMail, now: now, into: &effects)
@@ -25,12 +28,17 @@ extension Engine {
       answer(i, .mailSyntax, now: now, into: &effects)
       return
     }
+    if refusesBlanks(i, now: now, into: &effects) { return }
     let arguments: MailArguments
     switch MailArguments.parse(arena.span(argument(s))) {
     case .fault(let fault):
       answer(i, fault.reply, now: now, into: &effects)
       return
     case .parsed(let parsed): arguments = parsed
+    }
+    if let lapse = arguments.lapse, lapsed(i, lapse.reply, now: now) {
+      answer(i, lapse.reply, now: now, into: &effects)
+      return
     }
     if isUnsupported(arguments.parameters, sessions[s].offered) {
       answer(i, .unknownParameter, now: now, into: &effects)
@@ -44,7 +52,7 @@ extension Engine {
       return
     }
     if arguments.isSMTPUTF8 { sessions[s].flags.insert(.utf8) }
-    sessions[s].senderCount = keep(arguments.path, of: s, in: senderRegion(s))
+    sessions[s].senderCount = keep(arguments.mailbox, of: s, in: senderRegion(s))
     sessions[s].recipientCount = 0
     forward(i, now: now, into: &effects)
   }
@@ -63,6 +71,7 @@ extension Engine {
       answer(i, .rcptSyntax, now: now, into: &effects)
       return
     }
+    if refusesBlanks(i, now: now, into: &effects) { return }
     let limit = UInt32(clamping: policy.session.recipients)
     if limit > 0 && sessions[s].acceptedRecipients >= limit {
       answer(i, .tooManyRecipients, now: now, into: &effects)
@@ -76,12 +85,27 @@ extension Engine {
       return
     case .parsed(let parsed): arguments = parsed
     }
+    if let lapse = arguments.lapse, lapsed(i, lapse.reply, now: now) {
+      answer(i, lapse.reply, now: now, into: &effects)
+      return
+    }
     if isUnsupported(arguments.parameters, sessions[s].offered) {
       answer(i, .unknownParameter, now: now, into: &effects)
       return
     }
-    sessions[s].recipientCount = keep(arguments.path, of: s, in: recipientRegion(s))
+    sessions[s].recipientCount = keep(arguments.mailbox, of: s, in: recipientRegion(s))
     forward(i, now: now, into: &effects)
+  }
+
+  /// Whether more white space behind the colon than there may be is refused, and was.
+  private mutating func refusesBlanks(
+    _ i: Int, now: Instant, into effects: inout EffectQueue
+  ) -> Bool {
+    guard sessions[Int(connections[i].session)].form == .tolerated,
+      lapsed(i, .badPathSyntax, now: now)
+    else { return false }
+    answer(i, .badPathSyntax, now: now, into: &effects)
+    return true
   }
 
   /// Whether such a command is with the downstream, its reply still to come.
@@ -97,12 +121,15 @@ extension Engine {
     return !used.present.subtracting(known).isEmpty || used.body == .binaryMIME
   }
 
-  /// Keeps the beginning of a path for the log.
-  private mutating func keep(_ path: Range<Int>, of s: Int, in place: Region) -> UInt8 {
-    let count = min(path.count, ClientText.each)
+  /// Keeps an address for the log, in its brackets, whether it came in them or not.
+  private mutating func keep(_ mailbox: Range<Int>, of s: Int, in place: Region) -> UInt8 {
+    let kept = min(mailbox.count, ClientText.each - 1)
+    arena[place.offset] = UInt8(ascii: "<")
     arena.move(
-      Region(offset: argument(s).offset + path.lowerBound, count: count), to: place.offset)
-    return UInt8(count)
+      Region(offset: argument(s).offset + mailbox.lowerBound, count: kept), to: place.offset + 1)
+    if kept + 2 > ClientText.each { return UInt8(kept + 1) }
+    arena[place.offset + 1 + kept] = UInt8(ascii: ">")
+    return UInt8(kept + 2)
   }
 
   mutating func data(_ i: Int, now: Instant, into effects: inout EffectQueue) {

@@ -21,6 +21,14 @@ package enum BareNewline: UInt8, Sendable {
   case normalize
 }
 
+/// What becomes of commands that depart from the letter of the RFCs while there is no doubt what was meant.
+package enum Syntax: UInt8, Sendable {
+  /// They go on in their canonical form, and count as the signal `loose_syntax`.
+  case tolerant
+  /// They are refused.
+  case strict
+}
+
 /// Which way a listener's mail goes.
 package enum Role: UInt8, Sendable {
   /// From strangers to our users: no AUTH.
@@ -159,6 +167,7 @@ package struct Policy: Sendable {
   package var session = SessionLimits()
   package var logins = LoginLimits()
   package var timeouts = Timeouts()
+  package var syntax: Syntax = .tolerant
   package var bareNewline: BareNewline = .normalize
   package var access: AccessTable
   package var rates: RateTable
@@ -204,6 +213,9 @@ package struct Policy: Sendable {
   package func tls(ofListener listener: Int) -> ListenerTLS {
     listener < tls.count ? tls[listener] : .off
   }
+
+  /// Whether a command that is understood but not to the letter is refused.
+  package var refusesLapses: Bool { syntax == .strict && mode == .enforce }
 
   /// Whether any listener offers STARTTLS of ours.
   package var offersTLS: Bool { tls.contains(.starttls) }

@@ -48,6 +48,8 @@ package enum Signal: UInt8, BitwiseCopyable, CaseIterable, Sendable {
   case listedBad
   /// This address was proven bad a short while ago.
   case history
+  /// A command that departs from the letter of the RFCs, though it is clear what was meant.
+  case looseSyntax
 
   /// The name in configuration, log and metrics.
   package var name: String {
@@ -73,6 +75,7 @@ package enum Signal: UInt8, BitwiseCopyable, CaseIterable, Sendable {
     case .listedSuspicious: "listed_suspicious"
     case .listedBad: "listed_bad"
     case .history: "history"
+    case .looseSyntax: "loose_syntax"
     }
   }
 
@@ -81,7 +84,7 @@ package enum Signal: UInt8, BitwiseCopyable, CaseIterable, Sendable {
   package var mayProve: Bool {
     switch self {
     case .heloBareWord, .heloBareAddress, .heloInvalid, .heloForeignLiteral, .history, .rateExcess,
-      .unknownCommand, .bareNewline, .tlsHello, .binary, .errors:
+      .unknownCommand, .bareNewline, .tlsHello, .binary, .errors, .looseSyntax:
       false
     default: true
     }
@@ -104,7 +107,7 @@ extension Signal {
     case .badRecipients, .rateExcess, .listedSuspicious, .listedBad, .history: false
     case .pregreet, .pipelining, .nonSMTP, .binary, .tlsHello, .bareNewline, .heloBareWord,
       .heloOwnName, .heloOwnAddress, .heloForeignLiteral, .heloBareAddress, .heloInvalid, .errors,
-      .authFailure, .unknownCommand, .commandFlood:
+      .authFailure, .unknownCommand, .commandFlood, .looseSyntax:
       true
     }
   }
@@ -179,6 +182,7 @@ package struct SignalRule: Sendable, Equatable {
     case .rateExcess: SignalRule(weight: 0.4)
     case .listedSuspicious: SignalRule(weight: 1)
     case .history: SignalRule(weight: 1)
+    case .looseSyntax: SignalRule(weight: 0.2)
     }
   }
 }

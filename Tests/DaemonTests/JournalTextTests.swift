@@ -100,6 +100,22 @@ struct JournalTextTests {
     #expect(line(theirs).hasPrefix("NOQUEUE: reject: END-OF-MESSAGE from "))
   }
 
+  @Test("what strict syntax would refuse is a warning, in Postfix's word for one")
+  func rejectWarning() {
+    var entry = entry(.wouldReject) {
+      $0.verb = .mail
+      $0.own = .badSenderAddress
+      $0.observed = true
+    }
+    entry.text.hasSender = true
+    entry.text.senderCount = UInt8(fill(&entry.text.sender, "<root>"))
+    entry.text.heloCount = UInt8(fill(&entry.text.helo, "x> id=1"))
+    #expect(
+      line(entry)
+        == "NOQUEUE: reject_warning: MAIL from unknown[192.0.2.7]:4321: would be 501 5.1.7 Bad sender address "
+        + "syntax; from=<root> proto=SMTP helo=<x\\x3e\\x20id=1> \(id)")
+  }
+
   @Test("a rate that is exceeded names its consequence")
   func rates() {
     func rate(_ over: OverAction, _ reply: UInt16, observed: Bool = false) -> String {

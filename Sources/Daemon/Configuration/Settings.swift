@@ -198,6 +198,7 @@ extension Setting {
   ]
 
   private static let smtp: [Setting] = [
+    choice("smtp.syntax", \.policy.syntax, [("tolerant", .tolerant), ("strict", .strict)]),
     choice(
       "smtp.bare_newline", \.policy.bareNewline, [("reject", .reject), ("normalize", .normalize)]),
     size("smtp.command_bytes", \.policy.session.commandBytes, 512...65_536),

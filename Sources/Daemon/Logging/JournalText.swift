@@ -91,6 +91,11 @@ package struct JournalText {
       return
         "NOQUEUE: reject: \(command(entry)) from unknown\(from): \(reply(entry)); "
         + (entry.said == nil ? envelope(entry) + " " : "") + id + (isOurs ? rules(entry) : "")
+    case .wouldReject:
+      // Postfix's word for what `warn_if_reject` lets through.
+      return
+        "NOQUEUE: reject_warning: \(command(entry)) from unknown\(from): would be \(reply(entry)); "
+        + "\(envelope(entry)) \(id)"
     case .hangup:
       return
         "HANGUP after \(Self.seconds(entry.held)) from \(from) \(id) in tests \(entry.stage.name)"
@@ -211,7 +216,7 @@ package struct JournalText {
       parts.append("nrcpt=\(entry.recipients)")
     }
     parts.append("proto=\(proto(entry.text))")
-    parts.append("helo=<\(text(entry.text.helo, entry.text.heloCount))>")
+    parts.append("helo=<\(helo(entry))>")
     return parts.joined(separator: " ")
   }
 
@@ -222,7 +227,13 @@ package struct JournalText {
   }
 
   private func said(_ entry: JournalEntry) -> String {
-    entry.text.heloCount == 0 ? "" : " helo=<\(text(entry.text.helo, entry.text.heloCount))>"
+    entry.text.heloCount == 0 ? "" : " helo=<\(helo(entry))>"
+  }
+
+  /// What the client greeted with. It may hold blanks and brackets: no word of it can pass for one of ours.
+  private func helo(_ entry: JournalEntry) -> String {
+    text(entry.text.helo, entry.text.heloCount).replacing(" ", with: "\\x20")
+      .replacing(">", with: "\\x3e")
   }
 
   private func text(_ bytes: InlineArray<100, UInt8>, _ count: UInt8) -> String {
