@@ -181,6 +181,14 @@ package enum ProxyHeader {
     return bytes[0] == signature[0] ? readV2(bytes) : readV1(bytes)
   }
 
+  /// Whether what was refused is a header of version 2 with more behind its addresses than we pass over.
+  package static func isTooLong(_ bytes: Span<UInt8>) -> Bool {
+    guard bytes.count >= 16 else { return false }
+    for k in 0..<12 where bytes[k] != signature[k] { return false }
+    let addresses = bytes[12] == 0x20 || bytes[13] == 0 ? 0 : bytes[13] == 0x11 ? 12 : 36
+    return Int(bytes[14]) << 8 | Int(bytes[15]) > addresses + extrasMax
+  }
+
   private static func readV2(_ bytes: Span<UInt8>) -> Step {
     for k in 0..<min(bytes.count, 12) where bytes[k] != signature[k] { return .malformed }
     if bytes.count < 16 { return .needMore(16 - bytes.count) }

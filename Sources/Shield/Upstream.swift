@@ -103,7 +103,9 @@ extension Engine {
     let have = Int(headers[place].count)
     let step = ProxyHeader.read(arena.span(region.prefix(have)))
     switch step {
-    case .malformed: noHeader(i, .headerMalformed, now: now, into: &effects)
+    case .malformed:
+      let isTooLong = ProxyHeader.isTooLong(arena.span(region.prefix(have)))
+      noHeader(i, isTooLong ? .headerTooLong : .headerMalformed, now: now, into: &effects)
     case .needMore(let more):
       effects.append(.fill(slot(client: i), region.from(have).prefix(more)))
     case .complete(let source, let skip):

@@ -120,6 +120,29 @@ struct UpstreamTests {
     #expect(shield.driver.engine.counters.accepted == 0)
   }
 
+  @Test(
+    "a header with more behind its addresses than we pass over is refused in those words",
+    arguments: ["198.51.100.7", "2001:db8::7"])
+  func tooLong(client: String) throws {
+    var shield = behind(policy())
+    for (extras, subjects) in [(2_048, []), (2_049, [Subject.headerTooLong])] {
+      let arrived = shield.arrive(balancer)
+      let slot = try #require(arrived)
+      shield.driver.say(slot, v2(client, extras: extras))
+      shield.advance(by: .seconds(10))
+      #expect(shield.heard(slot).prefix(3) == (extras > 2_048 ? "421" : "220"))
+      #expect(shield.events().filter { $0.event == .proxyRefused }.map(\.subject) == subjects)
+    }
+    // LOCAL, whose whole rest is ignored.
+    var local = v2(client, extras: 2_049)
+    local[12] = 0x20
+    let arrived = shield.arrive(balancer)
+    let slot = try #require(arrived)
+    shield.driver.say(slot, local)
+    #expect(shield.heard(slot).hasPrefix("421"))
+    #expect(shield.events().map(\.subject).first == .headerTooLong)
+  }
+
   @Test("without a header it is over after three seconds, with one that is wrong at once")
   func refused() throws {
     var shield = behind(policy())
