@@ -4,6 +4,7 @@
 import socket
 import time
 
+import hostile
 import pytest
 
 from harness import NO_DELAYS, SHORT_TIMEOUTS, Closed, Sink, free_port, in_parallel, wait_until
@@ -325,3 +326,11 @@ def test_a_client_that_never_reads_is_cut_off_and_costs_no_memory(sink, shield):
         client.close()
     # Others are served all the while.
     assert transact(front, b"a: b\r\n\r\nc\r\n")[-1][:2] == ("dot", 250)
+
+
+@pytest.mark.alone
+def test_random_sessions_lose_nothing_to_a_server_that_resets_stalls_and_lies(tmp_path):
+    """A part of what `hostile.py` does; the whole of it takes minutes."""
+    wrong, summary = hostile.hostile(tmp_path, sessions=1_000, seed=1)
+    print(summary)
+    assert not wrong, "\n".join(wrong[:20])
