@@ -254,7 +254,8 @@ extension Engine {
   mutating func relieve(now: Instant) {
     guard now >= lastRelief + .seconds(1) else { return }
     var isStressed = false
-    for pool in Pool.allCases where isUnderStress(pool) {
+    for number in 0..<Pool.count {
+      guard let pool = Pool(rawValue: number), isUnderStress(pool) else { continue }
       shares.crowd(pool, now: now)
       isStressed = true
     }

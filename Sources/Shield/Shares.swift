@@ -4,7 +4,7 @@ import Structures
 import Suspicion
 
 /// Places of which there is a fixed number, and of which no source may take all.
-enum Pool: UInt8, BitwiseCopyable, CaseIterable {
+enum Pool: UInt8, BitwiseCopyable {
   /// Connected clients (`limits.connections`).
   case slots
   /// Talking clients (`limits.sessions`).
@@ -15,6 +15,9 @@ enum Pool: UInt8, BitwiseCopyable, CaseIterable {
   case tlsPlaces
   /// Those whose handshake is under way: a quarter of the places for TLS.
   case handshakes
+
+  /// How many there are; `allCases` would be made on the heap each time it is asked for.
+  static let count: UInt8 = 5
 }
 
 /// How many places each source holds in each pool, and how many it may hold.
