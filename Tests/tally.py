@@ -24,27 +24,28 @@ def outcome(case):
 def tally(path):
     """The number of tests of one file that passed, failed and were skipped."""
     counts = {"passed": 0, "failed": 0, "skipped": 0}
+    name = pathlib.Path(path).name
     try:
         cases = list(ElementTree.parse(path).getroot().iter("testcase"))
     except (OSError, ElementTree.ParseError) as problem:
-        print(f"failed: {pathlib.Path(path).name}: no results: {problem}", file=sys.stderr)
+        print(f"failed: {name}: no results: {problem}", file=sys.stderr)
         return {"passed": 0, "failed": 1, "skipped": 0}
     if not cases:
-        print(f"failed: {pathlib.Path(path).name}: no test ran", file=sys.stderr)
+        print(f"failed: {name}: no test ran", file=sys.stderr)
         return {"passed": 0, "failed": 1, "skipped": 0}
     # pytest writes one case for the test and another for an error at its end: they are one test.
-    worst = {}
     order = ("passed", "skipped", "failed")
+    worst = {}
     for case in cases:
-        name = (case.get("classname") or "", case.get("name") or "")
+        which = (case.get("classname") or "", case.get("name") or "")
         word, reason = outcome(case)
-        if order.index(word) >= order.index(worst.get(name, ("passed", ""))[0]):
-            worst[name] = (word, reason)
-    for (suite, name), (word, reason) in worst.items():
+        if order.index(word) >= order.index(worst.get(which, ("passed", ""))[0]):
+            worst[which] = (word, reason)
+    for (suite, test), (word, reason) in worst.items():
         counts[word] += 1
         if word != "passed":
             first = reason.splitlines()[0] if reason else ""
-            print(f"{word}: {suite}.{name}: {first}", file=sys.stderr)
+            print(f"{word}: {suite}.{test}: {first}", file=sys.stderr)
     return counts
 
 

@@ -76,6 +76,12 @@ struct SimulateCommand: ParsableCommand {
   @Option(help: "Random worlds for so many minutes.")
   var swarm: Double?
 
+  @Option(help: "So many random worlds, from --seed on: the same ones each time.")
+  var swarmWorlds: UInt64?
+
+  @Option(help: "With --headlines and --swarm…: write the outcomes to this file as JUnit XML.")
+  var junit: String?
+
   @Option(help: "One random world by its seed.")
   var swarmSeed: UInt64?
 
@@ -96,7 +102,8 @@ struct SimulateCommand: ParsableCommand {
     let (configuration, exitCode) = options.load()
     guard let configuration else { throw ExitCode(exitCode) }
     if let swarmSeed { return try oneWorld(swarmSeed, kinds, configuration) }
-    if let swarm { return try worlds(minutes: swarm, kinds, configuration) }
+    if let swarmWorlds { return try worlds(.number(swarmWorlds), kinds, configuration) }
+    if let swarm { return try worlds(.minutes(swarm), kinds, configuration) }
     if headlines { return try printHeadlines(kinds, configuration) }
     var plan = try loadScenario(scenario, kinds)
     if let duration { plan.duration = duration }
@@ -323,27 +330,54 @@ struct SimulateCommand: ParsableCommand {
     let found = results.withLock { $0.compactMap { $0 } }
     for headline in found { print(headline.text) }
     print(Headline.summary(found, seed: seed))
+    if let junit {
+      var file = JUnitFile(suite: "Headlines")
+      for headline in found {
+        switch headline.outcome {
+        case .inBand: file.add(headline.id, .passed)
+        case .missed: file.add(headline.id, .failed("not in the band: \(headline.figure)"))
+        case .measuredElsewhere: file.add(headline.id, .skipped("measured elsewhere"))
+        }
+      }
+      try file.write(to: junit)
+    }
     if found.contains(where: { $0.outcome == .missed }) { throw ExitCode(1) }
   }
 
   // MARK: Random worlds
 
+  /// How many random worlds there are to be.
+  private enum Extent: Sendable {
+    case number(UInt64)
+    case minutes(Double)
+
+    /// Which part of it is done, 1 and more at its end.
+    func done(_ worlds: UInt64, since began: UInt64) -> Double {
+      switch self {
+      case .number(let all): Double(worlds) / Double(max(all, 1))
+      case .minutes(let minutes):
+        Double(DispatchTime.now().uptimeNanoseconds - began) / (minutes * 60e9)
+      }
+    }
+  }
+
   private func worlds(
-    minutes: Double, _ kinds: [Persona], _ configuration: Daemon.Configuration
+    _ extent: Extent, _ kinds: [Persona], _ configuration: Daemon.Configuration
   ) throws {
     let began = DispatchTime.now().uptimeNanoseconds
-    let end = began + UInt64(minutes * 60e9)
     let line = ProgressLine("random worlds", parts: 1)
     let policy = configuration.enginePolicy
     let first = seed
     let state = Mutex((next: first, failed: 0))
     DispatchQueue.concurrentPerform(iterations: ProcessInfo.processInfo.activeProcessorCount) { _ in
-      while DispatchTime.now().uptimeNanoseconds < end {
-        line.tell(0, Double(DispatchTime.now().uptimeNanoseconds - began) / (minutes * 60e9))
-        let seed = state.withLock { state in
-          defer { state.next += 1 }
-          return state.next
+      while true {
+        let (seed, done) = state.withLock { state in
+          let done = extent.done(state.next - first, since: began)
+          if done < 1 { state.next += 1 }
+          return (state.next - 1, done)
         }
+        line.tell(0, min(done, 1))
+        if done >= 1 { break }
         let failures = Swarm.failures(seed: seed, personas: kinds, policy: policy)
         if failures.isEmpty { continue }
         state.withLock { $0.failed += 1 }
@@ -354,6 +388,12 @@ struct SimulateCommand: ParsableCommand {
     line.end()
     let (next, failed) = state.withLock { $0 }
     print("\(next - first) random worlds from seed \(first) on, \(failed) broke a promise")
+    if let junit {
+      var file = JUnitFile(suite: "Random worlds")
+      let all = "\(next - first) from seed \(first) on"
+      file.add(all, failed == 0 && next > first ? .passed : .failed("\(failed) broke a promise"))
+      try file.write(to: junit)
+    }
     if failed > 0 { throw ExitCode(1) }
   }
 

@@ -11,6 +11,7 @@ import harness
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "alone: measures, or loads the machine: not beside other tests")
     harness.raise_descriptor_limit()
 
 

@@ -492,6 +492,7 @@ def test_the_two_terminals_of_readme_delay_a_message_as_they_say(tmp_path):
         behind.kill()
 
 
+@pytest.mark.alone
 def test_2000_silent_connections_are_held_while_mail_flows(sink, shield):
     need("smtp-source")
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2200:

@@ -488,6 +488,7 @@ def test_ipv6_clients_without_an_ipv6_target_are_counted(run, sink):
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.alone
 def test_the_script_lays_the_forecast_beside_it(tmp_path):
     if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode != 0:
         pytest.skip("no network namespace to be had here")

@@ -141,6 +141,7 @@ EXAMPLES = [
     Example(f"{SMALL} --sweep banner=0..4/4 --csv {{csv}}", "banner", writes=("csv", "value,")),
     Example("simulate --headlines", r"H12 ", elsewhere="scripts/test"),
     Example("simulate --swarm 0.01", "0 broke a promise"),
+    Example("simulate --swarm-worlds 3 --junit {junit}", "3 random worlds", writes=("junit", "3 from seed")),
     Example("simulate --swarm-seed 3", "swarm"),
 ]
 
@@ -195,6 +196,7 @@ def place(tmp_path, sink):
         "sink": box.port, "pid": box.program.process.pid, "port": port, "table": table, "config": config,
         "scenario": scenario, "listed": listed, "personas": ROOT / "tuning/personas", "report": report, "folder": tmp_path / "store",
         "html": tmp_path / "page.html", "json": tmp_path / "found.json", "csv": tmp_path / "found.csv",
+        "junit": tmp_path / "found.xml",
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ def front_with(shield, box, rates, **more):
     return shield(box, {"delays": NO_DELAYS, **more}, rates=rates)
 
 
+@pytest.mark.alone
 def test_a_sender_at_32k_a_second_is_shaped_within_5_percent_over_20_s(sink, shield):
     box = sink()
     front = front_with(

@@ -12,6 +12,8 @@ import pytest
 from harness import NO_DELAYS, Dialogue, wait_until
 from secure import Keys, SecureDialogue
 
+pytestmark = pytest.mark.alone
+
 SHIPPED = {"share_per_address": "5%", "share_per_network": "20%"}
 
 

@@ -900,6 +900,7 @@ def test_sigterm_lets_transactions_end_and_says_goodbye_in_tls(sink, front, keys
     assert "messages=1" in shield.log
 
 
+@pytest.mark.alone
 def test_hundreds_that_cut_at_random_moments_leave_nothing_behind(recorder, front, keys):
     """Handshakes, commands, bodies and drips cut by FIN, RST, garbage or a change of mind, for some seconds."""
     back = recorder()
