@@ -255,7 +255,7 @@ extension Engine {
     guard now >= lastRelief + .seconds(1) else { return }
     var isStressed = false
     for number in 0..<Pool.count {
-      guard let pool = Pool(rawValue: number), isUnderStress(pool) else { continue }
+      guard let pool = Pool(rawValue: UInt8(number)), isUnderStress(pool) else { continue }
       shares.crowd(pool, now: now)
       isStressed = true
     }

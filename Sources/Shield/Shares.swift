@@ -17,7 +17,7 @@ enum Pool: UInt8, BitwiseCopyable {
   case handshakes
 
   /// How many there are; `allCases` would be made on the heap each time it is asked for.
-  static let count: UInt8 = 5
+  static let count = 5
 }
 
 /// How many places each source holds in each pool, and how many it may hold.
