@@ -248,7 +248,8 @@ extension Engine {
     case .within: break
     case .slow(let wait): least = wait
     // A message that has a recipient is not lost for that.
-    case .tempfail, .drop where sessions[s].acceptedRecipients > 0:
+    case .tempfail,
+      .drop where sessions[s].acceptedRecipients > 0:
       rateRefused(
         i, sessions[s].verb == .rcpt ? .recipientRate : .messageRate, now: now, into: &effects)
       return

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
-package import Reputation
+import Reputation
 import SMTP
 package import Structures
 package import Suspicion
