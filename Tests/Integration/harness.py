@@ -153,6 +153,20 @@ def merged(base, change):
     return result
 
 
+def serve_each(listener, serve):
+    """Runs `serve(peer)` for each connection in a thread of its own, until the listener is closed."""
+
+    def accept():
+        while True:
+            try:
+                peer, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(peer,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+
+
 class Program:
     """A child process whose standard error is collected line by line, with times."""
 
@@ -431,19 +445,11 @@ class Recorder:
         self.cut_before_reply = 0
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        serve_each(self.listener, self._serve)
 
-    def _accept(self):
-        while True:
-            try:
-                peer, _ = self.listener.accept()
-            except OSError:
-                return
-            record = bytearray()
-            self.received.append(record)
-            threading.Thread(target=self._serve, args=(peer, record), daemon=True).start()
-
-    def _serve(self, peer, record):
+    def _serve(self, peer):
+        record = bytearray()
+        self.received.append(record)
         with peer, contextlib.suppress(OSError):
             peer.sendall(b"220 recorder.example ESMTP\r\n")
             waiting = b""

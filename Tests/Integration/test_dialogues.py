@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import harness
-from harness import DIRECT, ROOT, Shield, free_port, wait_until
+from harness import DIRECT, ROOT, Shield, free_port, serve_each, wait_until
 
 pytestmark = pytest.mark.skipif(DIRECT, reason="the dialogues are with a shield")
 
@@ -178,18 +178,10 @@ class ScriptedDownstream:
         self.port = self.listener.getsockname()[1]
         if not script.refuses:
             self.listener.listen(64)
-            threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                peer, _ = self.listener.accept()
-            except OSError:
-                return
-            self.peers.add(peer)
-            threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+            serve_each(self.listener, self._serve)
 
     def _serve(self, peer):
+        self.peers.add(peer)
         buffer = b""
         in_body = False
         with peer, contextlib.suppress(OSError):

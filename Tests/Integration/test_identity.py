@@ -15,7 +15,9 @@ import pytest
 
 from conftest import running
 from harness import (
-    DIRECT, NO_DELAYS, SLUICE, Closed, Postfix, Program, free_port, in_parallel, merged, wait_until)
+    DIRECT, NO_DELAYS, SLUICE, Closed, Postfix, Program, free_port, in_parallel, merged, serve_each,
+    wait_until,
+)
 from mail_servers import Exim, Jail, OpenSMTPD
 
 pytestmark = pytest.mark.skipif(DIRECT, reason="there is no shield to tell anybody")
@@ -118,15 +120,7 @@ class Scripted:
         # On Linux this sets SO_REUSEADDR: a port may be had again.
         self.listener = socket.create_server((address, port), backlog=64)
         self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                peer, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._talk, args=(peer,), daemon=True).start()
+        serve_each(self.listener, self._talk)
 
     def _talk(self, peer):
         with contextlib.suppress(OSError), peer, peer.makefile("rb") as stream:
@@ -602,12 +596,7 @@ def deaf(port):
             while peer.recv(4096):
                 peer.sendall(b"500 5.5.2 Error: command not recognized\r\n")
 
-    def accept():
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
+    serve_each(listener, serve)
     return listener
 
 

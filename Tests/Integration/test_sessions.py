@@ -4,12 +4,11 @@
 import contextlib
 import os
 import socket
-import threading
 
 import pytest
 
 from conftest import running
-from harness import DIRECT, NO_DELAYS, Postfix, wait_until
+from harness import DIRECT, NO_DELAYS, Postfix, serve_each, wait_until
 
 pytestmark = pytest.mark.skipif(DIRECT, reason="this is about what stands between client and server")
 
@@ -26,15 +25,7 @@ class Users:
         self.listener.bind(str(path))
         os.chmod(path, 0o666)
         self.listener.listen(16)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                peer, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._talk, args=(peer,), daemon=True).start()
+        serve_each(self.listener, self._talk)
 
     def _talk(self, peer):
         with contextlib.suppress(OSError), peer, peer.makefile("rb") as stream:

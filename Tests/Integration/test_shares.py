@@ -5,11 +5,10 @@ bounded and stated: on real sockets, with the shares that ship."""
 import re
 import socket
 import subprocess
-import threading
 
 import pytest
 
-from harness import NO_DELAYS, Dialogue, wait_until
+from harness import NO_DELAYS, Dialogue, serve_each, wait_until
 from secure import Keys, SecureDialogue
 
 pytestmark = pytest.mark.alone
@@ -88,18 +87,10 @@ class Glutton:
         self.listener.listen(128)
         self.port = self.listener.getsockname()[1]
         self.peers = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                peer, _ = self.listener.accept()
-            except OSError:
-                return
-            self.peers.append(peer)
-            threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+        serve_each(self.listener, self._serve)
 
     def _serve(self, peer):
+        self.peers.append(peer)
         try:
             peer.sendall(b"220 glutton.example ESMTP\r\n")
             for line in peer.makefile("rb"):
