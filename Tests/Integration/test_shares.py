@@ -2,8 +2,11 @@
 """One source never takes what all others need, and what clients and servers that take nothing make the kernel keep is
 bounded and stated: on real sockets, with the shares that ship."""
 
+import os
+import pathlib
 import re
 import socket
+import ssl
 import subprocess
 
 import pytest
@@ -185,3 +188,137 @@ def test_what_servers_and_clients_that_take_nothing_pin_is_in_the_statement(shie
     for client in clients + deaf:
         client.close()
     back.stop()
+
+
+class MemoryGroup:
+    """A control group of the test's own (version 1) in which a process's memory is counted, that of its sockets too."""
+
+    ROOT = pathlib.Path("/sys/fs/cgroup/memory")
+
+    def __init__(self):
+        self.place = self.ROOT / f"sluice-test-{os.getpid()}"
+
+    @classmethod
+    def missing(cls):
+        """Why there is none; None if there is."""
+        if not (cls.ROOT / "memory.kmem.tcp.usage_in_bytes").exists():
+            return f"{cls.ROOT} has no memory controller of version 1 that counts sockets"
+        if not os.access(cls.ROOT, os.W_OK):
+            return f"{cls.ROOT} may not be written"
+        return None
+
+    def __enter__(self):
+        self.place.mkdir()
+        # Sockets are counted once there is a limit.
+        (self.place / "memory.kmem.tcp.limit_in_bytes").write_text(str(1 << 34))
+        return self
+
+    def enter(self):
+        """To be called in the process that is counted."""
+        (self.place / "cgroup.procs").write_text(str(os.getpid()))
+
+    def used(self):
+        """Octets of the process and the kernel on its behalf, without the files that it has read."""
+        stat = dict(line.split() for line in (self.place / "memory.stat").read_text().splitlines())
+        kernel = int((self.place / "memory.kmem.usage_in_bytes").read_text())
+        sockets = int((self.place / "memory.kmem.tcp.usage_in_bytes").read_text())
+        return int(stat["rss"]) + kernel + sockets
+
+    def __exit__(self, *_):
+        wait_until(lambda: not (self.place / "cgroup.procs").read_text().strip(), 10, "an empty control group")
+        self.place.rmdir()
+
+
+def stuff(clients, block):
+    """Sends until the other side takes nothing more from any of them."""
+    for client in clients:
+        client.socket.setblocking(False)
+
+    def are_stuck():
+        stuck = True
+        for client in clients:
+            try:
+                for _ in range(2_000):
+                    client.socket.send(block)
+                stuck = False
+            except BlockingIOError:
+                pass
+            except ConnectionError:
+                pass
+        return stuck
+
+    wait_until(are_stuck, 60, "clients that can send nothing more")
+
+
+def begin_handshake(client, context):
+    """STARTTLS, the client's hello, and not a word more."""
+    client.greet()
+    client.command("STARTTLS", 220)
+    hello = ssl.MemoryBIO()
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="mx.example.org").do_handshake()
+    except ssl.SSLWantReadError:
+        client.socket.sendall(hello.read())
+
+
+def test_every_limit_reached_at_once_takes_no_more_than_the_statement_says(shield, tmp_path):
+    if reason := MemoryGroup.missing():
+        pytest.skip(reason)
+    keys = Keys(tmp_path / "keys")
+    back = Glutton()
+    with MemoryGroup() as group:
+        front = shield(back.port, {
+            "overload": {"reserved_for_known": "0%", "shed_at": "100%", "shrink_at": "100%"},
+            "delays": {"banner": {"suspicious": "25s"}},
+            "tls": {"certificates": [keys.make("mx")], "handshake_timeout": "5m"},
+            "limits": {
+                "connections": 300, "sessions": 120, "downstream_connections": 40, "tls_sessions": 60,
+                "buckets": 1_024, "sources": 1_024}}, start=False)
+        front.start(preexec_fn=group.enter)
+        try:
+            least = front.program.wait_for(r"At most .* when every limit is reached")
+            number, unit = re.search(r"At most ([0-9.]+) (KB|MB)", least).groups()
+            stated = float(number) * {"KB": 1_000, "MB": 1_000_000}[unit]
+            before = group.used()
+            everybody = []
+
+            def come(source, count, kind=Dialogue, **options):
+                found = [kind(front.port, f"{source}.{1 + n}", **options) for n in range(count)]
+                everybody.extend(found)
+                return found
+
+            for client in come("127.0.71", 45, SecureDialogue):
+                client.starttls(keys.trusting())
+            for client in come("127.0.70", 15):
+                begin_handshake(client, keys.trusting())
+            writers = come("127.0.72", 40)
+            for client in writers:
+                client.greet()
+                for command in ("MAIL FROM:<a@example.org>", "RCPT TO:<b@example.org>", "DATA"):
+                    client.command(command)
+            deaf = come("127.0.73", 20, receive_buffer=2_304)
+            for client in deaf:
+                client.greet()
+            # They wait for their banner, and flood the socket that nobody reads.
+            held = come("127.2.74", 180)
+            stuff(writers, (b"x" * 62 + b"\r\n") * 64)
+            stuff(held, b"early words " * 1_000)
+            for client in deaf:
+                client.socket.setblocking(False)
+            for _ in range(40):
+                for client in deaf:
+                    try:
+                        client.socket.send(b"HELP\r\n" * 100)
+                    except (BlockingIOError, ConnectionError):
+                        continue
+            assert front.statistic("links") >= 39
+            taken = group.used() - before
+            print(f"stated {stated / 1e6:.1f} MB, taken {taken / 1e6:.1f} MB")
+            assert taken <= stated, least
+            # It is a bound that means something, not a guess ten times too high.
+            assert taken >= stated / 10, least
+            for client in everybody:
+                client.close()
+        finally:
+            front.stop()
+            back.stop()
