@@ -248,7 +248,8 @@ def test_an_endless_line_is_refused_and_the_session_lives_or_ends_cleanly(sink, 
 
 def test_commands_out_of_order_are_503_and_open_nothing(recorder, shield):
     back = recorder()
-    front = shield(back, {"delays": NO_DELAYS, "downstream": {"probe_every": "1h"}})
+    front = shield(back, {
+        "delays": NO_DELAYS, "downstream": {"probe_every": "1h"}, "smtp": {"syntax": "strict"}})
     front.wait_for_keyword("8BITMIME")
     before = len(back.received)
     with front.dialogue() as client:
