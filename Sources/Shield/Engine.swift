@@ -50,8 +50,8 @@ package struct Engine: ~Copyable {
   /// Which of the sets of ready texts is in use; the others may still be going out.
   var textSet = 0
   var lines = InlineArray<16, PitLine>(repeating: PitLine())
-  /// When room was last made.
-  var lastRelief = Instant.origin
+  /// When it is looked at again whether room must be made.
+  var nextRelief = Instant.origin
   private let staysPut = StaysPut()
   /// Set once: no new clients, idle ones are told to go.
   package private(set) var isDraining = false

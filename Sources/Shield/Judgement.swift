@@ -250,9 +250,11 @@ extension Engine {
   }
 
   /// Makes room, once a second at most: tarpitted peers that have been held long enough for the present,
-  /// and clients that hold places of which there are few left, get their timers moved up. Walks all connections.
+  /// and clients that hold places of which there are few left, get their timers moved up. Walks all connections then;
+  /// whether there is need is looked at ten times a second, which a turn of the loop does not feel.
   mutating func relieve(now: Instant) {
-    guard now >= lastRelief + .seconds(1) else { return }
+    guard now >= nextRelief else { return }
+    nextRelief = now.after(microseconds: 100_000)
     var isStressed = false
     for number in 0..<Pool.count {
       guard let pool = Pool(rawValue: UInt8(number)), isUnderStress(pool) else { continue }
@@ -260,7 +262,7 @@ extension Engine {
       isStressed = true
     }
     guard isStressed || occupancy >= policy.shrinkAt else { return }
-    lastRelief = now
+    nextRelief = now.after(microseconds: 1_000_000)
     let most = tarpitTime
     for i in 0..<connections.capacity {
       switch connections[i].state {

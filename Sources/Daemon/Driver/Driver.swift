@@ -251,12 +251,15 @@ package struct Driver: ~Copyable {
   /// - Returns: whether the wake-up fired.
   package mutating func turn(longest: Int64) throws(RingError) -> Bool {
     var woken = false
-    if pause.hasPaused(now: now()) { woken = try catchUp() }
     var time = now()
+    if pause.hasPaused(now: time) {
+      woken = try catchUp()
+      time = now()
+    }
     // Where there is mail, or was a moment ago, the drips of one moment go out in parts, and what has completed
     // has its turn between them; otherwise all of them are one submission.
     if engine.leasedSessions > 0 { mailAt = time }
-    let hasMail = time - mailAt < .seconds(1)
+    let hasMail = time.microseconds - mailAt.microseconds < 1_000_000
     effects.dripLimit = hasMail ? 32 : 256
     var isBehind = engine.timeReached(time, into: &effects)
     carryOut()
@@ -272,7 +275,7 @@ package struct Driver: ~Copyable {
       due = min(due, handshakesAgainAt.microseconds - time.microseconds)
     }
     let longestNow = min(max(due, 0), longest)
-    let latest = now().after(microseconds: longestNow)
+    let latest = time.after(microseconds: longestNow)
     try ring.submitAndWait(timeoutMicroseconds: longestNow)
     time = now()
     pause.waited(until: time, latest: latest)
