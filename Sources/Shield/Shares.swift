@@ -71,7 +71,7 @@ struct Shares: ~Copyable {
   /// Bytes for each place of a pool that is counted exactly.
   static let bytesEach = 14
   /// Bytes for each held connection, at most.
-  static let bytesOfSlot = 8
+  static let bytesOfSlot = 4
 
   /// Whether nobody holds anything.
   var isEmpty: Bool { crowd.total == 0 && counts.entries == 0 }

@@ -3,10 +3,11 @@
 /// How many of something each source holds right now, for a great many sources in fixed memory: an estimate that is
 /// never too low, and too high only where sources share cells by chance.
 ///
-/// Not for counts of one or two: with as many keys as cells each is some two too high. Kept: a key's cells hold at
+/// Not for small counts: of a full table of sources with one place each, counted by address and by network, an estimate is
+/// some five too high, and 16 or more for 3 in 10,000. Kept: a key's cells hold at
 /// least what was added under it and not taken off, so nothing is ever full and nothing needs to be remembered about
 /// who was counted. Two exact counts for each of a million held connections would be 13.5 bytes each
-/// (`OpenCounts`); this is 4 to 8.
+/// (`OpenCounts`); this is 2 to 4.
 public struct CrowdCounts: ~Copyable {
   private static let rows = 2
   private static let leastWidth = 4_096
@@ -17,11 +18,11 @@ public struct CrowdCounts: ~Copyable {
   /// How many are counted in all.
   public private(set) var total = 0
 
-  /// - Parameter places: how many may be held at once, 0 and more. There are two rows of half as many cells, in powers
-  ///   of two, 4,096 at least.
+  /// - Parameter places: how many may be held at once, 0 and more. There are two rows of a quarter as many cells, in
+  ///   powers of two, 4,096 at least.
   public init(places: Int) {
     var width = Self.leastWidth
-    while width < places / 2 { width *= 2 }
+    while width < places / 4 { width *= 2 }
     self.width = width
     cells = Slab(capacity: Self.rows * width, repeating: 0)
   }

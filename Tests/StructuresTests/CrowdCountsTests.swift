@@ -36,6 +36,20 @@ struct CrowdCountsTests {
     for key in twin.keys { #expect(counts.count(key) == 0, "seed \(seed)") }
   }
 
+  @Test("where every place is another source's, hardly one seems to hold many")
+  func strangers() {
+    let places = 65_536
+    let hash = SipHash(k0: 5, k1: 6)
+    var counts = CrowdCounts(places: places)
+    #expect(counts.footprint <= 4 * places)
+    for source in 0..<UInt64(places) {
+      counts.add(hash(0, source, 0))
+      counts.add(hash(1, source, 0))
+    }
+    let suspects = (0..<UInt64(places)).count { counts.count(hash(0, $0, 0)) >= 16 }
+    #expect(suspects < places / 1_000, "\(suspects)")
+  }
+
   @Test("as many keys as there are places are counted, and more: it is never full")
   func full() {
     var counts = CrowdCounts(places: 0)
