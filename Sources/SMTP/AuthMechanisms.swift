@@ -69,7 +69,9 @@ package struct AuthMechanisms: Sendable, BitwiseCopyable {
       var end = start
       while end < Int(count) && text[end] != 0x20 { end += 1 }
       var k = 0
-      while k < name.count && start + k < end && text[start + k] == upper(bytes[name.lowerBound + k]) {
+      while k < name.count && start + k < end
+        && text[start + k] == upper(bytes[name.lowerBound + k])
+      {
         k += 1
       }
       if k == name.count && start + k == end { return true }

@@ -365,7 +365,8 @@ package enum ProxyHeader {
 
   /// 0…65535 without leading zeros.
   private static func port(_ bytes: Span<UInt8>, _ range: Range<Int>) -> UInt16? {
-    guard range.count <= 5, range.count == 1 || bytes.first(UInt8(ascii: "0"), in: range.prefix(1)) == nil,
+    guard range.count <= 5,
+      range.count == 1 || bytes.first(UInt8(ascii: "0"), in: range.prefix(1)) == nil,
       let value = bytes.decimal(in: range)
     else { return nil }
     return UInt16(exactly: value)

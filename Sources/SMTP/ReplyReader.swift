@@ -255,7 +255,9 @@ package struct ReplyReader: Sendable, BitwiseCopyable {
 
   /// A digit of the code, as text.
   private func digit(_ place: Int) -> UInt8 {
-    UInt8(truncatingIfNeeded: 0x30 + (place == 0 ? code / 100 : place == 1 ? code / 10 % 10 : code % 10))
+    UInt8(
+      truncatingIfNeeded: 0x30 + (place == 0 ? code / 100 : place == 1 ? code / 10 % 10 : code % 10)
+    )
   }
 
   /// Writes one octet of the line unless the line is dropped or full.

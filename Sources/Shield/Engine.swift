@@ -366,7 +366,9 @@ package struct Engine: ~Copyable {
 /// What one of each thing the engine keeps takes, in bytes, for the statement at start.
 package enum Footprint {
   /// A held connection: its record, its timer, its part of the concurrency counts and of the shares.
-  package static var connection: Int { MemoryLayout<Connection>.stride + 8 + 7 + Shares.bytesOfSlot }
+  package static var connection: Int {
+    MemoryLayout<Connection>.stride + 8 + 7 + Shares.bytesOfSlot
+  }
   /// A session without its input buffer.
   package static var session: Int {
     MemoryLayout<Session>.stride + Layout.sessionBytes + Shares.bytesEach

@@ -83,7 +83,8 @@ struct Shares: ~Copyable {
       case .network: source.isIPv4 ? 24 : 48
       }
     let block = source.network(length)
-    return hash(4 << 32 | UInt64(pool.rawValue) << 8 | UInt64(scope.rawValue), block.high, block.low)
+    return hash(
+      4 << 32 | UInt64(pool.rawValue) << 8 | UInt64(scope.rawValue), block.high, block.low)
   }
 
   private func held(_ pool: Pool, _ scope: Scope, _ source: Address) -> Int {
@@ -320,7 +321,8 @@ extension Engine {
       .spliced where isOverdue(i, now: now):
       moveDeadline(i, to: now)
     // Ours to wait, or the downstream's clock is running.
-    case .body, .swallow, .spliced, .delaying, .opening, .forwarded, .holding, .final, .leaving: break
+    case .body, .swallow, .spliced, .delaying, .opening, .forwarded, .holding, .final, .leaving:
+      break
     }
   }
 

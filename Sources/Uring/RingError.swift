@@ -82,7 +82,8 @@ public struct RingError: Error, Equatable, CustomStringConvertible {
         + "ENOSYS hides it. Sluice needs Linux 6.1 or later with io_uring; in a container, allow "
         + "io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile."
     case EPERM where step != .setUp, EACCES where step != .setUp:
-      return "io_uring_setup is allowed here and this call is not, so a seccomp profile forbids it. "
+      return
+        "io_uring_setup is allowed here and this call is not, so a seccomp profile forbids it. "
         + "Allow io_uring_setup, io_uring_enter and io_uring_register in the profile (docker run "
         + "--security-opt seccomp=FILE)."
     case EPERM, EACCES:

@@ -98,8 +98,11 @@ struct ExplanationTests {
   @Test(
     "what happens over a limit is what docs/tables.md says",
     arguments: [
-      ("slow", "slow down, 421 where that is not enough", "slow down, 450 where that is not enough",
-        "the signal rate_excess", "slow down"),
+      (
+        "slow", "slow down, 421 where that is not enough",
+        "slow down, 450 where that is not enough",
+        "the signal rate_excess", "slow down"
+      ),
       ("tempfail", "tempfail (421)", "tempfail (450)", "421 and the end", "tempfail (421)"),
       ("refuse", "refuse (554)", "refuse (554)", "421 and the end", "refuse (554)"),
       ("drop", "drop", "drop", "421 and the end", "drop"),

@@ -9,7 +9,8 @@ import Uring
 
 /// What a reload would lose, and how that is meant.
 struct LossTests {
-  private static let networks = (0..<40).map { "192.0.2.\($0) reject" }.joined(separator: "\n") + "\n"
+  private static let networks =
+    (0..<40).map { "192.0.2.\($0) reject" }.joined(separator: "\n") + "\n"
   private static let full = """
     mode: enforce
     hostname: mx.example.org
@@ -35,7 +36,9 @@ struct LossTests {
     return found.filter { $0.severity == .error }.map(\.reason)
   }
 
-  @Test("an empty main file is an error, at a start too", arguments: ["", "\n\n", "# mode: enforce\n", "---\n"])
+  @Test(
+    "an empty main file is an error, at a start too",
+    arguments: ["", "\n\n", "# mode: enforce\n", "---\n"])
   func empty(text: String) throws {
     let found = try refusals(text)
     #expect(found == ["there is no setting in this file"])
@@ -82,16 +85,19 @@ struct LossTests {
       let found = try refusals(Self.full, table, from: Self.full, first)
       #expect(found.isEmpty != isRefused, "\(table.prefix(40)): \(found)")
     }
-    let unnamed = try refusals(Self.full.replacing("tables: {access: a.cidr}", with: "own: {names: [a.example]}"))
+    let unnamed = try refusals(
+      Self.full.replacing("tables: {access: a.cidr}", with: "own: {names: [a.example]}"))
     #expect(unnamed == ["tables.access is not written any more, and 40 rules are in force"])
   }
 
-  @Test("a last line without its end is refused where it had one before, and taken where it never had")
+  @Test(
+    "a last line without its end is refused where it had one before, and taken where it never had")
   func lineEnds() throws {
     let cut = try refusals(Self.full, String(Self.networks.dropLast()))
     #expect(cut == ["the last line has no end, and it had one: the file may have been cut off"])
     let always = try refusals(
-      Self.full, String(Self.networks.dropLast()), from: Self.full, String(Self.networks.dropLast()))
+      Self.full, String(Self.networks.dropLast()), from: Self.full, String(Self.networks.dropLast())
+    )
     #expect(always == [])
   }
 

@@ -84,7 +84,9 @@ private let cyrus =
   arguments: [
     (["AUTH " + cyrus], cyrus, "longer than 120 octets"),
     (["AUTH PLAIN LOGIN", "AUTH CRAM-MD5"], "PLAIN LOGIN CRAM-MD5", "two lines"),
-    (["AUTH PLAIN LOGIN", "AUTH=PLAIN LOGIN"], "PLAIN LOGIN", "Postfix's broken_sasl_auth_clients"),
+    (
+      ["AUTH PLAIN LOGIN", "AUTH=PLAIN LOGIN"], "PLAIN LOGIN", "Postfix's broken_sasl_auth_clients"
+    ),
     (["AUTH=LOGIN", "AUTH CRAM-MD5 login"], "LOGIN CRAM-MD5", "the old form first"),
     (["AUTH  PLAIN  PLAIN"], "PLAIN", "two spaces"),
     (["AUTH X!Y PLAIN-BUT-LONGER-THAN-20 PLAIN"], "PLAIN", "what is no name (RFC 4422, 3.1)"),
@@ -97,11 +99,14 @@ func mechanismLists(lines: [String], expected: String, reason: String) {
   #expect(offers == !expected.isEmpty, "\(reason): the keyword")
 }
 
-@Test("of more mechanisms than a line has room for whole ones are left out, and never PLAIN and LOGIN")
+@Test(
+  "of more mechanisms than a line has room for whole ones are left out, and never PLAIN and LOGIN")
 func manyMechanisms() {
   let names = (0..<60).map { "MECHANISM-\($0)" }
   for last in [["PLAIN", "LOGIN"], ["LOGIN", "PLAIN"], ["PLAIN"], []] {
-    let found = mechanisms(["AUTH " + names.joined(separator: " "), "AUTH " + last.joined(separator: " ")])
+    let found = mechanisms([
+      "AUTH " + names.joined(separator: " "), "AUTH " + last.joined(separator: " "),
+    ])
     let list = found.split(separator: " ").map(String.init)
     #expect(list.count > 30 && list.suffix(last.count) == last[...], "\(found)")
     #expect(Array(list.dropLast(last.count)) == Array(names.prefix(list.count - last.count)))

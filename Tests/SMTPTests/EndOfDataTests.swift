@@ -54,7 +54,10 @@ func strictVectors() {
     ("a\r\n.\n", "a\r\n..\r\n", .open, "a lone dot ended by a bare LF is stuffed again"),
     ("a\n.b\r\n", "a\r\n..b\r\n", .open, "text that begins with a dot"),
     ("a\n.", "a\r\n.", .open, "a dot of which it is not known yet what follows"),
-    ("a\n..\r\n", "a\r\n..\r\n", .open, "a client that stuffs said so with two dots: one of them is text"),
+    (
+      "a\n..\r\n", "a\r\n..\r\n", .open,
+      "a client that stuffs said so with two dots: one of them is text"
+    ),
     ("a\n..\n", "a\r\n..\r\n", .open, "the same between bare LFs"),
     ("a\n...b\n", "a\r\n...b\r\n", .open, "and two dots of text"),
     ("a\n..\r\n.\r\n", "a\r\n..\r\n.\r\n", .end(9), "the end after a stuffed line"),
@@ -82,7 +85,9 @@ func normalisingVectors(stream: String, out: String, event: BodyEvent, reason: S
   }
 }
 
-@Test("bare LFs change nothing of what a client means, whether it stuffs its lines or has none to stuff")
+@Test(
+  "bare LFs change nothing of what a client means, whether it stuffs its lines or has none to stuff"
+)
 func normalisingKeepsText() {
   for seed in UInt64(0)..<3_000 {
     var random = SeededGenerator(seed: seed)
@@ -177,7 +182,8 @@ func splitsDoNotMatter() {
     // Of a run with a fault in it nothing needs to go on.
     let isWhole = if case .fault = made.event { false } else { true }
     #expect(
-      passed.event == made.event && (isWhole ? passed.out == made.out : made.out.starts(with: passed.out)),
+      passed.event == made.event
+        && (isWhole ? passed.out == made.out : made.out.starts(with: passed.out)),
       "seed \(seed): \(shown(all)) as it came, cut at \(cuts), room \(room), limit \(lineMax)")
   }
 }

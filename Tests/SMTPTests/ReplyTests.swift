@@ -105,7 +105,8 @@ func challenges() {
     let line = bytes("334 " + text.prefix(length) + "\r\n")
     for (cuts, room) in [([], 4_096), ([700, 701, 5_000], 512), ([3, 4, 5], 6), ([], 7)] {
       let found = read(line, cutAt: cuts, room: room, for: .login)
-      #expect(found.step == .complete && found.code == 334 && found.text == line, "\(length), \(room)")
+      #expect(
+        found.step == .complete && found.code == 334 && found.text == line, "\(length), \(room)")
       let cut = read(line, cutAt: cuts, room: max(room, 600))
       #expect(cut.text.count <= 512, "\(length): nobody asked for a challenge")
     }
@@ -113,7 +114,8 @@ func challenges() {
   let refusal = bytes("535 " + String(repeating: "x", count: 2_000) + "\r\n")
   #expect(read(refusal, cutAt: [], for: .login).text.count == 512, "a refusal is cut as everywhere")
   let several = bytes("334-" + String(repeating: "x", count: 600) + "\r\n334 y\r\n")
-  #expect(read(several, cutAt: [], for: .login).lines == 2, "RFC 4954 knows challenges of one line alone")
+  #expect(
+    read(several, cutAt: [], for: .login).lines == 2, "RFC 4954 knows challenges of one line alone")
   let tooLong = bytes("334 " + String(repeating: "x", count: 12_289) + "\r\n")
   #expect(read(tooLong, cutAt: [], room: 64, for: .login).step == .fault(.lineTooLong))
 }
@@ -122,17 +124,31 @@ func challenges() {
   "in a transaction with SMTPUTF8 the text of a reply may be UTF-8, and nothing else beyond ASCII (RFC 6531, 3.7.4.1)",
   arguments: [
     (bytes("250 2.1.5 Grüße\r\n"), bytes("250 2.1.5 Grüße\r\n"), "two octets"),
-    (bytes("251-用户@例え.jp\r\n251 😀\r\n"), bytes("251-用户@例え.jp\r\n251 😀\r\n"), "three and four, two lines"),
+    (
+      bytes("251-用户@例え.jp\r\n251 😀\r\n"), bytes("251-用户@例え.jp\r\n251 😀\r\n"),
+      "three and four, two lines"
+    ),
     (bytes("250 a") + [0xE9] + bytes("b\r\n"), bytes("250 a?b\r\n"), "Latin-1"),
     (bytes("250 ") + [0xC3] + bytes("\r\n"), bytes("250 ?\r\n"), "half a character"),
-    (bytes("250 ") + [0xC0, 0x8A, 0xED, 0xA0, 0x80] + bytes("\r\n"), bytes("250 ?????\r\n"), "overlong, a surrogate"),
-    (bytes("250 ") + [0xC2, 0x9B, 0xC2, 0xA0] + bytes("\r\n"), bytes("250 ??\u{A0}\r\n"), "a control character"),
-    (bytes("250 ") + [0xF5, 0x80, 0x80, 0x80] + bytes("\r\n"), bytes("250 ????\r\n"), "beyond U+10FFFF"),
+    (
+      bytes("250 ") + [0xC0, 0x8A, 0xED, 0xA0, 0x80] + bytes("\r\n"), bytes("250 ?????\r\n"),
+      "overlong, a surrogate"
+    ),
+    (
+      bytes("250 ") + [0xC2, 0x9B, 0xC2, 0xA0] + bytes("\r\n"), bytes("250 ??\u{A0}\r\n"),
+      "a control character"
+    ),
+    (
+      bytes("250 ") + [0xF5, 0x80, 0x80, 0x80] + bytes("\r\n"), bytes("250 ????\r\n"),
+      "beyond U+10FFFF"
+    ),
   ])
 func replyUTF8(reply: [UInt8], made: [UInt8], reason: String) {
   for cuts in allCuts(reply.count) {
     let found = read(reply, cutAt: cuts, for: .clientUTF8)
-    #expect(found.step == .complete && found.text == made, "\(reason): \(shown(found.text)), cut at \(cuts)")
+    #expect(
+      found.step == .complete && found.text == made,
+      "\(reason): \(shown(found.text)), cut at \(cuts)")
     let plain = read(reply, cutAt: cuts)
     #expect(plain.text.allSatisfy { $0 < 0x80 }, "\(reason): without SMTPUTF8")
   }

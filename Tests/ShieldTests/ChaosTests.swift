@@ -167,7 +167,8 @@ struct ChaosTests {
       #expect(shield.driver.engine.heldCount == 0, "seed \(seed): a slot was not freed")
       #expect(shield.driver.engine.linkCount == 0, "seed \(seed): a link was not freed")
       #expect(shield.driver.engine.leasedSessions == 0, "seed \(seed): a session was not returned")
-      #expect(shield.driver.engine.sharesAreEmpty == true, "seed \(seed): a share was not given back")
+      #expect(
+        shield.driver.engine.sharesAreEmpty == true, "seed \(seed): a share was not given back")
     }
     return outcome
   }

@@ -50,7 +50,8 @@ private struct Crowd {
   mutating func act(_ shield: inout VirtualShield) {
     for (k, client) in clients.enumerated().reversed()
     where !shield.driver.sockets[client.slot].isOpen
-      || shield.driver.sockets[client.slot].isFinished {
+      || shield.driver.sockets[client.slot].isFinished
+    {
       shield.driver.end(client.slot)
       held[client.address] -= 1
       clients.remove(at: k)
@@ -184,7 +185,8 @@ struct ShareTests {
     return shield.ask(client, "EHLO client.example.org\r\n").hasPrefix("250") ? client : nil
   }
 
-  @Test("over its share an address hears 421, others do not, and what it gives back it may have again")
+  @Test(
+    "over its share an address hears 421, others do not, and what it gives back it may have again")
   func slots() throws {
     var shield = shield()
     var clients: [Int] = []
@@ -246,7 +248,9 @@ struct ShareTests {
     #expect(shield.ask(clients[4], "MAIL FROM:<a@b.c>\r\n").hasPrefix("250"))
   }
 
-  @Test("half-done handshakes have a quarter of the places, and 454 is said to the source that has its part")
+  @Test(
+    "half-done handshakes have a quarter of the places, and 454 is said to the source that has its part"
+  )
   func handshakes() throws {
     var shield = shield()
     shield.driver.handshakeStands = true

@@ -65,7 +65,8 @@ struct HelloTests {
       #expect(world.ask("AUTH PLAIN AHgAeA==").hasPrefix("503"))
     }
     world.deliver(Self.message)
-    #expect(world.shield.driver.dialled.count == dialled && world.shield.downstream.accepted.count == 1)
+    #expect(
+      world.shield.driver.dialled.count == dialled && world.shield.downstream.accepted.count == 1)
   }
 
   @Test("an EHLO that the downstream refuses is answered in its words, and the transaction stands")
@@ -164,7 +165,9 @@ struct GreetingTests {
     let arrived = shield.arrive(address)
     let client = try #require(arrived)
     _ = shield.banner(client)
-    for name in names { #expect(shield.ask(client, "HELO \(name)\r\n").hasPrefix("250"), "\(name)") }
+    for name in names {
+      #expect(shield.ask(client, "HELO \(name)\r\n").hasPrefix("250"), "\(name)")
+    }
     return shield.events().last?.signals ?? SignalSet()
   }
 

@@ -59,7 +59,8 @@ struct LimitTests {
     #expect(took > 100 && took < 125, "\(took) s")
     world.says("DATA", "354")
     let answer = world.ask("hello\r\n.")
-    #expect(answer.hasPrefix("250") && answer.contains("\r\n421 4.7.0 Too many errors"), "\(answer)")
+    #expect(
+      answer.hasPrefix("250") && answer.contains("\r\n421 4.7.0 Too many errors"), "\(answer)")
     #expect(world.shield.downstream.accepted.count == 1)
     #expect(world.shield.events().contains { $0.event == .limit && $0.subject == .errors })
   }

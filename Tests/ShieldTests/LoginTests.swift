@@ -23,7 +23,8 @@ struct LoginTests {
     var shield = VirtualShield(
       driver: VirtualDriver(
         engine: Engine(
-          policy: policy, limits: limits(), seed: UInt64(worker + 1), secret: (1, 2), worker: worker,
+          policy: policy, limits: limits(), seed: UInt64(worker + 1), secret: (1, 2),
+          worker: worker,
           workers: workers)))
     shield.advance(by: .seconds(1))
     shield.downstream.offers.append("AUTH PLAIN LOGIN")

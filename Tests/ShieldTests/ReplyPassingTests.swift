@@ -17,7 +17,8 @@ struct ReplyPassingTests {
       $0.authOnClear = true
     }
     let box = VirtualShieldBox(
-      VirtualShield(driver: VirtualDriver(engine: Engine(policy: policy, limits: limits(), seed: 1))))
+      VirtualShield(
+        driver: VirtualDriver(engine: Engine(policy: policy, limits: limits(), seed: 1))))
     box.shield.downstream.offers += offers
     box.shield.downstream.rules = rules
     box.shield.advance(by: .seconds(1))
@@ -74,7 +75,9 @@ struct ReplyPassingTests {
     #expect(box.shield.ask(client, "dG9rZW4=\r\n") == "235 2.7.0 Welcome\r\n")
   }
 
-  @Test("a challenge of which a part is out is followed by nothing else", arguments: ["dies", "too long", "unread"])
+  @Test(
+    "a challenge of which a part is out is followed by nothing else",
+    arguments: ["dies", "too long", "unread"])
   func brokenOff(how: String) throws {
     let text = Self.base64(how == "too long" ? 12_289 : 9_000)
     let (box, client) = try submission([
@@ -153,7 +156,8 @@ struct BareLineFeedTests {
     shield.driver.receiveMax = receiveMax
     let (sent, meant) = Self.letter(lines)
     let reply = shield.ask(client, sent + "NOOP\r\n")
-    #expect(reply.hasPrefix("250 2.0.0 Taken\r\n") && reply.hasSuffix("250 2.0.0 Ok\r\n"), "\(reply)")
+    #expect(
+      reply.hasPrefix("250 2.0.0 Taken\r\n") && reply.hasSuffix("250 2.0.0 Ok\r\n"), "\(reply)")
     #expect(shield.downstream.accepted == [Array(meant.utf8)])
     #expect(shield.downstream.breaches == 0)
   }
@@ -176,7 +180,9 @@ struct BareLineFeedTests {
     #expect(shield.downstream.accepted == [Array(meant.utf8)])
   }
 
-  @Test("a message over the limit is read to its end all the same, and so is one whose downstream is gone")
+  @Test(
+    "a message over the limit is read to its end all the same, and so is one whose downstream is gone"
+  )
   func thrownAway() throws {
     let (sent, _) = Self.letter(900)
     var shield = shield(policy(access: "192.0.2.0/24 trusted\n"))

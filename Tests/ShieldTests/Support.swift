@@ -22,7 +22,9 @@ func policy(access: String = "", rates: String = "", _ change: (inout Policy) ->
 }
 
 /// The same with the shares that ship.
-func shippedShares(rates: String = "", access: String = "", _ change: (inout Policy) -> Void = { _ in })
+func shippedShares(
+  rates: String = "", access: String = "", _ change: (inout Policy) -> Void = { _ in }
+)
   -> Policy
 {
   policy(access: access, rates: rates) {

@@ -4,7 +4,9 @@ import Testing
 
 @Suite("Counts of a crowd")
 struct CrowdCountsTests {
-  @Test("never below the exact counts, hardly above them, and empty when all is taken off", arguments: 1...3)
+  @Test(
+    "never below the exact counts, hardly above them, and empty when all is taken off",
+    arguments: 1...3)
   func twin(seed: UInt64) {
     var random = SeededGenerator(seed: seed)
     let hash = SipHash(k0: random.next(), k1: random.next())

@@ -65,8 +65,7 @@ struct SourceBenchmark {
     let later = Instant(seconds: 120)
     var kept = 0
     for number in 0..<sources
-    where table.divisor(table.key(source(number)), stage: 0, after: minute, now: later) == 2
-    {
+    where table.divisor(table.key(source(number)), stage: 0, after: minute, now: later) == 2 {
       kept += 1
     }
     tracked("reputation", table.footprint, sources, kept)

@@ -91,7 +91,9 @@ package struct Explanation: Sendable {
       Rule(position: $0.position, text: "\($0.rule.rule.pattern) \($0.rule.rule.result)")
     }
     let rule = policy.rates.explain(address)
-    rate = rule.map { Rule(position: $0.position, text: "\($0.written.pattern) \($0.written.result)") }
+    rate = rule.map {
+      Rule(position: $0.position, text: "\($0.written.pattern) \($0.written.result)")
+    }
     // No limit of a rule holds for what the operator vouches for.
     if let (rule, written, _) = rule, !standing.isTrusted {
       bucket = Explanation.bucket(rule, address, pattern: written.pattern)

@@ -45,10 +45,13 @@ extension Explanation: CustomStringConvertible {
       lines.append(line)
     }
     if nextTier != nil { lines.append("") }
-    if nextTier == .suspicious { lines.append("  T2: signs against it; slowed more, then let through") }
+    if nextTier == .suspicious {
+      lines.append("  T2: signs against it; slowed more, then let through")
+    }
     if nextTier == .bad || hasWorst {
       let names = proofs.map(\.name)
-      lines.append("  T3: held, never let through, for one sign of \(names.joined(separator: ", "))")
+      lines.append(
+        "  T3: held, never let through, for one sign of \(names.joined(separator: ", "))")
     }
     return lines.joined(separator: "\n")
   }
@@ -74,9 +77,10 @@ extension Explanation: CustomStringConvertible {
       }
     }
     return ["not asked here; what the daemon may remember of it:"]
-      + [line("mail of it was accepted", ifKnown), line("it was proven bad", ifBad)].compactMap { $0 }
+      + [line("mail of it was accepted", ifKnown), line("it was proven bad", ifBad)].compactMap {
+        $0
+      }
   }
-
 
   private var signalNames: [String] { standing.signals.members.map(\.name) }
 

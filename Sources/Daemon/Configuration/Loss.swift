@@ -58,19 +58,22 @@ extension Configuration {
         path.map { "\($0) has \(after) rules, and \(before) are in force" }
           ?? "\(key) is not written any more, and \(before) rules are in force",
         path == nil
-          ? "restart if that is meant" : "if that is meant, write this line to its top: \(FileMarks.word)")
+          ? "restart if that is meant"
+          : "if that is meant, write this line to its top: \(FileMarks.word)")
     }
     if !old.tls.certificates.isEmpty && tls.certificates.isEmpty
       && origins["tls.certificates"] == nil
     {
       refuse(
-        "tls.certificates", "certificates are in force, and tls.certificates is not written any more",
+        "tls.certificates",
+        "certificates are in force, and tls.certificates is not written any more",
         "write certificates: [] under tls: if that is meant")
     }
     let lost = old.origins.keys.filter { origins[$0] == nil }
     if lost.count >= Configuration.settingsThatCount && lost.count * 2 > old.origins.count {
       refuse(
-        "", "\(lost.count) of \(old.origins.count) settings that are in force are not written any more",
+        "",
+        "\(lost.count) of \(old.origins.count) settings that are in force are not written any more",
         "see that the file is whole; restart if that is meant")
     }
     for file in files where marks.unfinished.contains(file) {

@@ -23,7 +23,8 @@ package struct NameKey: Sendable, Equatable {
         hint: NameKey.hint)
     }
     let text = String(decoding: digits, as: UTF8.self)
-    guard let high = UInt64(text.prefix(16), radix: 16), let low = UInt64(text.suffix(16), radix: 16)
+    guard let high = UInt64(text.prefix(16), radix: 16),
+      let low = UInt64(text.suffix(16), radix: 16)
     else {
       throw BadValue(
         reason: "a key has hexadecimal digits alone, and this file has others", hint: NameKey.hint)

@@ -219,7 +219,8 @@ extension ConfigurationReader {
     let mode = String(facts.st_mode & 0o777, radix: 8)
     problems.add(
       .warning, at: place, "the key \(path) is open to every user of this machine (mode \(mode))",
-      "chmod 640 \(path), with the group that Sluice runs in; if others could log in here, the key is to be replaced")
+      "chmod 640 \(path), with the group that Sluice runs in; if others could log in here, the key is to be replaced"
+    )
   }
 
   private mutating func content(of path: String, at place: SourcePosition) -> [UInt8]? {
