@@ -65,7 +65,7 @@ struct ConfigurationReader {
     }
   }
 
-  /// What to write where a value stands in place of a section of which one key takes such values.
+  /// The hint for a value in place of a section: the key of that section that takes such values.
   private func keyMeant(by node: ConfigNode, in section: String) -> String? {
     guard case .scalar(let text) = node.content else { return nil }
     let name = section.split(separator: ".").last ?? ""

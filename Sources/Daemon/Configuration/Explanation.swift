@@ -56,7 +56,7 @@ package struct Explanation: Sendable {
   package let standing: Standing
   package let score: Double
   package let nextTier: Tier?
-  /// The signals each of which alone makes a client T3, whatever else it does.
+  /// The signals that are a proof: one of them alone makes a client T3.
   package let proofs: [Signal]
   /// After mail of it was accepted, and after it was proven bad; nil where neither changes anything.
   package let ifKnown: Remembered?

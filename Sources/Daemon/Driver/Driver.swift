@@ -149,7 +149,7 @@ package struct Driver: ~Copyable {
 
   /// How long a listener rests after the process ran out of descriptors, in microseconds.
   private static let rest: Int64 = 100_000
-  /// Of completions after a pause, before what is due has its turn all the same.
+  /// How many rounds of completions come before timers after a pause, at most.
   private static let catchUpRounds = 32
   private static let hangup = UInt32(0x2000)  // POLLRDHUP, which Swift's Glibc does not show
   private static let broken: UInt32 = 0x0008 | 0x0010  // POLLERR | POLLHUP
@@ -232,7 +232,7 @@ package struct Driver: ~Copyable {
   /// window's scale would then be fixed at 0 for the whole connection.
   private static let narrow: Int32 = 4_096
   private static let wide: Int32 = 65_536
-  /// SO_SNDBUF of a client: for replies, of which 8,192 bytes at most are sent at once.
+  /// SO_SNDBUF of a client, for replies: at most 8,192 bytes of them are sent at once.
   package static let clientSendBuffer: Int32 = 32_768
   /// SO_SNDBUF and SO_RCVBUF of a downstream connection. Without the first one that takes nothing pins 3.9 MB of message
   /// (tcp_wmem); a larger one carries no more over a loopback or a LAN (measured: 32 KiB to 256 KiB are alike).

@@ -30,7 +30,7 @@ extension JournalEntry {
   }
 }
 
-/// Whether the downstream is there, by what all workers say of it, of which each finds out for itself.
+/// Whether the downstream is there, from what all workers say: each finds out for itself.
 ///
 /// Kept: between two lines that it is down there is one that it is up.
 package struct DownstreamStanding: Sendable {
