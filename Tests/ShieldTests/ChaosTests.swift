@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Foundation
 import Shield
 import Simulator
 import Structures
@@ -39,6 +40,8 @@ struct ChaosTests {
     var taken = 0
     var accepted = 0
     var told = 0
+    /// What clients and the downstream heard, as sets of texts: in which order they ended makes no difference.
+    var wire: UInt64 = 0
   }
 
   /// Plays a random world against the engine and holds it to its promises.
@@ -157,6 +160,9 @@ struct ChaosTests {
     }
     outcome.accepted = shield.downstream.accepted.count
     outcome.told = shield.downstream.lines.count
+    for text in finished { outcome.wire &+= fingerprint("C", text) }
+    for line in shield.downstream.lines { outcome.wire &+= fingerprint("D", "\(line)") }
+    for message in shield.downstream.accepted { outcome.wire &+= fingerprint("M", "\(message)") }
     if check {
       #expect(
         outcome.taken <= outcome.accepted,
@@ -181,6 +187,39 @@ struct ChaosTests {
   @Test("the same when every byte arrives alone", arguments: 0..<4)
   func dripped(part: Int) {
     for seed in (part * 10)..<(part * 10 + 10) { _ = play(UInt64(1_000 + seed), receiveMax: 1) }
+  }
+
+  /// FNV-1a, 64 bits (draft-eastlake-fnv).
+  private func fingerprint(_ kind: String, _ text: String) -> UInt64 {
+    var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+    for byte in (kind + text).utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
+    return hash
+  }
+
+  private static let recordedWorlds = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+    .deletingLastPathComponent().appendingPathComponent("Corpus/worlds.txt")
+
+  /// A change of the engine's inside must not change a byte of what it says. One that is meant to is recorded anew,
+  /// with SLUICE_RECORD_WORLDS=1 in the environment.
+  @Test("the bytes on the wire are those that were recorded")
+  func recorded() throws {
+    let count = 2_000
+    if ProcessInfo.processInfo.environment["SLUICE_RECORD_WORLDS"] != nil {
+      let lines = (0..<count).map { seed in
+        String(play(10_000 + UInt64(seed), check: false).wire, radix: 16)
+      }
+      try (lines.joined(separator: "\n") + "\n").write(
+        to: Self.recordedWorlds, atomically: true, encoding: .utf8)
+    }
+    let recorded = try String(contentsOf: Self.recordedWorlds, encoding: .utf8)
+      .split(separator: "\n")
+    #expect(recorded.count == count)
+    // All of them on a release build or where it is asked for; some are enough for each run of the tests.
+    let isWhole = ProcessInfo.processInfo.environment["SLUICE_ALL_WORLDS"] != nil
+    for (seed, wire) in recorded.enumerated() where isWhole || seed % 20 == 0 {
+      let played = String(play(10_000 + UInt64(seed), check: false).wire, radix: 16)
+      #expect(played == wire, "world \(seed)")
+    }
   }
 
   @Test("the same seed gives the same run, to the byte")
