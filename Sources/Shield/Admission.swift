@@ -38,17 +38,18 @@ package enum Admission: Sendable {
 extension Engine {
   /// A connection was accepted.
   package mutating func accepted(
-    _ peer: Peer, now: Instant, into effects: inout EffectQueue
+    _ peer: Peer, now: Instant, into m: inout Moment
   ) -> Admission {
+    m.now = now
     if hasBalancers, peer.via == nil, let balancers = terms[Int(peer.listener)].balancers {
-      return acceptedBehind(balancers, peer, now: now, into: &effects)
+      return acceptedBehind(balancers, peer, &m)
     }
     counters.accepted += 1
-    let standing = standing(of: peer, now: now)
+    let standing = standing(of: peer, now: m.now)
     guard
       isDraining
         || mayEnter(
-          peer, isKnown: standing.tier == .known, isTrusted: standing.isTrusted, now: now)
+          peer, isKnown: standing.tier == .known, isTrusted: standing.isTrusted, now: m.now)
     else {
       counters.shed += 1
       return turnedAway(.crowded, peer)
@@ -60,35 +61,35 @@ extension Engine {
       counters.shed += 1
       return isDraining ? .dropped : turnedAway(.busy, peer)
     }
-    install(peer, in: i, now: now)
+    install(peer, in: i, now: m.now)
     connections[i].flags = flags(standing)
     took(.slots, i)
-    begin(i, standing, standing.tier, peer, now: now, into: &effects)
+    begin(i, standing, standing.tier, peer, &m)
     return .held(slot(client: i))
   }
 
   /// A client whom a load balancer has named goes on in the slot that its connection has.
-  mutating func enter(_ peer: Peer, in i: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func enter(_ peer: Peer, in i: ClientIndex, _ m: inout Moment) {
     counters.accepted += 1
-    let standing = standing(of: peer, now: now)
+    let standing = standing(of: peer, now: m.now)
     // It only looks whether we are there, and is listed for that. No mail of it is taken: see `forward`.
     let tier = peer.isNobody && !standing.isRefused ? .known : standing.tier
-    install(peer, in: i, now: now)
+    install(peer, in: i, now: m.now)
     connections[i].flags = flags(standing)
     let mayEnter =
       isDraining
-      || mayEnter(peer, isKnown: tier == .known, isTrusted: standing.isTrusted, now: now)
+      || mayEnter(peer, isKnown: tier == .known, isTrusted: standing.isTrusted, now: m.now)
     // Also who is refused has its slot until that is said.
     took(.slots, i)
     if !mayEnter {
-      refuse(i, .crowded, as: .shed, now: now, into: &effects)
+      refuse(i, .crowded, as: .shed, &m)
       return
     }
     guard !isDraining, clientIndexes.free >= (tier == .known ? 0 : reservedSlots) else {
-      refuse(i, isDraining ? .shed : .busy, now: now, into: &effects)
+      refuse(i, isDraining ? .shed : .busy, &m)
       return
     }
-    begin(i, standing, tier, peer, now: now, into: &effects)
+    begin(i, standing, tier, peer, &m)
   }
 
   /// Who comes to a listener of TLS alone does not expect clear text.
@@ -99,7 +100,7 @@ extension Engine {
   private var reservedSlots: Int { Int(Double(limits.connections) * policy.reservedForKnown) }
 
   /// Makes a slot's record one of a peer that has just come.
-  mutating func install(_ peer: Peer, in i: Int, now: Instant) {
+  mutating func install(_ peer: Peer, in i: ClientIndex, now: Instant) {
     let generation = connections[i].generation
     connections[i] = Connection()
     connections[i].generation = generation
@@ -129,54 +130,53 @@ extension Engine {
 
   /// What becomes of a peer that has a slot: refused, held in the tarpit, or greeted after its delay.
   private mutating func begin(
-    _ i: Int, _ standing: Standing, _ tier: Tier, _ peer: Peer, now: Instant,
-    into effects: inout EffectQueue
+    _ i: ClientIndex, _ standing: Standing, _ tier: Tier, _ peer: Peer, _ m: inout Moment
   ) {
     connections[i].signals = standing.signals
     connections[i].tier = tier
-    var connect = entry(.connect, i, now: now)
+    var connect = entry(.connect, i, now: m.now)
     if let balancer = peer.via { connect.via = balancer }
     journal.append(connect)
 
     if standing.isRefused {
-      journal.append(entry(.denylisted, i, now: now))
+      journal.append(entry(.denylisted, i, now: m.now))
       if policy.mode == .enforce {
-        reject(i, .rejected, now: now, into: &effects)
+        reject(i, .rejected, &m)
         return
       }
       wouldTurnAway(i)
     }
-    if standing.isTrusted { journal.append(entry(.allowlisted, i, now: now)) }
+    if standing.isTrusted { journal.append(entry(.allowlisted, i, now: m.now)) }
 
     var least: Int64 = 0
     // Who only would have been refused has not used up anything.
-    switch standing.isRefused ? .within : connectionExcess(i, now: now) {
+    switch standing.isRefused ? .within : connectionExcess(i, now: m.now) {
     case .within: break
     case .slow(let wait): least = wait
     case .tempfail:
-      reject(i, .crowded, now: now, into: &effects)
+      reject(i, .crowded, &m)
       return
     case .refuse:
-      reject(i, .rejected, now: now, into: &effects)
+      reject(i, .rejected, &m)
       return
     case .drop:
       counters.refused += 1
-      close(i, as: .dropped, now: now, into: &effects)
+      close(i, as: .dropped, &m)
       return
     }
-    if policy.mode == .observe && tier == .bad { wouldTarpit(i, now: now) }
+    if policy.mode == .observe && tier == .bad { wouldTarpit(i, now: m.now) }
 
     if tlsMode(i) == .implicit {
       // What the banner's delay is about can be seen only behind the handshake.
       connections[i].state = .securing
-      if takeTLSPlace(i, now: now) {
-        beginHandshake(i, now: now, into: &effects)
+      if takeTLSPlace(i, now: m.now) {
+        beginHandshake(i, &m)
       } else {
         counters.shed += 1
-        close(i, as: .shed, now: now, into: &effects)
+        close(i, as: .shed, &m)
       }
     } else {
-      welcome(i, least: least, now: now, into: &effects)
+      welcome(i, least: least, &m)
     }
   }
 
@@ -184,25 +184,25 @@ extension Engine {
   ///
   /// - Parameter least: a wait a rate rule asks for, in microseconds.
   mutating func welcome(
-    _ i: Int, least: Int64 = 0, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, least: Int64 = 0, _ m: inout Moment
   ) {
     connections[i].state = .waiting
     if effectiveTier(i) == .bad {
-      enterTarpit(i, .banner, now: now, into: &effects)
+      enterTarpit(i, .banner, &m)
       return
     }
-    let wait = delay(.banner, i, least: least, now: now)
+    let wait = delay(.banner, i, least: least, now: m.now)
     if wait == 0 {
-      sendBanner(i, now: now, into: &effects)
+      sendBanner(i, &m)
     } else {
-      wheel.set(i, at: now.after(microseconds: wait))
-      effects.append(.narrow(slot(client: i)))
-      effects.append(.listen(slot(client: i)))
+      timers.set(i, at: m.now.after(microseconds: wait))
+      m.append(.narrow(slot(client: i)))
+      m.append(.listen(slot(client: i)))
     }
   }
 
   /// The connection rate and the concurrency of the peer's rate rule.
-  private mutating func connectionExcess(_ i: Int, now: Instant) -> Excess {
+  private mutating func connectionExcess(_ i: ClientIndex, now: Instant) -> Excess {
     guard let rule = rateRule(i), !connections[i].flags.contains(.trusted) else { return .within }
     let rate = take(.connections, .connections, i, now: now)
     if let key = concurrencyKey(i) {
@@ -220,100 +220,100 @@ extension Engine {
 
   // MARK: The banner
 
-  mutating func sendBanner(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func sendBanner(_ i: ClientIndex, _ m: inout Moment) {
     connections[i].state = .banner
     connections[i].position = 0
-    wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
-    effects.append(.send(slot(client: i), text(.banner)))
+    timers.set(i, at: m.now.after(microseconds: policy.timeouts.send))
+    m.append(.send(slot(client: i), text(.banner)))
   }
 
   /// Part of a ready text went out.
   mutating func textSent(
-    _ i: Int, _ count: Int, _ text: PitText, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ count: Int, _ text: PitText, _ m: inout Moment
   ) {
     connections[i].position += UInt16(clamping: count)
     let region = self.text(text)
     let out = Int(connections[i].position)
     if out < region.count {
-      effects.append(.send(slot(client: i), region.from(out)))
+      m.append(.send(slot(client: i), region.from(out)))
     } else if connections[i].state == .refusing {
-      beginDraining(i, now: now, into: &effects)
+      beginDraining(i, &m)
     } else {
-      greeted(i, now: now, into: &effects)
+      greeted(i, &m)
     }
   }
 
   /// The banner is out: the client's turn.
-  private mutating func greeted(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    if connections[i].session >= 0 {
+  private mutating func greeted(_ i: ClientIndex, _ m: inout Moment) {
+    if connections[i].session.exists {
       creditBanner(i)
-      // It talked before its turn and was let off: what it said is dealt with now.
-      beginTalking(i, now: now, into: &effects)
+      // It talked before its turn and was let off: what it said is dealt with m.now.
+      beginTalking(i, &m)
       return
     }
     if isDraining {
-      refuse(i, .shed, now: now, into: &effects)
+      refuse(i, .shed, &m)
       return
     }
     connections[i].state = .idle
-    wheel.set(i, at: now.after(microseconds: commandTimeout(i)))
-    effects.append(.listen(slot(client: i)))
+    timers.set(i, at: m.now.after(microseconds: commandTimeout(i)))
+    m.append(.listen(slot(client: i)))
   }
 
   /// The banner counts as said in the session that began before or behind it.
-  private mutating func creditBanner(_ i: Int) {
-    let s = Int(connections[i].session)
+  private mutating func creditBanner(_ i: ClientIndex) {
+    let s = connections[i].session
     sessions[s].bytesOut += UInt64(text(.banner).count)
     sessions[s].lastReply = PitText.banner.code
   }
 
   /// How long a client may take for its next command as things are.
-  func commandTimeout(_ i: Int) -> Int64 {
+  func commandTimeout(_ i: ClientIndex) -> Int64 {
     isPressed(i)
       ? min(policy.timeouts.commandUnderStress, policy.timeouts.command) : policy.timeouts.command
   }
 
   /// Bytes before the banner: a bot, or a policy that only looks.
   mutating func pregreeted(
-    _ i: Int, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ bytes: Span<UInt8>, _ m: inout Moment
   ) {
     var end = 0
     while end < bytes.count && bytes[end] != carriageReturn && bytes[end] != lineFeed { end += 1 }
     let verb = Command(line: bytes.extracting(0..<end)).verb
-    var bad = note(.pregreet, i, said: bytes, now: now)
+    var bad = note(.pregreet, i, said: bytes, now: m.now)
     switch verb {
-    case .tlsHello: bad = note(.tlsHello, i, now: now) || bad
-    case .http, .header: bad = note(.nonSMTP, i, now: now) || bad
-    case .binary, .socks: bad = note(.binary, i, now: now) || bad
+    case .tlsHello: bad = note(.tlsHello, i, now: m.now) || bad
+    case .http, .header: bad = note(.nonSMTP, i, now: m.now) || bad
+    case .binary, .socks: bad = note(.binary, i, now: m.now) || bad
     default: break
     }
     if bad {
       // What it said is answered in the tarpit, behind the banner.
       var owed: UInt32 = 0
       _ = owe(i, bytes, &owed)
-      enterTarpit(i, .banner, owed: owed, now: now, into: &effects)
+      enterTarpit(i, .banner, owed: owed, &m)
       return
     }
-    guard lease(i, now: now, into: &effects) else { return }
-    let s = Int(connections[i].session)
+    guard lease(i, &m) else { return }
+    let s = connections[i].session
     arena.write(bytes, at: input(s).offset)
     sessions[s].inputEnd = Int32(bytes.count)
     sessions[s].bytesIn += UInt64(bytes.count)
     // The longer wait its new tier has earned counts from its arrival.
-    let passed = age(i, now: now)
+    let passed = age(i, now: m.now)
     connections[i].delayed = 0
-    let more = delay(.banner, i, now: now) - passed
-    if let due = wheel.deadline(of: i), more > 0 {
-      wheel.set(i, at: max(due, now.after(microseconds: more)))
+    let more = delay(.banner, i, now: m.now) - passed
+    if let due = timers.deadline(of: i), more > 0 {
+      timers.set(i, at: max(due, m.now.after(microseconds: more)))
     }
-    effects.append(.watch(slot(client: i)))
+    m.append(.watch(slot(client: i)))
   }
 
   /// Words that crossed with the banner: before their time, and kept until the banner is out.
-  mutating func spokeIntoBanner(_ i: Int, _ bytes: Span<UInt8>, now: Instant) {
+  mutating func spokeIntoBanner(_ i: ClientIndex, _ bytes: Span<UInt8>, now: Instant) {
     note(.pregreet, i, said: bytes, now: now)
-    guard connections[i].session >= 0 || lease(i, now: now) else { return }
-    let s = Int(connections[i].session)
+    guard connections[i].session.exists || lease(i, now: now) else { return }
+    let s = connections[i].session
     let room = input(s).count - Int(sessions[s].inputEnd)
     guard bytes.count <= room else { return }
     arena.write(bytes, at: input(s).offset + Int(sessions[s].inputEnd))
@@ -323,51 +323,51 @@ extension Engine {
 
   /// The first words after the banner: from here on it is a session.
   mutating func firstWords(
-    _ i: Int, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ bytes: Span<UInt8>, _ m: inout Moment
   ) {
-    guard lease(i, now: now, into: &effects) else { return }
+    guard lease(i, &m) else { return }
     creditBanner(i)
-    let s = Int(connections[i].session)
+    let s = connections[i].session
     arena.write(bytes, at: input(s).offset)
     sessions[s].inputEnd = Int32(bytes.count)
     sessions[s].bytesIn += UInt64(bytes.count)
-    beginTalking(i, now: now, into: &effects)
+    beginTalking(i, &m)
   }
 
   /// Opens the window of a held socket now, so that it is open when a message comes: the client learns of it
   /// with the replies until then.
-  private mutating func beginTalking(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  private mutating func beginTalking(_ i: ClientIndex, _ m: inout Moment) {
     connections[i].state = .talking
-    effects.append(.widen(slot(client: i)))
-    work(i, now: now, into: &effects)
+    m.append(.widen(slot(client: i)))
+    work(i, &m)
   }
 
   /// Gives a connection a session; who gets none hears so.
-  private mutating func lease(_ i: Int, now: Instant, into effects: inout EffectQueue) -> Bool {
-    if !mayTake(.sessions, i, now: now) {
-      refuse(i, .crowded, as: .shed, now: now, into: &effects)
+  private mutating func lease(_ i: ClientIndex, _ m: inout Moment) -> Bool {
+    if !mayTake(.sessions, i, now: m.now) {
+      refuse(i, .crowded, as: .shed, &m)
       return false
     }
-    if lease(i, now: now) { return true }
-    shed(i, for: .sessions, now: now, into: &effects)
+    if lease(i, now: m.now) { return true }
+    shed(i, for: .sessions, &m)
     return false
   }
 
   /// Gives a connection a session. Some are kept for known senders.
   ///
   /// - Returns: false when there is none left for it.
-  private mutating func lease(_ i: Int, now: Instant) -> Bool {
+  private mutating func lease(_ i: ClientIndex, now: Instant) -> Bool {
     let reserved = Int(Double(limits.sessions) * policy.reservedForKnown)
     guard sessionIndexes.free > (connections[i].tier == .known ? 0 : reserved),
       let s = sessionIndexes.take()
     else { return false }
     sessions[s] = Session()
-    sessions[s].owner = Int32(i)
+    sessions[s].owner = i
     sessions[s].progress = now
     took(.sessions, i)
     sessions[s].lines = LineScanner(
       lineEnds: policy.bareNewline == .normalize ? .normalize : .strict)
-    connections[i].session = Int32(s)
+    connections[i].session = s
     return true
   }
 
@@ -375,13 +375,13 @@ extension Engine {
 
   /// There is no room for a client.
   private mutating func shed(
-    _ i: Int, for want: Subject, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, for want: Subject, _ m: inout Moment
   ) {
-    noteShed(i, for: want, now: now)
-    refuse(i, .busy, now: now, into: &effects)
+    noteShed(i, for: want, now: m.now)
+    refuse(i, .busy, &m)
   }
 
-  mutating func noteShed(_ i: Int, for want: Subject, now: Instant) {
+  mutating func noteShed(_ i: ClientIndex, for want: Subject, now: Instant) {
     var entry = entry(.shed, i, now: now)
     entry.subject = want
     journal.append(entry)
@@ -389,23 +389,22 @@ extension Engine {
 
   /// Turns away a client that has just come, for what it is, and has the log say so in Postfix's words.
   private mutating func reject(
-    _ i: Int, _ text: PitText, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ text: PitText, _ m: inout Moment
   ) {
-    var reject = entry(.reject, i, now: now)
+    var reject = entry(.reject, i, now: m.now)
     reject.said = text
     reject.reply = text.code
     journal.append(reject)
-    refuse(i, text, now: now, into: &effects)
+    refuse(i, text, &m)
   }
 
   /// Says one last ready text and ends the connection.
   ///
   /// - Parameter ending: what became of it; nil for what the text says.
   mutating func refuse(
-    _ i: Int, _ text: PitText, as ending: Verdict? = nil, now: Instant,
-    into effects: inout EffectQueue
+    _ i: ClientIndex, _ text: PitText, as ending: Verdict? = nil, _ m: inout Moment
   ) {
-    dropLink(of: i, now: now, into: &effects)
+    dropLink(of: i, &m)
     var ending = ending
     switch text {
     case .busy, .shed: ending = ending ?? .shed
@@ -418,48 +417,48 @@ extension Engine {
       connections[i].state == .waiting || connections[i].state == .announced
     if tlsMode(i) == .implicit && isUnsecured && !connections[i].flags.contains(.encrypted) {
       // It does not expect clear text.
-      close(i, as: ending, now: now, into: &effects)
+      close(i, as: ending, &m)
       return
     }
-    writeClosingLine(i, as: ending, saying: text, now: now)
+    writeClosingLine(i, as: ending, saying: text, now: m.now)
     returnSession(i)
     connections[i].state = .refusing
     connections[i].text = text
     connections[i].position = 0
-    wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
-    effects.append(.send(slot(client: i), self.text(text)))
+    timers.set(i, at: m.now.after(microseconds: policy.timeouts.send))
+    m.append(.send(slot(client: i), self.text(text)))
   }
 
   /// Our last reply is out. Closing now could reset the connection under it if the client is still
   /// sending, so our side is shut and what comes is thrown away for a moment.
-  mutating func beginDraining(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func beginDraining(_ i: ClientIndex, _ m: inout Moment) {
     if connections[i].flags.contains(.ended) {
-      close(i, now: now, into: &effects)
+      close(i, &m)
       return
     }
     connections[i].state = .draining
-    wheel.set(i, at: now.after(microseconds: policy.timeouts.drain))
-    effects.append(.finish(slot(client: i)))
-    effects.append(.listen(slot(client: i)))
+    timers.set(i, at: m.now.after(microseconds: policy.timeouts.drain))
+    m.append(.finish(slot(client: i)))
+    m.append(.listen(slot(client: i)))
   }
 
   /// Ends a client connection at once, whatever it is doing.
   ///
   /// - Parameter ending: what became of it, if this is for a reason of ours.
   mutating func close(
-    _ i: Int, as ending: Verdict? = nil, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, as ending: Verdict? = nil, _ m: inout Moment
   ) {
     if connections[i].state == .closing || connections[i].state == .free { return }
-    dropLink(of: i, now: now, into: &effects)
-    writeClosingLine(i, as: ending, now: now)
+    dropLink(of: i, &m)
+    writeClosingLine(i, as: ending, now: m.now)
     returnSession(i)
     uncount(i)
     connections[i].state = .closing
-    wheel.cancel(i)
-    effects.append(.close(slot(client: i)))
+    timers.cancel(i)
+    m.append(.close(slot(client: i)))
   }
 
-  private mutating func uncount(_ i: Int) {
+  private mutating func uncount(_ i: ClientIndex) {
     if connections[i].flags.contains(.counted), let key = concurrencyKey(i) { open.decrement(key) }
     if connections[i].flags.contains(.countedBad) { open.decrement(badKey(connections[i].address)) }
     connections[i].flags.remove(.counts)
@@ -468,22 +467,22 @@ extension Engine {
   /// Gives a session back, or, while an operation may be in flight on its memory, sees to it that it is
   /// given back when the slots concerned are closed. A late receive must never land in the next
   /// tenant's buffer, and a late send must never carry the next tenant's bytes.
-  mutating func returnSession(_ i: Int) {
-    let s = Int(connections[i].session)
-    guard s >= 0, sessions[s].owner >= 0 else { return }
-    sessions[s].owner = -1
+  mutating func returnSession(_ i: ClientIndex) {
+    let s = connections[i].session
+    guard s.exists, sessions[s].owner.exists else { return }
+    sessions[s].owner = .none
     gaveBack(.sessions, i)
     if !sessions[s].flags.isDisjoint(with: .inFlight) {
       sessions[s].pins += 1
     } else {
-      connections[i].session = -1
+      connections[i].session = .none
     }
     if sessions[s].flags.contains(.relaying) { sessions[s].pins += 1 }
     if sessions[s].pins == 0 { sessionIndexes.release(s) }
   }
 
-  mutating func unpin(_ s: Int) {
-    guard s >= 0 else { return }
+  mutating func unpin(_ s: SessionIndex) {
+    guard s.exists else { return }
     invariant(sessions[s].pins > 0, "session \(s) was unpinned more often than pinned")
     sessions[s].pins -= 1
     if sessions[s].pins == 0 { sessionIndexes.release(s) }
@@ -495,7 +494,7 @@ extension Engine {
   ///   - ending: what that is, if it is known here.
   ///   - text: what it is told behind this.
   mutating func writeClosingLine(
-    _ i: Int, as ending: Verdict? = nil, saying text: PitText? = nil, now: Instant
+    _ i: ClientIndex, as ending: Verdict? = nil, saying text: PitText? = nil, now: Instant
   ) {
     if connections[i].flags.contains(.logged) { return }
     connections[i].flags.insert(.logged)
@@ -514,14 +513,14 @@ extension Engine {
     } else if wouldBeTurnedAway(i) {
       entry.delayed = 0
     }
-    let s = Int(connections[i].session)
-    entry.verdict = verdict(entry, i, ending ?? (s >= 0 ? sessions[s].ending : nil))
+    let s = connections[i].session
+    entry.verdict = verdict(entry, i, ending ?? (s.exists ? sessions[s].ending : nil))
     counters.verdicts[entry.verdict] += 1
     journal.append(entry)
   }
 
   /// Whether a client is in the tarpit, or has just heard its last word there.
-  private func isTarpitted(_ i: Int) -> Bool {
+  private func isTarpitted(_ i: ClientIndex) -> Bool {
     guard connections[i].flags.contains(.countedBad) else { return false }
     switch connections[i].state {
     case .dripping, .pit, .securing, .draining: return true
@@ -529,7 +528,7 @@ extension Engine {
     }
   }
 
-  private func verdict(_ entry: JournalEntry, _ i: Int, _ ending: Verdict?) -> Verdict {
+  private func verdict(_ entry: JournalEntry, _ i: ClientIndex, _ ending: Verdict?) -> Verdict {
     if policy.mode == .observe {
       if wouldBeRefused(i) { return .wouldRefuse }
       if entry.tier == .bad { return .wouldTarpit }
@@ -542,69 +541,69 @@ extension Engine {
   }
 
   /// The client has closed its sending side.
-  mutating func clientEnded(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func clientEnded(_ i: ClientIndex, _ m: inout Moment) {
     connections[i].flags.insert(.ended)
     switch connections[i].state {
-    case .talking: sessionEnded(i, now: now, into: &effects)
-    case .announced: leftWithoutHeader(i, now: now, into: &effects)
+    case .talking: sessionEnded(i, &m)
+    case .announced: leftWithoutHeader(i, &m)
     case .banner, .refusing: break  // the send decides
     case .free, .closing: break
     case .waiting, .idle, .dripping, .pit, .draining, .securing:
-      hungUp(i, now: now, into: &effects)
+      hungUp(i, &m)
     }
   }
 
   /// The client is gone.
-  mutating func hungUp(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func hungUp(_ i: ClientIndex, _ m: inout Moment) {
     switch connections[i].state {
     case .free, .closing: return
     case .announced:
-      leftWithoutHeader(i, now: now, into: &effects)
+      leftWithoutHeader(i, &m)
       return
     case .waiting:
-      leftWhileDelayed(.banner, i, now: now)
+      leftWhileDelayed(.banner, i, now: m.now)
       counters.hangups += 1
-      var entry = entry(.hangup, i, now: now)
+      var entry = entry(.hangup, i, now: m.now)
       entry.stage = .banner
       journal.append(entry)
     case .dripping, .pit:
       counters.hangups += 1
-      var entry = entry(.hangup, i, now: now)
+      var entry = entry(.hangup, i, now: m.now)
       entry.stage = stage(of: connections[i].text)
       journal.append(entry)
     case .banner, .idle:
       // It left without a word, perhaps while our delayed banner was on its way: the delay was just too long.
-      if connections[i].delayed > 0 { leftWhileDelayed(.banner, i, now: now) }
+      if connections[i].delayed > 0 { leftWhileDelayed(.banner, i, now: m.now) }
       if connections[i].state == .banner {
         counters.hangups += 1
-        journal.append(entry(.hangup, i, now: now))
+        journal.append(entry(.hangup, i, now: m.now))
       }
     case .talking:
-      let s = Int(connections[i].session)
+      let s = connections[i].session
       if sessions[s].phase == .delaying || sessions[s].phase == .holding {
-        leftWhileDelayed(sessions[s].stage, i, now: now)
+        leftWhileDelayed(sessions[s].stage, i, now: m.now)
       }
       if sessions[s].phase == .securing { sessions[s].ending = .tlsFailed }
       if sessions[s].phase != .leaving {
         counters.hangups += 1
-        var entry = entry(.hangup, i, now: now)
+        var entry = entry(.hangup, i, now: m.now)
         entry.stage = stage(ofSession: s)
         journal.append(entry)
       }
     case .securing:
       counters.hangups += 1
-      var entry = entry(.hangup, i, now: now)
+      var entry = entry(.hangup, i, now: m.now)
       entry.stage = .startTLS
       journal.append(entry)
-      close(i, as: .tlsFailed, now: now, into: &effects)
+      close(i, as: .tlsFailed, &m)
       return
     case .refusing, .draining: break
     }
-    close(i, now: now, into: &effects)
+    close(i, &m)
   }
 
   /// How far a session has come: the stage it waits at, or that of the last command.
-  private func stage(ofSession s: Int) -> Stage {
+  private func stage(ofSession s: SessionIndex) -> Stage {
     switch sessions[s].phase {
     case .delaying, .holding: sessions[s].stage
     case .body, .swallow: .body
@@ -616,45 +615,45 @@ extension Engine {
 
   // MARK: Time
 
-  mutating func clientTimer(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func clientTimer(_ i: ClientIndex, _ m: inout Moment) {
     if isDraining {
       switch connections[i].state {
       case .dripping, .pit:
-        shed(i, as: .shed, now: now, into: &effects)
+        shed(i, as: .shed, &m)
         return
       case .waiting, .idle:
-        refuse(i, .shed, now: now, into: &effects)
+        refuse(i, .shed, &m)
         return
       case .talking where isBetweenMessages(i):
-        refuse(i, .shed, now: now, into: &effects)
+        refuse(i, .shed, &m)
         return
       case .announced:
         connections[i].flags.insert(.logged)
-        close(i, now: now, into: &effects)
+        close(i, &m)
         return
       case .free, .banner, .talking, .refusing, .draining, .closing, .securing: break
       }
     }
     switch connections[i].state {
-    case .announced: noHeader(i, .headerMissing, now: now, into: &effects)
-    case .waiting: sendBanner(i, now: now, into: &effects)
+    case .announced: noHeader(i, .headerMissing, &m)
+    case .waiting: sendBanner(i, &m)
     case .idle:
-      timedOut(i, now: now)
-      refuse(i, .timeout, now: now, into: &effects)
-    case .talking: sessionTimer(i, now: now, into: &effects)
-    case .dripping, .pit: tarpitTimer(i, now: now, into: &effects)
+      timedOut(i, now: m.now)
+      refuse(i, .timeout, &m)
+    case .talking: sessionTimer(i, &m)
+    case .dripping, .pit: tarpitTimer(i, &m)
     case .securing:
-      timedOut(i, now: now)
-      close(i, as: .tlsFailed, now: now, into: &effects)
+      timedOut(i, now: m.now)
+      close(i, as: .tlsFailed, &m)
     case .banner, .refusing:
-      timedOut(i, now: now)
-      close(i, now: now, into: &effects)
-    case .draining: close(i, now: now, into: &effects)
+      timedOut(i, now: m.now)
+      close(i, &m)
+    case .draining: close(i, &m)
     case .free, .closing: break
     }
   }
 
-  mutating func timedOut(_ i: Int, now: Instant) {
+  mutating func timedOut(_ i: ClientIndex, now: Instant) {
     counters.timeouts += 1
     journal.append(entry(.timeout, i, now: now))
   }

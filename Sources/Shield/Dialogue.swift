@@ -13,33 +13,33 @@ extension Engine {
   // MARK: Input
 
   /// `count` bytes came into the input region of a talking client.
-  mutating func heard(_ i: Int, _ count: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func heard(_ i: ClientIndex, _ count: Int, _ m: inout Moment) {
+    let s = connections[i].session
     sessions[s].flags.remove(.filling)
     sessions[s].bytesIn += UInt64(count)
-    spend(i, count, now: now)
+    spend(i, count, now: m.now)
     switch sessions[s].phase {
-    case .body, .swallow: heardBody(i, count, now: now, into: &effects)
+    case .body, .swallow: heardBody(i, count, &m)
     case .command, .challenge:
       take(s, count)
-      work(i, now: now, into: &effects)
+      work(i, &m)
     case .forwarded where sessions[s].verb == .data, .holding where sessions[s].verb == .data:
       // Message bytes ahead of 354: what reads them as commands is smuggled mail (class 22).
       counters.protocolFaults += 1
-      note(.pipelining, i, now: now)
-      leave(i, .dataTooEarly, now: now, into: &effects)
+      note(.pipelining, i, now: m.now)
+      leave(i, .dataTooEarly, &m)
     case .delaying, .opening, .forwarded, .holding, .final, .securing:
       // Read only to find out whether a client that closed its side had said more before.
       take(s, count)
-      fill(i, now: now, into: &effects)
-    case .spliced: spliceHeard(i, count, now: now, into: &effects)
+      fill(i, &m)
+    case .spliced: spliceHeard(i, count, &m)
     case .leaving: break
     }
   }
 
   /// `count` more bytes wait in the input region, where the receive put them. That is behind the others, or,
   /// after a DATA that was refused, where the message would have come.
-  private mutating func take(_ s: Int, _ count: Int) {
+  private mutating func take(_ s: SessionIndex, _ count: Int) {
     if sessions[s].inputStart == sessions[s].inputEnd {
       sessions[s].inputStart = sessions[s].fillStart
     }
@@ -47,8 +47,8 @@ extension Engine {
   }
 
   /// Asks for more input, where there is room for it.
-  private mutating func fill(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  private mutating func fill(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     if !sessions[s].flags.isDisjoint(with: .inputBusy) { return }
     let region = input(s)
     if sessions[s].inputStart == sessions[s].inputEnd {
@@ -64,21 +64,21 @@ extension Engine {
     }
     let room = region.from(Int(sessions[s].inputEnd))
     if room.count == 0 { return }
-    receive(i, into: room, into: &effects)
+    receive(i, into: room, &m)
   }
 
   /// Orders what the client says next into a part of its input region.
-  mutating func receive(_ i: Int, into room: Region, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func receive(_ i: ClientIndex, into room: Region, _ m: inout Moment) {
+    let s = connections[i].session
     sessions[s].flags.insert(.filling)
     sessions[s].fillStart = Int32(room.offset - input(s).offset)
-    effects.append(.fill(slot(client: i), room))
+    m.append(.fill(slot(client: i), room))
   }
 
   /// Deals with the commands in the input buffer until one must wait or none is whole.
-  mutating func work(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func work(_ i: ClientIndex, _ m: inout Moment) {
     while connections[i].state == .talking {
-      let s = Int(connections[i].session)
+      let s = connections[i].session
       let isAhead = sessions[s].phase == .forwarded
       if isAhead {
         guard mayPipeline(s) else { break }
@@ -87,8 +87,8 @@ extension Engine {
       }
       // Each command may be answered by a whole reply of the downstream: it must fit.
       if Layout.outboxBytes - Int(sessions[s].outEnd) < Layout.replyBytes {
-        if !wheel.isSet(i) { wheel.set(i, at: now.after(microseconds: policy.timeouts.send)) }
-        flush(i, now: now, into: &effects)
+        if !timers.isSet(i) { timers.set(i, at: m.now.after(microseconds: policy.timeouts.send)) }
+        flush(i, &m)
         return
       }
       // A command that others follow downstream is done with here: only its reply is still to come.
@@ -105,63 +105,63 @@ extension Engine {
       }
       if isAhead {
         guard case .line(let length, let consumed) = step,
-          mayJoin(i, lineAt: start, length, consumed: consumed, now: now)
+          mayJoin(i, lineAt: start, length, consumed: consumed, now: m.now)
         else { break }
         sessions[s].inputStart = Int32(start)
       }
       sessions[s].lines = lines
       switch step {
       case .line(let length, let consumed):
-        if consumed == length + 1 { note(.bareNewline, i, now: now) }
-        wheel.cancel(i)
+        if consumed == length + 1 { note(.bareNewline, i, now: m.now) }
+        timers.cancel(i)
         sessions[s].lineCount = Int32(length)
         sessions[s].lineConsumed = Int32(consumed)
         if sessions[s].phase == .challenge {
-          answerChallenge(i, now: now, into: &effects)
+          answerChallenge(i, &m)
         } else {
-          command(i, now: now, into: &effects)
+          command(i, &m)
         }
       case .needMore:
-        flush(i, now: now, into: &effects)
+        flush(i, &m)
         if sessions[s].flags.contains(.ended) {
-          clientLeft(i, now: now, into: &effects)
+          clientLeft(i, &m)
         } else if isDraining && isBetweenMessages(i) {
-          leave(i, .shuttingDown, now: now, into: &effects)
+          leave(i, .shuttingDown, &m)
         } else {
           // The deadline is for the whole command: bytes that trickle in do not move it.
-          if !wheel.isSet(i) { wheel.set(i, at: now.after(microseconds: commandTimeout(i))) }
-          fill(i, now: now, into: &effects)
+          if !timers.isSet(i) { timers.set(i, at: m.now.after(microseconds: commandTimeout(i))) }
+          fill(i, &m)
         }
         return
       case .tooLong:
         counters.protocolFaults += 1
-        wheel.cancel(i)
+        timers.cancel(i)
         sessions[s].lineConsumed = 0
         sessions[s].flags.insert(.skipping)
         if isAnswer {
           sessions[s].lineCount = 0
-          endChallenge(i, .loginTooLong, now: now, into: &effects)
+          endChallenge(i, .loginTooLong, &m)
         } else {
           sessions[s].verb = .unknown
           let isLogin = isLogin(i, region)
-          answer(i, isLogin ? .loginTooLong : .commandTooLong, now: now, into: &effects)
+          answer(i, isLogin ? .loginTooLong : .commandTooLong, &m)
         }
       case .bareLF, .bareCR:
         counters.protocolFaults += 1
-        note(.bareNewline, i, now: now)
-        leave(i, .bareNewline, now: now, into: &effects)
+        note(.bareNewline, i, now: m.now)
+        leave(i, .bareNewline, &m)
       case .nul:
         counters.protocolFaults += 1
         // The hello of TLS or SOCKS holds a NUL before anything that could be a line's end.
         if Command.foreignProtocol(at: arena.span(region)) == .tlsHello {
-          note(.tlsHello, i, now: now)
+          note(.tlsHello, i, now: m.now)
         } else {
-          note(.binary, i, now: now)
+          note(.binary, i, now: m.now)
         }
-        leave(i, .badSyntaxClosing, now: now, into: &effects)
+        leave(i, .badSyntaxClosing, &m)
       }
     }
-    if connections[i].state == .talking { flush(i, now: now, into: &effects) }
+    if connections[i].state == .talking { flush(i, &m) }
   }
 
   /// The most octets of a command, its line end not counted.
@@ -173,8 +173,8 @@ extension Engine {
   }
 
   /// Whether a line that is not whole yet begins as AUTH, where that may come.
-  private func isLogin(_ i: Int, _ region: Region) -> Bool {
-    let s = Int(connections[i].session)
+  private func isLogin(_ i: ClientIndex, _ region: Region) -> Bool {
+    let s = connections[i].session
     return beginsLogin(arena.span(region))
       && policy.role(ofListener: Int(connections[i].listener)) == .outbound
       && sessions[s].flags.contains(.extended) && !sessions[s].flags.contains(.authenticated)
@@ -182,9 +182,9 @@ extension Engine {
   }
 
   /// Whether commands may go downstream ahead of replies: the client was offered it and so were we.
-  private func mayPipeline(_ s: Int) -> Bool {
-    let l = Int(sessions[s].link)
-    return l >= 0 && links[l].state == .busy && links[l].offer.keywords.contains(.pipelining)
+  private func mayPipeline(_ s: SessionIndex) -> Bool {
+    let l = sessions[s].link
+    return l.exists && links[l].state == .busy && links[l].offer.keywords.contains(.pipelining)
       && sessions[s].flags.contains(.extended) && !sessions[s].flags.contains(.skipping)
   }
 
@@ -192,7 +192,7 @@ extension Engine {
   ///
   /// - Returns: whether its end was reached; if so the loop goes on with what stands behind it, and if not
   ///   the buffer is empty now.
-  private mutating func skipLine(_ s: Int, _ region: Region) -> Bool {
+  private mutating func skipLine(_ s: SessionIndex, _ region: Region) -> Bool {
     if region.count == 0 { return true }
     let end = lineEnd(in: region)
     let isWhole = end < region.count
@@ -211,22 +211,22 @@ extension Engine {
   }
 
   /// The bytes of the line being dealt with.
-  func line(_ s: Int) -> Region {
+  func line(_ s: SessionIndex) -> Region {
     Region(
       offset: input(s).offset + Int(sessions[s].inputStart), count: Int(sessions[s].lineCount))
   }
 
-  func argument(_ s: Int) -> Region { line(s).from(Int(sessions[s].argumentStart)) }
+  func argument(_ s: SessionIndex) -> Region { line(s).from(Int(sessions[s].argumentStart)) }
 
   /// Whether the client sent more than the line being dealt with.
-  private func hasMore(_ s: Int) -> Bool {
+  private func hasMore(_ s: SessionIndex) -> Bool {
     sessions[s].inputStart + sessions[s].lineConsumed < sessions[s].inputEnd
   }
 
   // MARK: A command
 
-  private mutating func command(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  private mutating func command(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     let command = Command(line: arena.span(line(s)))
     sessions[s].verb = policy.refusesLapses ? command.strictVerb : command.verb
     sessions[s].form = command.form
@@ -234,55 +234,55 @@ extension Engine {
     // Trailing white space is no part of the argument.
     sessions[s].lineCount = Int32(command.argument.upperBound)
     sessions[s].use.countCommand()
-    if endIfUsedUp(i, now: now, into: &effects) { return }
+    if endIfUsedUp(i, &m) { return }
     if sessions[s].verb != command.strictVerb {
-      _ = lapsed(i, .unknownCommand, now: now)
+      _ = lapsed(i, .unknownCommand, now: m.now)
     }
     // The tier may have changed since the last command: by words that crossed with the banner, by a reload.
-    if inspect(i, now: now) || effectiveTier(i) == .bad {
-      moveToTarpit(i, now: now, into: &effects)
+    if inspect(i, now: m.now) || effectiveTier(i) == .bad {
+      moveToTarpit(i, &m)
       return
     }
     var least: Int64 = 0
-    switch excess(i, now: now) {
+    switch excess(i, now: m.now) {
     case .within: break
     case .slow(let wait): least = wait
     // A message that has a recipient is not lost for that.
     case .tempfail,
       .drop where sessions[s].acceptedRecipients > 0:
       rateRefused(
-        i, sessions[s].verb == .rcpt ? .recipientRate : .messageRate, now: now, into: &effects)
+        i, sessions[s].verb == .rcpt ? .recipientRate : .messageRate, &m)
       return
     case .refuse:
-      rateRefused(i, .rateRefused, now: now, into: &effects)
+      rateRefused(i, .rateRefused, &m)
       return
     case .drop:
       counters.refused += 1
-      close(i, as: .dropped, now: now, into: &effects)
+      close(i, as: .dropped, &m)
       return
     }
     if sessions[s].use.isOver(policy.session) && !connections[i].flags.contains(.trusted) {
       least = max(least, SessionUse.pause)
     }
     let stage = stage(of: sessions[s].verb)
-    var wait = delay(stage, i, least: least, most: curveMost(stage, s), now: now)
-    if stage == .mail { wait += delayAhead(i, after: wait, now: now) }
+    var wait = delay(stage, i, least: least, most: curveMost(stage, s), now: m.now)
+    if stage == .mail { wait += delayAhead(i, after: wait, now: m.now) }
     if stage == .recipientAccepted { sessions[s].recipientDelay += wait }
     if wait > 0 {
-      if wait >= Downstream.parkAfter { letGo(i, now: now, into: &effects) }
+      if wait >= Downstream.parkAfter { letGo(i, &m) }
       sessions[s].phase = .delaying
       sessions[s].stage = stage
-      wheel.set(i, at: now.after(microseconds: wait))
-      flush(i, now: now, into: &effects)
-      effects.append(.watch(slot(client: i)))
+      timers.set(i, at: m.now.after(microseconds: wait))
+      flush(i, &m)
+      m.append(.watch(slot(client: i)))
       return
     }
-    execute(i, now: now, into: &effects)
+    execute(i, &m)
   }
 
   /// What the curve may still ask for at a stage, in microseconds: recipients have an account of their own, and
   /// what was spent ahead is not asked for again.
-  private mutating func curveMost(_ stage: Stage, _ s: Int) -> Int64 {
+  private mutating func curveMost(_ stage: Stage, _ s: SessionIndex) -> Int64 {
     switch stage {
     case .recipientAccepted:
       if sessions[s].flags.contains(.paidRecipient) {
@@ -299,8 +299,8 @@ extension Engine {
 
   /// The delays of the first recipient and of DATA, where they fit under MAIL's ceiling: they are spent before the
   /// downstream is opened, so that it is not kept waiting by us.
-  private mutating func delayAhead(_ i: Int, after wait: Int64, now: Instant) -> Int64 {
-    let s = Int(connections[i].session)
+  private mutating func delayAhead(_ i: ClientIndex, after wait: Int64, now: Instant) -> Int64 {
+    let s = connections[i].session
     let isGreeted = sessions[s].flags.contains(.greeted)
     guard isGreeted || !policy.refusesLapses, !sessions[s].flags.contains(.mail) else { return 0 }
     // What an earlier transaction left behind, if its downstream died, ends here.
@@ -328,7 +328,7 @@ extension Engine {
   }
 
   /// Whether the curve asks for a delay at this stage, and for no more than there is room.
-  private func fits(_ stage: Stage, _ i: Int, _ room: Int64) -> Bool {
+  private func fits(_ stage: Stage, _ i: ClientIndex, _ room: Int64) -> Bool {
     let score = policy.score(connections[i].signals)
     let due = policy.delays.delay(stage, tier: connections[i].tier, score: score, count: 1)
     return due > 0 && due <= room
@@ -336,35 +336,35 @@ extension Engine {
 
   /// Refuses a command that is over a rate.
   private mutating func rateRefused(
-    _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment
   ) {
-    sessions[Int(connections[i].session)].ending = .refused
-    reject(i, reply, now: now, into: &effects)
+    sessions[connections[i].session].ending = .refused
+    reject(i, reply, &m)
   }
 
   /// Refuses the command at hand, and has the log say so.
   mutating func reject(
-    _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment
   ) {
-    let verb = sessions[Int(connections[i].session)].verb
-    noteReject(.reject, i, verb, reply, isAtHand: true, now: now)
-    answer(i, reply, now: now, into: &effects)
+    let verb = sessions[connections[i].session].verb
+    noteReject(.reject, i, verb, reply, isAtHand: true, now: m.now)
+    answer(i, reply, &m)
   }
 
   /// The command at hand is understood, though it departs from the letter of the RFCs: that counts.
   ///
   /// - Parameter reply: what strict syntax answers.
   /// - Returns: whether it is to be answered so; in observe mode the log says that it would be.
-  mutating func lapsed(_ i: Int, _ reply: OwnReply, now: Instant) -> Bool {
+  mutating func lapsed(_ i: ClientIndex, _ reply: OwnReply, now: Instant) -> Bool {
     note(.looseSyntax, i, now: now)
     return isRefused(i, reply, now: now)
   }
 
   /// Whether strict syntax is asked for, and refuses the command at hand; in observe mode the log says that it would.
-  mutating func isRefused(_ i: Int, _ reply: OwnReply, now: Instant) -> Bool {
+  mutating func isRefused(_ i: ClientIndex, _ reply: OwnReply, now: Instant) -> Bool {
     if policy.syntax == .strict && policy.mode == .observe {
-      sessions[Int(connections[i].session)].ending = .wouldRefuse
-      let verb = sessions[Int(connections[i].session)].verb
+      sessions[connections[i].session].ending = .wouldRefuse
+      let verb = sessions[connections[i].session].verb
       noteReject(.wouldReject, i, verb, reply, isAtHand: true, now: now)
     }
     return policy.refusesLapses
@@ -374,10 +374,10 @@ extension Engine {
   ///
   /// - Parameter isAtHand: its line is the one in the input buffer; of an earlier one nothing is kept.
   mutating func noteReject(
-    _ event: Event, _ i: Int, _ verb: Verb, _ reply: OwnReply, isAtHand: Bool,
+    _ event: Event, _ i: ClientIndex, _ verb: Verb, _ reply: OwnReply, isAtHand: Bool,
     now: Instant
   ) {
-    let s = Int(connections[i].session)
+    let s = connections[i].session
     var entry = entry(event, i, now: now)
     entry.own = reply
     entry.reply = reply.code
@@ -437,8 +437,8 @@ extension Engine {
   /// Looks for signals in the command at hand.
   ///
   /// - Returns: whether the peer belongs into the tarpit now.
-  private mutating func inspect(_ i: Int, now: Instant) -> Bool {
-    let s = Int(connections[i].session)
+  private mutating func inspect(_ i: ClientIndex, now: Instant) -> Bool {
+    let s = connections[i].session
     switch sessions[s].verb {
     case .ehlo, .helo:
       takeName(s)
@@ -469,15 +469,15 @@ extension Engine {
   /// Counts a command without mail.
   ///
   /// - Returns: whether the peer belongs into the tarpit for it.
-  private mutating func countIdle(_ i: Int, now: Instant) -> Bool {
-    let s = Int(connections[i].session)
+  private mutating func countIdle(_ i: ClientIndex, now: Instant) -> Bool {
+    let s = connections[i].session
     return sessions[s].use.countIdle(policy.session, now: now) && note(.commandFlood, i, now: now)
   }
 
-  private func heloSignal(_ i: Int) -> Signal? {
+  private func heloSignal(_ i: ClientIndex) -> Signal? {
     // What users' machines call themselves tells nothing: they are where their network puts them.
     if policy.role(ofListener: Int(connections[i].listener)) == .outbound { return nil }
-    let s = Int(connections[i].session)
+    let s = connections[i].session
     let name = arena.span(argument(s))
     let address = connections[i].address
     // Our own names and addresses are the truth where we say them ourselves.
@@ -511,12 +511,12 @@ extension Engine {
   }
 
   /// The message and recipient rates of the peer's rule.
-  private mutating func excess(_ i: Int, now: Instant) -> Excess {
+  private mutating func excess(_ i: ClientIndex, now: Instant) -> Excess {
     // Enforce would have refused it or held it before it could use up anything.
     if policy.mode == .observe && (connections[i].tier == .bad || wouldBeTurnedAway(i)) {
       return .within
     }
-    return switch sessions[Int(connections[i].session)].verb {
+    return switch sessions[connections[i].session].verb {
     case .mail: take(.messages, .messages, i, now: now)
     case .rcpt: take(.recipients, .recipients, i, now: now)
     default: .within
@@ -524,86 +524,85 @@ extension Engine {
   }
 
   /// Carries out the command at hand; its delay is over.
-  mutating func execute(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func execute(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     sessions[s].phase = .command
     let role = policy.role(ofListener: Int(connections[i].listener))
     switch sessions[s].verb {
-    case .ehlo, .helo: hello(i, now: now, into: &effects)
-    case .mail: mail(i, now: now, into: &effects)
-    case .rcpt: recipient(i, now: now, into: &effects)
-    case .data: data(i, now: now, into: &effects)
-    case .rset: reset(i, now: now, into: &effects)
-    case .noop where holdsLink(s): forward(i, now: now, into: &effects)
-    case .noop: answer(i, .ok, now: now, into: &effects)
-    case .vrfy: answer(i, .cannotVerify, now: now, into: &effects)
-    case .expn: answer(i, .notImplemented, now: now, into: &effects)
+    case .ehlo, .helo: hello(i, &m)
+    case .mail: mail(i, &m)
+    case .rcpt: recipient(i, &m)
+    case .data: data(i, &m)
+    case .rset: reset(i, &m)
+    case .noop where holdsLink(s): forward(i, &m)
+    case .noop: answer(i, .ok, &m)
+    case .vrfy: answer(i, .cannotVerify, &m)
+    case .expn: answer(i, .notImplemented, &m)
     case .help:
       let offers = offeredUnasked(i).keywords
       answer(
-        i, OwnReply.help(tls: offers.contains(.starttls), auth: offers.contains(.auth)), now: now,
-        into: &effects)
+        i, OwnReply.help(tls: offers.contains(.starttls), auth: offers.contains(.auth)), &m)
     case .quit:
       tally(s, sessions[s].verb, good: true)
       sessions[s].inputStart += sessions[s].lineConsumed
-      leave(i, .bye, now: now, into: &effects)
-    case .auth where role == .outbound: authenticate(i, now: now, into: &effects)
-    case .starttls: startTLS(i, now: now, into: &effects)
+      leave(i, .bye, &m)
+    case .auth where role == .outbound: authenticate(i, &m)
+    case .starttls: startTLS(i, &m)
     case .auth, .bdat, .xclient, .xforward, .etrn, .atrn, .turn, .burl, .lhlo, .send,
       .soml, .saml:
-      answer(i, .notImplemented, now: now, into: &effects)
+      answer(i, .notImplemented, &m)
     case .http, .header, .tlsHello, .socks:
       // Another protocol: nothing that follows can be mail.
       tally(s, sessions[s].verb, good: false)
-      leave(i, .notSMTP, now: now, into: &effects)
+      leave(i, .notSMTP, &m)
     case .binary, .unknown:
       sessions[s].use.countUnknown()
-      if !endIfUsedUp(i, now: now, into: &effects) {
-        answer(i, .unknownCommand, now: now, into: &effects)
+      if !endIfUsedUp(i, &m) {
+        answer(i, .unknownCommand, &m)
       }
     }
   }
 
   /// EHLO and HELO. In a session they are a reset (RFC 5321, 4.1.4), and a log-in outlives them (RFC 4954, 4): a
   /// downstream connection that is open stays, and hears the new name.
-  private mutating func hello(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
-    let l = Int(sessions[s].link)
+  private mutating func hello(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
+    let l = sessions[s].link
     // What is no name has its signal already (`heloSignal`), and is not passed on (`heloName`).
-    let isRefused = !isName(argument(s)) && isRefused(i, .heloSyntax, now: now)
+    let isRefused = !isName(argument(s)) && isRefused(i, .heloSyntax, now: m.now)
     if argument(s).count == 0 || isRefused {
-      answer(i, .heloSyntax, now: now, into: &effects)
-    } else if l >= 0 && links[l].state == .ready {
-      forward(i, now: now, into: &effects)
+      answer(i, .heloSyntax, &m)
+    } else if l.exists && links[l].state == .ready {
+      forward(i, &m)
     } else {
-      greet(i, now: now, into: &effects)
+      greet(i, &m)
     }
   }
 
   /// Greets a client whose EHLO or HELO no downstream connection has heard. Nothing is left of what was before.
-  mutating func greet(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
-    dropLink(of: i, now: now, into: &effects)
+  mutating func greet(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
+    dropLink(of: i, &m)
     beginAnew(i)
-    if sessions[s].verb == .ehlo && mustAskFirst(now: now) && downstream.offers.probe != .failed {
-      forward(i, now: now, into: &effects)
+    if sessions[s].verb == .ehlo && mustAskFirst(now: m.now) && downstream.offers.probe != .failed {
+      forward(i, &m)
     } else if sessions[s].verb == .ehlo {
-      helloFromOthers(i, now: now, into: &effects)
+      helloFromOthers(i, &m)
     } else {
-      sayHello(i, offeredUnasked(i), now: now, into: &effects)
+      sayHello(i, offeredUnasked(i), &m)
     }
   }
 
   /// The client's own downstream connection has taken its second EHLO, and is offered this from here on.
   mutating func helloTaken(
-    _ i: Int, _ offers: Capabilities, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ offers: Capabilities, _ m: inout Moment
   ) {
     beginAnew(i)
-    sayHello(i, offered(i, of: offers), now: now, into: &effects)
+    sayHello(i, offered(i, of: offers), &m)
   }
 
-  private mutating func beginAnew(_ i: Int) {
-    let s = Int(connections[i].session)
+  private mutating func beginAnew(_ i: ClientIndex) {
+    let s = connections[i].session
     resetTransaction(i)
     sessions[s].flags.subtract(.hello)
     if sessions[s].verb == .ehlo { sessions[s].flags.insert(.extended) }
@@ -611,9 +610,9 @@ extension Engine {
 
   /// The reply to EHLO or HELO: what of `offers` it may name.
   mutating func sayHello(
-    _ i: Int, _ offers: Capabilities, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ offers: Capabilities, _ m: inout Moment
   ) {
-    let s = Int(connections[i].session)
+    let s = connections[i].session
     sessions[s].flags.insert(.greeted)
     sessions[s].offered = offers.keywords
     let isExtended = sessions[s].verb == .ehlo
@@ -637,7 +636,7 @@ extension Engine {
   }
 
   /// Keeps what a client greets with: for its reputation, the log, and the downstream.
-  private mutating func takeName(_ s: Int) {
+  private mutating func takeName(_ s: SessionIndex) {
     let name = argument(s)
     guard isName(name) || !policy.refusesLapses && name.count > 0 else { return }
     // What is too long for a name is none, and no beginning of it is one.
@@ -647,7 +646,7 @@ extension Engine {
   }
 
   /// The name a client greeted with, if it is one that can go on to the downstream; else empty.
-  func heloName(_ s: Int) -> Region {
+  func heloName(_ s: SessionIndex) -> Region {
     let name = heloRegion(s).prefix(Int(sessions[s].heloCount))
     return isName(name) ? name : name.prefix(0)
   }
@@ -668,20 +667,20 @@ extension Engine {
 
   /// Answers the command at hand with a reply of our own and is done with it.
   mutating func answer(
-    _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment
   ) {
-    let s = Int(connections[i].session)
-    say(i, reply, isAtHand: true, now: now)
+    let s = connections[i].session
+    say(i, reply, isAtHand: true, now: m.now)
     tally(s, sessions[s].verb, good: reply.code < 400)
     finish(i)
-    if reply.code >= 400 { endIfUsedUp(i, now: now, into: &effects) }
+    if reply.code >= 400 { endIfUsedUp(i, &m) }
   }
 
   /// Puts a reply of our own into the outbox.
   ///
   /// - Parameter isAtHand: it answers the command whose line is in the input buffer.
-  mutating func say(_ i: Int, _ reply: OwnReply, isAtHand: Bool = false, now: Instant) {
-    let s = Int(connections[i].session)
+  mutating func say(_ i: ClientIndex, _ reply: OwnReply, isAtHand: Bool = false, now: Instant) {
+    let s = connections[i].session
     if reply.isOutage {
       noteDeferral(i, sessions[s].verb, reply, isAtHand: isAtHand, now: now)
     }
@@ -695,17 +694,17 @@ extension Engine {
 
   /// Mail is put off because of the server behind: the log says so at once, and at the end.
   mutating func noteDeferral(
-    _ i: Int, _ verb: Verb, _ reply: OwnReply, isAtHand: Bool, now: Instant
+    _ i: ClientIndex, _ verb: Verb, _ reply: OwnReply, isAtHand: Bool, now: Instant
   ) {
-    sessions[Int(connections[i].session)].ending = .deferred
+    sessions[connections[i].session].ending = .deferred
     noteReject(.reject, i, verb, reply, isAtHand: isAtHand, now: now)
   }
 
   /// Counts a refusal, if it is an error of the client. 4yz is none: something is wanting at the server or here
   /// (RFC 5321, 4.2.1). Nor is what was said in a group behind a MAIL that is refused, or behind recipients of whom
   /// none is left: it falls with those.
-  mutating func countError(_ i: Int, _ verb: Verb, _ code: UInt16, now: Instant) {
-    let s = Int(connections[i].session)
+  mutating func countError(_ i: ClientIndex, _ verb: Verb, _ code: UInt16, now: Instant) {
+    let s = connections[i].session
     let flags = sessions[s].flags
     switch verb {
     case .mail where !flags.contains(.mail): sessions[s].flags.insert(.refusedMail)
@@ -726,16 +725,16 @@ extension Engine {
 
   /// Whether a transaction would be lost that has an accepted recipient, or may still have one: of a client that has
   /// proven who it is, many refused recipients are no harvest.
-  func isDelivering(_ i: Int) -> Bool {
-    let s = Int(connections[i].session)
+  func isDelivering(_ i: ClientIndex) -> Bool {
+    let s = connections[i].session
     guard sessions[s].flags.contains(.mail) else { return false }
     return sessions[s].acceptedRecipients > 0 || sessions[s].flags.contains(.authenticated)
       || !connections[i].flags.isDisjoint(with: .vouched)
   }
 
   /// The limit at which a session is to end now, if there is one.
-  func usedUp(_ i: Int, now: Instant) -> Subject? {
-    sessions[Int(connections[i].session)].use.end(
+  func usedUp(_ i: ClientIndex, now: Instant) -> Subject? {
+    sessions[connections[i].session].use.end(
       policy.session, age: age(i, now: now), time: policy.timeouts.session,
       isDelivering: isDelivering(i))
   }
@@ -744,28 +743,28 @@ extension Engine {
   ///
   /// - Returns: whether it has.
   @discardableResult
-  mutating func endIfUsedUp(_ i: Int, now: Instant, into effects: inout EffectQueue) -> Bool {
+  mutating func endIfUsedUp(_ i: ClientIndex, _ m: inout Moment) -> Bool {
     guard connections[i].state == .talking else { return false }
-    if sessions[Int(connections[i].session)].phase == .leaving { return false }
-    guard let limit = usedUp(i, now: now) else { return false }
-    limitReached(i, limit, now: now)
+    if sessions[connections[i].session].phase == .leaving { return false }
+    guard let limit = usedUp(i, now: m.now) else { return false }
+    limitReached(i, limit, now: m.now)
     let reply: OwnReply =
       switch limit {
       case .commands: .tooManyCommands
       case .time: .sessionTooLong
       default: .tooManyErrors
       }
-    leave(i, reply, now: now, into: &effects)
+    leave(i, reply, &m)
     return true
   }
 
-  mutating func limitReached(_ i: Int, _ subject: Subject, now: Instant) {
+  mutating func limitReached(_ i: ClientIndex, _ subject: Subject, now: Instant) {
     var entry = entry(.limit, i, now: now)
     entry.subject = subject
     journal.append(entry)
   }
 
-  mutating func tally(_ s: Int, _ verb: Verb, good: Bool) {
+  mutating func tally(_ s: SessionIndex, _ verb: Verb, good: Bool) {
     func count(_ tally: inout Tally) {
       tally.all &+= 1
       if good { tally.good &+= 1 }
@@ -783,8 +782,8 @@ extension Engine {
   }
 
   /// Is done with the command at hand: its line leaves the input buffer.
-  mutating func finish(_ i: Int) {
-    let s = Int(connections[i].session)
+  mutating func finish(_ i: ClientIndex) {
+    let s = connections[i].session
     sessions[s].inputStart += sessions[s].lineConsumed
     sessions[s].lineConsumed = 0
     sessions[s].lineCount = 0
@@ -796,62 +795,62 @@ extension Engine {
   }
 
   /// Sends what the outbox holds, if nothing is being sent, and what is ready for the downstream.
-  mutating func flush(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
-    let l = Int(sessions[s].link)
-    if l >= 0 && links[l].state == .busy { flushLink(l, into: &effects) }
+  mutating func flush(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
+    let l = sessions[s].link
+    if l.exists && links[l].state == .busy { flushLink(l, &m) }
     let count = sessions[s].outEnd - sessions[s].outHeld - sessions[s].outStart
     guard !sessions[s].flags.contains(.sending), count > 0 else { return }
     sessions[s].flags.insert(.sending)
     let region = Region(
       offset: outbox(s).offset + Int(sessions[s].outStart), count: Int(count))
-    effects.append(.send(slot(client: i), region))
+    m.append(.send(slot(client: i), region))
   }
 
   /// Part of what was to be sent to a client went out.
   mutating func clientSent(
-    _ i: Int, _ count: Int, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ count: Int, _ m: inout Moment
   ) {
     switch connections[i].state {
-    case .banner: textSent(i, count, .banner, now: now, into: &effects)
-    case .refusing: textSent(i, count, connections[i].text, now: now, into: &effects)
+    case .banner: textSent(i, count, .banner, &m)
+    case .refusing: textSent(i, count, connections[i].text, &m)
     case .talking:
-      let s = Int(connections[i].session)
+      let s = connections[i].session
       sessions[s].flags.remove(.sending)
       sessions[s].outStart += Int32(count)
       sessions[s].bytesOut += UInt64(count)
       if sessions[s].outStart < sessions[s].outEnd {
-        flush(i, now: now, into: &effects)
+        flush(i, &m)
         // What is left may be a reply that waits for its time, and nothing else happens until then.
         return
       }
       sessions[s].outStart = 0
       sessions[s].outEnd = 0
       if sessions[s].phase == .securing {
-        beginHandshake(i, now: now, into: &effects)
+        beginHandshake(i, &m)
       } else if sessions[s].phase == .spliced {
-        deliverSplice(i, Int(sessions[s].link), now: now, into: &effects)
+        deliverSplice(i, sessions[s].link, &m)
       } else if sessions[s].phase == .leaving {
         if sessions[s].flags.contains(.toPit) {
           sessions[s].flags.remove(.toPit)
-          moveToTarpit(i, now: now, into: &effects)
+          moveToTarpit(i, &m)
         } else {
           // After QUIT with nothing behind it there is nothing a reset could destroy.
           let isDone = sessions[s].verb == .quit && sessions[s].inputStart == sessions[s].inputEnd
           if isDone {
-            close(i, now: now, into: &effects)
+            close(i, &m)
           } else {
-            writeClosingLine(i, now: now)
+            writeClosingLine(i, now: m.now)
             returnSession(i)
-            beginDraining(i, now: now, into: &effects)
+            beginDraining(i, &m)
           }
         }
       } else {
-        work(i, now: now, into: &effects)
-        let l = Int(sessions[s].link)
-        if l >= 0 && links[l].isPaused {
-          wheel.cancel(i)
-          readOn(l, now: now, into: &effects)
+        work(i, &m)
+        let l = sessions[s].link
+        if l.exists && links[l].isPaused {
+          timers.cancel(i)
+          readOn(l, &m)
         }
       }
     case .free, .announced, .waiting, .idle, .dripping, .pit, .draining, .closing, .securing: break
@@ -860,56 +859,56 @@ extension Engine {
 
   /// Says a last reply and ends the session once it is out.
   mutating func leave(
-    _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment
   ) {
-    let s = Int(connections[i].session)
-    dropLink(of: i, now: now, into: &effects)
+    let s = connections[i].session
+    dropLink(of: i, &m)
     sessions[s].outHeld = 0
     switch reply {
     case .tooManyCommands, .tooManyErrors: sessions[s].ending = .refused
     default: if reply.code >= 500 { sessions[s].ending = .refused }
     }
     // A client that does not take its replies has no room left for a last one.
-    if Layout.outboxBytes - Int(sessions[s].outEnd) >= 128 { say(i, reply, now: now) }
+    if Layout.outboxBytes - Int(sessions[s].outEnd) >= 128 { say(i, reply, now: m.now) }
     sessions[s].phase = .leaving
-    wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
-    flush(i, now: now, into: &effects)
+    timers.set(i, at: m.now.after(microseconds: policy.timeouts.send))
+    flush(i, &m)
   }
 
   // MARK: Endings
 
   /// The client has closed its sending side. What it said before is still answered.
-  mutating func sessionEnded(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func sessionEnded(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     let wasReading = sessions[s].flags.contains(.filling)
     sessions[s].flags.remove(.filling)
     sessions[s].flags.insert(.ended)
     switch sessions[s].phase {
-    case .command, .challenge: clientLeft(i, now: now, into: &effects)
-    case .body, .swallow: hungUp(i, now: now, into: &effects)
+    case .command, .challenge: clientLeft(i, &m)
+    case .body, .swallow: hungUp(i, &m)
     case .delaying, .holding:
       if !wasReading {
-        fill(i, now: now, into: &effects)
+        fill(i, &m)
         // No room to look: the buffer is full of commands, so it is not leaving.
       } else if !hasWholeLineAhead(s) {
-        hungUp(i, now: now, into: &effects)
+        hungUp(i, &m)
       }
     case .opening, .forwarded, .final:
-      if !wasReading { fill(i, now: now, into: &effects) }
-    case .securing: hungUp(i, now: now, into: &effects)
+      if !wasReading { fill(i, &m) }
+    case .securing: hungUp(i, &m)
     case .spliced where sessions[s].flags.contains(.relaying): break  // what it said goes out first
-    case .spliced: finishSplice(i, now: now, into: &effects)
+    case .spliced: finishSplice(i, &m)
     case .leaving: break
     }
   }
 
   /// Whether the downstream's replies wait for the client to take its own.
-  private func isPaused(_ s: Int) -> Bool {
-    let l = Int(sessions[s].link)
-    return l >= 0 && links[l].isPaused
+  private func isPaused(_ s: SessionIndex) -> Bool {
+    let l = sessions[s].link
+    return l.exists && links[l].isPaused
   }
 
-  private func hasWholeLineAhead(_ s: Int) -> Bool {
+  private func hasWholeLineAhead(_ s: SessionIndex) -> Bool {
     let start = Int(sessions[s].inputStart + sessions[s].lineConsumed)
     let count = Int(sessions[s].inputEnd) - start
     let ahead = Region(offset: input(s).offset + start, count: max(count, 0))
@@ -917,70 +916,70 @@ extension Engine {
   }
 
   /// All a client said is answered and nothing more will come: the end, after what is still to be sent.
-  private mutating func clientLeft(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  private mutating func clientLeft(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     if sessions[s].outStart < sessions[s].outEnd {
-      dropLink(of: i, now: now, into: &effects)
+      dropLink(of: i, &m)
       sessions[s].phase = .leaving
-      wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
-      flush(i, now: now, into: &effects)
+      timers.set(i, at: m.now.after(microseconds: policy.timeouts.send))
+      flush(i, &m)
     } else {
-      hungUp(i, now: now, into: &effects)
+      hungUp(i, &m)
     }
   }
 
   /// Whether a talking client could be told to go without hurting a transaction.
-  func isBetweenMessages(_ i: Int) -> Bool {
-    let s = Int(connections[i].session)
-    return s >= 0 && sessions[s].phase == .command && !sessions[s].flags.contains(.mail)
+  func isBetweenMessages(_ i: ClientIndex) -> Bool {
+    let s = connections[i].session
+    return s.exists && sessions[s].phase == .command && !sessions[s].flags.contains(.mail)
       && sessions[s].outStart == sessions[s].outEnd
   }
 
-  mutating func sessionTimer(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func sessionTimer(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     switch sessions[s].phase {
     case .delaying:
-      execute(i, now: now, into: &effects)
-      if connections[i].state == .talking { work(i, now: now, into: &effects) }
+      execute(i, &m)
+      if connections[i].state == .talking { work(i, &m) }
     case .holding:
-      releaseReply(i, now: now, into: &effects)
+      releaseReply(i, &m)
       guard connections[i].state == .talking else { break }
-      let l = Int(sessions[s].link)
-      if l >= 0 && links[l].state == .busy && sessions[s].phase == .forwarded {
-        readOn(l, now: now, into: &effects)
+      let l = sessions[s].link
+      if l.exists && links[l].state == .busy && sessions[s].phase == .forwarded {
+        readOn(l, &m)
       } else {
-        work(i, now: now, into: &effects)
+        work(i, &m)
       }
     case .command, .challenge:
-      timedOut(i, now: now)
+      timedOut(i, now: m.now)
       if sessions[s].outStart < sessions[s].outEnd {
-        close(i, now: now, into: &effects)  // it does not even take its replies
+        close(i, &m)  // it does not even take its replies
       } else {
-        leave(i, .timeout, now: now, into: &effects)
+        leave(i, .timeout, &m)
       }
     case .body, .swallow:
       if sessions[s].flags.contains(.paused) {
-        readBody(i, now: now, into: &effects)
+        readBody(i, &m)
       } else if sessions[s].flags.contains(.relaying) {
         // Not the client dawdles but the downstream, and that has a clock of its own.
-        wheel.set(i, at: now.after(microseconds: policy.timeouts.body))
+        timers.set(i, at: m.now.after(microseconds: policy.timeouts.body))
       } else {
-        timedOut(i, now: now)
-        leave(i, .timeout, now: now, into: &effects)
+        timedOut(i, now: m.now)
+        leave(i, .timeout, &m)
       }
-    case .leaving: close(i, now: now, into: &effects)
+    case .leaving: close(i, &m)
     case .spliced where sessions[s].flags.contains(.paused):
-      readSplice(i, now: now, into: &effects)
+      readSplice(i, &m)
     case .securing:
-      timedOut(i, now: now)
-      close(i, as: .tlsFailed, now: now, into: &effects)
+      timedOut(i, now: m.now)
+      close(i, as: .tlsFailed, &m)
     case .spliced:
-      timedOut(i, now: now)
-      close(i, now: now, into: &effects)
+      timedOut(i, now: m.now)
+      close(i, &m)
     case .opening where isPaused(s), .forwarded where isPaused(s):
       // It does not take its replies.
-      timedOut(i, now: now)
-      close(i, now: now, into: &effects)
+      timedOut(i, now: m.now)
+      close(i, &m)
     case .opening, .forwarded, .final: break  // the downstream's clock is running
     }
   }

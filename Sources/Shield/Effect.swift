@@ -81,12 +81,15 @@ public struct Drip: BitwiseCopyable, Sendable, Equatable {
   }
 }
 
-/// The orders of one fact, in order. Fixed room; the driver empties it after each fact.
+/// A fact's moment: when it came, and the orders that follow from it, in order. Fixed room; the driver empties it
+/// after each fact.
 ///
 /// Drips, of which there are most by far, have a lane of their own and are carried out before the others. That
 /// changes nothing: what else may be ordered for a slot in the same fact is to watch it, or comes after.
 @frozen
-public struct EffectQueue: ~Copyable {
+public struct Moment: ~Copyable {
+  /// When the fact came that these orders follow from.
+  public var now = Instant.origin
   @usableFromInline var effects: Slab<Effect>
   @usableFromInline var filled = 0
   @usableFromInline var drips: Slab<Drip>

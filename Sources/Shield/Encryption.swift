@@ -12,86 +12,88 @@ package import Suspicion
 // learnt is forgotten, and a name must be said anew.
 extension Engine {
   /// How this client may come to TLS.
-  func tlsMode(_ i: Int) -> ListenerTLS { policy.tls(ofListener: Int(connections[i].listener)) }
+  func tlsMode(_ i: ClientIndex) -> ListenerTLS {
+    policy.tls(ofListener: Int(connections[i].listener))
+  }
 
   /// Whether STARTTLS may be said now.
-  func offersTLS(_ i: Int) -> Bool {
+  func offersTLS(_ i: ClientIndex) -> Bool {
     tlsMode(i) == .starttls && !connections[i].flags.contains(.encrypted)
   }
 
   /// Whether STARTTLS is in the reply to EHLO: ours, or the downstream's.
-  func namesTLS(_ i: Int, _ theirs: Capabilities) -> Bool {
+  func namesTLS(_ i: ClientIndex, _ theirs: Capabilities) -> Bool {
     offersTLS(i) || tlsMode(i) == .passThrough && theirs.keywords.contains(.starttls)
   }
 
   /// Whether a log-in may be offered: not where others can read it, unless the operator asks for it.
-  func offersAuth(_ i: Int) -> Bool {
+  func offersAuth(_ i: ClientIndex) -> Bool {
     policy.authOnClear || connections[i].flags.contains(.encrypted)
   }
 
   // MARK: Clients
 
   /// STARTTLS.
-  mutating func startTLS(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func startTLS(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     let mode = tlsMode(i)
     guard mode == .starttls || mode == .passThrough else {
-      answer(i, .notImplemented, now: now, into: &effects)
+      answer(i, .notImplemented, &m)
       return
     }
     if connections[i].flags.contains(.encrypted) {
-      answer(i, .badSequence, now: now, into: &effects)
+      answer(i, .badSequence, &m)
       return
     }
     if sessions[s].lineCount > sessions[s].argumentStart {
-      answer(i, .noArgument, now: now, into: &effects)
+      answer(i, .noArgument, &m)
       return
     }
     if sessions[s].inputStart + sessions[s].lineConsumed < sessions[s].inputEnd {
       // Said in clear behind STARTTLS: what carries it over the handshake lets others speak for the client
       // (CVE-2011-0411).
       counters.protocolFaults += 1
-      note(.pipelining, i, now: now)
-      leave(i, .clearBehindSTARTTLS, now: now, into: &effects)
+      note(.pipelining, i, now: m.now)
+      leave(i, .clearBehindSTARTTLS, &m)
       return
     }
     if !sessions[s].flags.isDisjoint(with: .cannotSecure) {
       // It has closed its side already.
-      hungUp(i, now: now, into: &effects)
+      hungUp(i, &m)
       return
     }
     if mode == .passThrough {
-      passOnSTARTTLS(i, now: now, into: &effects)
+      passOnSTARTTLS(i, &m)
       return
     }
-    guard takeTLSPlace(i, now: now) else {
-      answer(i, .tlsUnavailable, now: now, into: &effects)
+    guard takeTLSPlace(i, now: m.now) else {
+      answer(i, .tlsUnavailable, &m)
       return
     }
-    answer(i, .readyForTLS, now: now, into: &effects)
+    answer(i, .readyForTLS, &m)
     // What it said in clear is forgotten, and the downstream was told it.
     resetTransaction(i)
-    dropLink(of: i, now: now, into: &effects)
+    dropLink(of: i, &m)
     sessions[s].flags.remove(.greeting)
     sessions[s].heloCount = 0
     sessions[s].inputStart = 0
     sessions[s].inputEnd = 0
     sessions[s].lines.reset()
     sessions[s].phase = .securing
-    wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
-    flush(i, now: now, into: &effects)
+    timers.set(i, at: m.now.after(microseconds: policy.timeouts.send))
+    flush(i, &m)
   }
 
   /// Our 220 is out, or it is a listener of TLS alone: the handshake may begin.
-  mutating func beginHandshake(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    wheel.set(i, at: now.after(microseconds: handshakeTimeout(i)))
+  mutating func beginHandshake(_ i: ClientIndex, _ m: inout Moment) {
+    timers.set(i, at: m.now.after(microseconds: handshakeTimeout(i)))
     counters.handshakes += 1
     let isInTurn = secured[i]?.isInTurn ?? false
     if isInTurn { counters.handshakesInTurn += 1 }
-    effects.append(.secure(slot(client: i), isInTurn ? .acceptInTurn : .accept))
+    m.append(.secure(slot(client: i), isInTurn ? .acceptInTurn : .accept))
   }
 
-  private func handshakeTimeout(_ i: Int) -> Int64 {
+  private func handshakeTimeout(_ i: ClientIndex) -> Int64 {
     isPressed(i)
       ? min(policy.timeouts.commandUnderStress, policy.timeouts.handshake)
       : policy.timeouts.handshake
@@ -99,7 +101,7 @@ extension Engine {
 
   /// Whether a source may have a handshake now, or waits behind those that may: a handshake costs as much as some
   /// hundred commands.
-  private mutating func hasCredit(_ i: Int, now: Instant) -> Bool {
+  private mutating func hasCredit(_ i: ClientIndex, now: Instant) -> Bool {
     if connections[i].tier == .known { return true }
     if connections[i].tier == .bad { return false }
     let host = Source(host: connections[i].address)
@@ -113,7 +115,7 @@ extension Engine {
   /// have places of their own, which are given back when they are done.
   ///
   /// - Returns: false if there is none for it.
-  mutating func takeTLSPlace(_ i: Int, now: Instant) -> Bool {
+  mutating func takeTLSPlace(_ i: ClientIndex, now: Instant) -> Bool {
     let most: Double =
       switch connections[i].tier {
       case .known: 1
@@ -137,56 +139,40 @@ extension Engine {
   }
 
   /// Gives a client's place for TLS back, if it has one; nothing of it may be in flight.
-  mutating func giveBackTLSPlace(_ i: Int) {
+  mutating func giveBackTLSPlace(_ i: ClientIndex) {
     guard connections[i].flags.contains(.encrypted) else { return }
     if secured[i]?.isInHandshake == true { gaveBack(.handshakes, i) }
     gaveBack(.tlsPlaces, i)
     secured.remove(i)
   }
 
-  /// The handshake that `secure` asked for has succeeded.
-  package mutating func secured(
-    _ slot: Slot, _ facts: TLSFacts, now: Instant, into effects: inout EffectQueue
-  ) {
-    guard isCurrent(slot) else { return }
-    let i = Int(slot.index)
-    guard isClient(i) else {
-      linkSecured(i - limits.connections, facts, now: now, into: &effects)
-      return
-    }
+  /// A client's handshake has succeeded.
+  mutating func clientSecured(_ i: ClientIndex, _ facts: TLSFacts, _ m: inout Moment) {
     if secured[i]?.isInHandshake == true { gaveBack(.handshakes, i) }
     secured.set(i, facts)
-    var entry = entry(.secured, i, now: now)
+    var entry = entry(.secured, i, now: m.now)
     entry.tls = facts
     journal.append(entry)
-    wheel.cancel(i)
+    timers.cancel(i)
     switch connections[i].state {
     case .securing where connections[i].flags.contains(.countedBad):
-      listenInPit(i, now: now, into: &effects)
-    case .securing: welcome(i, now: now, into: &effects)
-    case .talking where sessions[Int(connections[i].session)].phase == .securing:
-      sessions[Int(connections[i].session)].phase = .command
-      work(i, now: now, into: &effects)
+      listenInPit(i, &m)
+    case .securing: welcome(i, &m)
+    case .talking where sessions[connections[i].session].phase == .securing:
+      sessions[connections[i].session].phase = .command
+      work(i, &m)
     default: break
     }
   }
 
-  /// The handshake that `secure` asked for has failed, or the peer left during it.
-  package mutating func notSecured(
-    _ slot: Slot, _ why: Subject, now: Instant, into effects: inout EffectQueue
-  ) {
-    guard isCurrent(slot) else { return }
-    let i = Int(slot.index)
-    guard isClient(i) else {
-      linkNotSecured(i - limits.connections, why, now: now, into: &effects)
-      return
-    }
+  /// A client's handshake has failed, or it left during it.
+  mutating func clientNotSecured(_ i: ClientIndex, _ why: Subject, _ m: inout Moment) {
     counters.handshakesFailed += 1
     if why == .notTLS { counters.protocolFaults += 1 }
-    var entry = entry(.notSecured, i, now: now)
+    var entry = entry(.notSecured, i, now: m.now)
     entry.subject = why
     journal.append(entry)
-    close(i, as: .tlsFailed, now: now, into: &effects)
+    close(i, as: .tlsFailed, &m)
   }
 
   // MARK: The downstream
@@ -198,39 +184,39 @@ extension Engine {
   }
 
   /// Whether a link is to be secured before mail goes over it.
-  func wantsTLS(_ l: Int, now: Instant) -> Bool {
+  func wantsTLS(_ l: LinkIndex, now: Instant) -> Bool {
     if links[l].isSecured || links[l].staysClear || downstream.tls == .off { return false }
-    let s = Int(links[l].session)
+    let s = links[l].session
     // There the handshake is the client's.
-    if s >= 0 && sessions[s].verb == .starttls { return false }
+    if s.exists && sessions[s].verb == .starttls { return false }
     return downstream.tls != .opportunistic || now >= downstream.clearUntil
   }
 
-  mutating func secureLink(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func secureLink(_ l: LinkIndex, _ m: inout Moment) {
     links[l].state = .securing
-    wheel.set(limits.connections + l, at: now.after(microseconds: policy.timeouts.handshake))
-    effects.append(.secure(slot(link: l), .connect))
+    timers.set(l, at: m.now.after(microseconds: policy.timeouts.handshake))
+    m.append(.secure(slot(link: l), .connect))
   }
 
   /// The downstream's EHLO reply is there. STARTTLS comes before anything else, if there is to be TLS.
   ///
   /// - Returns: false if the link may be used as it is.
   mutating func securesFirst(
-    _ l: Int, _ offers: Capabilities, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ offers: Capabilities, _ m: inout Moment
   ) -> Bool {
-    guard wantsTLS(l, now: now) else { return false }
+    guard wantsTLS(l, now: m.now) else { return false }
     if offers.keywords.contains(.starttls) {
       links[l].state = .starttls
-      sayOnLink(l, "STARTTLS", now: now, into: &effects)
+      sayOnLink(l, "STARTTLS", &m)
       return true
     }
     if downstream.tls == .opportunistic { return false }
-    linkFailed(l, .noTLS, now: now, into: &effects)
+    linkFailed(l, .noTLS, &m)
     return true
   }
 
-  private mutating func linkSecured(
-    _ l: Int, _ facts: TLSFacts, now: Instant, into effects: inout EffectQueue
+  mutating func linkSecured(
+    _ l: LinkIndex, _ facts: TLSFacts, _ m: inout Moment
   ) {
     guard links[l].state == .securing else { return }
     links[l].isSecured = true
@@ -242,10 +228,10 @@ extension Engine {
     links[l].reader.reset()
     links[l].replyCount = 0
     if downstream.isImplicitTLS {
-      awaitGreeting(l, now: now, into: &effects)
+      awaitGreeting(l, &m)
     } else {
-      greetDownstream(l, extended: true, now: now, into: &effects)
-      effects.append(.fill(slot(link: l), linkIn(l)))
+      greetDownstream(l, extended: true, &m)
+      m.append(.fill(slot(link: l), linkIn(l)))
     }
   }
 
@@ -253,25 +239,25 @@ extension Engine {
   var mayStayClear: Bool { downstream.tls == .opportunistic && !downstream.isImplicitTLS }
 
   mutating func linkNotSecured(
-    _ l: Int, _ why: Subject, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ why: Subject, _ m: inout Moment
   ) {
     guard links[l].state == .securing else { return }
     guard mayStayClear else {
-      linkFailed(l, why, now: now, into: &effects)
+      linkFailed(l, why, &m)
       return
     }
     // In clear, then, for a while: on a new connection, because this one is in the middle of a handshake.
-    downstream.clearUntil = now.after(microseconds: Downstream.clearFor)
-    var entry = JournalEntry(.downstreamClear, at: now)
+    downstream.clearUntil = m.now.after(microseconds: Downstream.clearFor)
+    var entry = JournalEntry(.downstreamClear, at: m.now)
     entry.subject = why
     journal.append(entry)
-    let s = Int(links[l].session)
-    abandonLink(l, into: &effects)
-    guard s >= 0, sessions[s].phase == .opening else { return }
-    let i = Int(sessions[s].owner)
-    sessions[s].link = -1
-    forward(i, now: now, into: &effects)
+    let s = links[l].session
+    abandonLink(l, &m)
+    guard s.exists, sessions[s].phase == .opening else { return }
+    let i = sessions[s].owner
+    sessions[s].link = .none
+    forward(i, &m)
     // Where no other is to be had, that was an answer.
-    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    if connections[i].state == .talking { work(i, &m) }
   }
 }

@@ -14,6 +14,7 @@ package import Suspicion
 package struct Engine: ~Copyable {
   package var policy: Policy
   package let limits: Limits
+  let ports: Ports
   package var counters = Counters()
   package var journal: Journal
   /// The block in which every region of an order lies.
@@ -31,12 +32,12 @@ package struct Engine: ~Copyable {
   /// What a clock on the wall said at instant 0, in microseconds since 1970: for trace headers alone.
   package var wallClock: Int64 = 0
   var connections: Slab<Connection>
-  var clientIndexes: IndexAllocator
+  var clientIndexes: RecordAllocator<Connection>
   var sessions: Slab<Session>
-  var sessionIndexes: IndexAllocator
+  var sessionIndexes: RecordAllocator<Session>
   var links: Slab<Link>
-  var linkIndexes: IndexAllocator
-  var wheel: TimingWheel
+  var linkIndexes: RecordAllocator<Link>
+  var timers: Timers
   var buckets: BucketTable
   var open: OpenCounts
   /// What is known of sources; what it has learnt is to be taken from there once a turn.
@@ -78,6 +79,7 @@ package struct Engine: ~Copyable {
     let ownSecret = (common.next(), common.next())
     self.policy = policy
     self.limits = limits
+    ports = Ports(clients: limits.connections, links: limits.downstreamConnections)
     journal = Journal(capacity: limits.journal)
     terms = listeners
     hasBalancers = listeners.contains { $0.balancers != nil }
@@ -90,12 +92,12 @@ package struct Engine: ~Copyable {
     layout = Layout(limits, headers: pending)
     arena = Arena(count: layout.total)
     connections = Slab(capacity: limits.connections, repeating: Connection())
-    clientIndexes = IndexAllocator(capacity: limits.connections)
+    clientIndexes = RecordAllocator(capacity: limits.connections)
     sessions = Slab(capacity: limits.sessions, repeating: Session())
-    sessionIndexes = IndexAllocator(capacity: limits.sessions)
+    sessionIndexes = RecordAllocator(capacity: limits.sessions)
     links = Slab(capacity: limits.downstreamConnections, repeating: Link())
-    linkIndexes = IndexAllocator(capacity: limits.downstreamConnections)
-    wheel = TimingWheel(capacity: limits.connections + limits.downstreamConnections)
+    linkIndexes = RecordAllocator(capacity: limits.downstreamConnections)
+    timers = Timers(ports)
     buckets = BucketTable(
       capacity: limits.buckets, hash: SipHash(k0: random.next(), k1: random.next()))
     // A connection counts under its rule and, in the tarpit, under its source: as many keys as
@@ -112,143 +114,177 @@ package struct Engine: ~Copyable {
 
   // MARK: Places
 
-  /// Slots 0 ..< connections are clients, those above are downstream connections.
-  package var slotCount: Int { limits.connections + limits.downstreamConnections }
+  package var slotCount: Int { ports.count }
 
-  package func isClient(_ index: Int) -> Bool { index < limits.connections }
-
-  func slot(client i: Int) -> Slot {
-    Slot(index: UInt32(i), generation: connections[i].generation)
+  func slot(client i: ClientIndex) -> Slot {
+    Slot(index: UInt32(ports.slot(i)), generation: connections[i].generation)
   }
 
-  func slot(link i: Int) -> Slot {
-    Slot(index: UInt32(limits.connections + i), generation: links[i].generation)
+  func slot(link l: LinkIndex) -> Slot {
+    Slot(index: UInt32(ports.slot(l)), generation: links[l].generation)
   }
 
   /// The generation of a slot's present tenant: a completion with another one is stale.
-  package func generation(of index: Int) -> UInt32 {
-    isClient(index) ? connections[index].generation : links[index - limits.connections].generation
+  package func generation(of slot: Int) -> UInt32 {
+    switch ports[slot] {
+    case .client(let i): connections[i].generation
+    case .link(let l): links[l].generation
+    }
   }
 
-  func isCurrent(_ slot: Slot) -> Bool {
-    Int(slot.index) < slotCount && generation(of: Int(slot.index)) == slot.generation
+  /// What is at the other end of a slot; nil if its tenant is another one by now.
+  private func port(_ slot: Slot) -> Port? {
+    let index = Int(slot.index)
+    guard index < ports.count, generation(of: index) == slot.generation else { return nil }
+    return ports[index]
+  }
+
+  /// The client of a slot; nil if there is another one by now, or none.
+  func client(_ slot: Slot) -> ClientIndex? {
+    guard case .client(let i) = port(slot) else { return nil }
+    return i
   }
 
   // MARK: Facts
 
   /// Bytes arrived that `listen` asked for. All of them are taken.
   package mutating func received(
-    _ slot: Slot, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
+    _ slot: Slot, _ bytes: Span<UInt8>, now: Instant, into m: inout Moment
   ) {
-    guard isCurrent(slot), isClient(Int(slot.index)) else { return }
-    let i = Int(slot.index)
+    guard let i = client(slot) else { return }
+    m.now = now
     counters.bytesIn += UInt64(bytes.count)
     switch connections[i].state {
-    case .waiting: pregreeted(i, bytes, now: now, into: &effects)
-    case .idle: firstWords(i, bytes, now: now, into: &effects)
-    case .pit: heardInPit(i, bytes, now: now, into: &effects)
-    case .draining: effects.append(.listen(slot))
-    case .banner: spokeIntoBanner(i, bytes, now: now)
+    case .waiting: pregreeted(i, bytes, &m)
+    case .idle: firstWords(i, bytes, &m)
+    case .pit: heardInPit(i, bytes, &m)
+    case .draining: m.append(.listen(slot))
+    case .banner: spokeIntoBanner(i, bytes, now: m.now)
     case .free, .announced, .talking, .dripping, .refusing, .closing, .securing: break
     }
   }
 
   /// Bytes arrived in the region that `fill` named: `count` of them, at its beginning.
-  package mutating func filled(
-    _ slot: Slot, _ count: Int, now: Instant, into effects: inout EffectQueue
-  ) {
-    guard isCurrent(slot) else { return }
-    let index = Int(slot.index)
-    if isClient(index) {
+  package mutating func filled(_ slot: Slot, _ count: Int, now: Instant, into m: inout Moment) {
+    m.now = now
+    switch port(slot) {
+    case .client(let i):
       counters.bytesIn += UInt64(count)
-      switch connections[index].state {
-      case .talking: heard(index, count, now: now, into: &effects)
-      case .announced: heardHeader(index, count, now: now, into: &effects)
-      case .draining: effects.append(.listen(slot))
+      switch connections[i].state {
+      case .talking: heard(i, count, &m)
+      case .announced: heardHeader(i, count, &m)
+      case .draining: m.append(.listen(slot))
       // It spoke out of turn on its way into the tarpit, and what it said cannot be paired any more.
-      case .dripping, .pit: close(index, now: now, into: &effects)
+      case .dripping, .pit: close(i, &m)
       case .free, .waiting, .banner, .idle, .refusing, .closing, .securing: break
       }
-    } else {
-      linkHeard(index - limits.connections, count, now: now, into: &effects)
+    case .link(let l): linkHeard(l, count, &m)
+    case nil: break
     }
   }
 
   /// Part of a region that `send` named went out: the first `count` bytes.
-  package mutating func sent(
-    _ slot: Slot, _ count: Int, now: Instant, into effects: inout EffectQueue
-  ) {
-    guard isCurrent(slot) else { return }
-    let index = Int(slot.index)
-    if isClient(index) {
+  package mutating func sent(_ slot: Slot, _ count: Int, now: Instant, into m: inout Moment) {
+    m.now = now
+    switch port(slot) {
+    case .client(let i):
       counters.bytesOut += UInt64(count)
-      clientSent(index, count, now: now, into: &effects)
-    } else {
-      linkSent(index - limits.connections, count, now: now, into: &effects)
+      clientSent(i, count, &m)
+    case .link(let l): linkSent(l, count, &m)
+    case nil: break
     }
   }
 
   /// The peer has closed its sending side: there is nothing more to read.
-  package mutating func ended(_ slot: Slot, now: Instant, into effects: inout EffectQueue) {
-    guard isCurrent(slot) else { return }
-    let index = Int(slot.index)
-    if isClient(index) {
-      clientEnded(index, now: now, into: &effects)
-    } else {
-      linkFailed(index - limits.connections, .closed, now: now, into: &effects)
+  package mutating func ended(_ slot: Slot, now: Instant, into m: inout Moment) {
+    m.now = now
+    switch port(slot) {
+    case .client(let i): clientEnded(i, &m)
+    case .link(let l): linkFailed(l, .closed, &m)
+    case nil: break
     }
   }
 
   /// The connection is broken, or could not be made.
-  package mutating func failed(_ slot: Slot, now: Instant, into effects: inout EffectQueue) {
-    guard isCurrent(slot) else { return }
-    let index = Int(slot.index)
-    if isClient(index) {
-      hungUp(index, now: now, into: &effects)
-    } else {
-      let l = index - limits.connections
-      linkFailed(l, links[l].state == .connecting ? .connect : .closed, now: now, into: &effects)
+  package mutating func failed(_ slot: Slot, now: Instant, into m: inout Moment) {
+    m.now = now
+    switch port(slot) {
+    case .client(let i): hungUp(i, &m)
+    case .link(let l): linkFailed(l, links[l].state == .connecting ? .connect : .closed, &m)
+    case nil: break
     }
   }
 
   /// The connection that `connect` asked for stands.
-  package mutating func connected(_ slot: Slot, now: Instant, into effects: inout EffectQueue) {
-    guard isCurrent(slot), !isClient(Int(slot.index)) else { return }
-    linkConnected(Int(slot.index) - limits.connections, now: now, into: &effects)
+  package mutating func connected(_ slot: Slot, now: Instant, into m: inout Moment) {
+    guard case .link(let l) = port(slot) else { return }
+    m.now = now
+    linkConnected(l, &m)
+  }
+
+  /// The handshake that `secure` asked for has succeeded.
+  package mutating func secured(
+    _ slot: Slot, _ facts: TLSFacts, now: Instant, into m: inout Moment
+  ) {
+    m.now = now
+    switch port(slot) {
+    case .client(let i): clientSecured(i, facts, &m)
+    case .link(let l): linkSecured(l, facts, &m)
+    case nil: break
+    }
+  }
+
+  /// The handshake that `secure` asked for has failed, or the peer left during it.
+  package mutating func notSecured(
+    _ slot: Slot, _ why: Subject, now: Instant, into m: inout Moment
+  ) {
+    m.now = now
+    switch port(slot) {
+    case .client(let i): clientNotSecured(i, why, &m)
+    case .link(let l): linkNotSecured(l, why, &m)
+    case nil: break
+    }
   }
 
   /// Nothing of the slot is in flight any more and its descriptor is closed: the place is free.
-  package mutating func closed(_ slot: Slot, now: Instant, into effects: inout EffectQueue) {
-    guard isCurrent(slot) else { return }
-    let index = Int(slot.index)
-    wheel.cancel(index)
-    if isClient(index) {
-      // A session that could not be given back while the kernel might still touch its memory.
-      unpin(Int(connections[index].session))
-      giveBackTLSPlace(index)
-      // Who never said for whom it is was nobody's yet.
-      if !connections[index].flags.contains(.announced) { gaveBack(.slots, index) }
-      releaseHeader(index)
-      let generation = (connections[index].generation + 1) & 0xFF_FFFF
-      connections[index] = Connection()
-      connections[index].generation = generation
-      clientIndexes.release(index)
-    } else {
-      let l = index - limits.connections
-      let generation = (links[l].generation + 1) & 0xFF_FFFF
-      let s = Int(links[l].pinned)
-      if links[l].isProbe { downstream.isProbing = false }
-      if let holder = links[l].holder { shares.giveBack(.links, holder) }
-      links[l] = Link()
-      links[l].generation = generation
-      linkIndexes.release(l)
-      if s >= 0 {
-        sessions[s].flags.remove(.relaying)
-        if sessions[s].owner >= 0 {
-          goOnSwallowing(Int(sessions[s].owner), now: now, into: &effects)
-        } else {
-          unpin(s)
-        }
+  package mutating func closed(_ slot: Slot, now: Instant, into m: inout Moment) {
+    m.now = now
+    switch port(slot) {
+    case .client(let i): clientClosed(i)
+    case .link(let l): linkClosed(l, &m)
+    case nil: break
+    }
+  }
+
+  private mutating func clientClosed(_ i: ClientIndex) {
+    timers.cancel(i)
+    // A session that could not be given back while the kernel might still touch its memory.
+    unpin(connections[i].session)
+    giveBackTLSPlace(i)
+    // Who never said for whom it is was nobody's yet.
+    if !connections[i].flags.contains(.announced) { gaveBack(.slots, i) }
+    releaseHeader(i)
+    let generation = (connections[i].generation + 1) & 0xFF_FFFF
+    connections[i] = Connection()
+    connections[i].generation = generation
+    clientIndexes.release(i)
+  }
+
+  private mutating func linkClosed(_ l: LinkIndex, _ m: inout Moment) {
+    timers.cancel(l)
+    let generation = (links[l].generation + 1) & 0xFF_FFFF
+    let s = links[l].pinned
+    if links[l].isProbe { downstream.isProbing = false }
+    if let holder = links[l].holder { shares.giveBack(.links, holder) }
+    links[l] = Link()
+    links[l].generation = generation
+    linkIndexes.release(l)
+    if s.exists {
+      sessions[s].flags.remove(.relaying)
+      if sessions[s].owner.exists {
+        goOnSwallowing(sessions[s].owner, &m)
+      } else {
+        unpin(s)
       }
     }
   }
@@ -256,20 +292,20 @@ package struct Engine: ~Copyable {
   /// Time has come to `now`. Carries out what is due.
   ///
   /// - Returns: whether it stopped early because the queue was nearly full; empty it and call again.
-  package mutating func timeReached(_ now: Instant, into effects: inout EffectQueue) -> Bool {
-    keepProbing(now: now, into: &effects)
+  package mutating func timeReached(_ now: Instant, into m: inout Moment) -> Bool {
+    m.now = now
+    keepProbing(&m)
     relieve(now: now)
-    let tick = wheel.tickAtOrBefore(now)
+    let tick = timers.tickAtOrBefore(now)
     let most = isDraining ? 0 : UInt32(clamping: tarpitTime / 10_000)
-    defer { wheel.settle() }
-    while !effects.isNearlyFull {
-      guard let first = wheel.peekExpired(now: now) else { return false }
-      if drip(from: first, tick: tick, most: most, into: &effects) { continue }
-      guard let index = wheel.popExpired(now: now) else { return false }
-      if isClient(index) {
-        clientTimer(index, now: now, into: &effects)
-      } else {
-        linkTimer(index - limits.connections, now: now, into: &effects)
+    defer { timers.settle() }
+    while !m.isNearlyFull {
+      guard let first = timers.peekExpired(now: now) else { return false }
+      if drip(from: first, tick: tick, most: most, &m) { continue }
+      guard let due = timers.popExpired(now: now) else { return false }
+      switch ports[due] {
+      case .client(let i): clientTimer(i, &m)
+      case .link(let l): linkTimer(l, &m)
       }
     }
     return true
@@ -278,7 +314,7 @@ package struct Engine: ~Copyable {
   /// When `timeReached` is wanted next.
   package func nextDeadline(now: Instant) -> Instant {
     let probe = downstream.nextProbe
-    guard let timer = wheel.nextDeadline(now: now) else { return probe }
+    guard let timer = timers.nextDeadline(now: now) else { return probe }
     return min(timer, probe)
   }
 
@@ -295,7 +331,9 @@ package struct Engine: ~Copyable {
     // What would have been spent has not been.
     let beginsToAct = policy.mode == .enforce && self.policy.mode == .observe
     self.policy = policy
-    for i in 0..<connections.capacity where connections[i].state != .free {
+    for n in 0..<connections.capacity {
+      let i = ClientIndex(n)
+      if connections[i].state == .free { continue }
       if beginsToAct && !connections[i].flags.contains(.countedBad) { connections[i].delayed = 0 }
       if connections[i].flags.contains(.counted) {
         connections[i].flags.remove(.counted)
@@ -316,13 +354,15 @@ package struct Engine: ~Copyable {
   }
 
   /// Begins to stop: nobody new, idle clients get 421, transactions may end.
-  package mutating func drain(now: Instant, into effects: inout EffectQueue) {
+  package mutating func drain(now: Instant, into m: inout Moment) {
+    m.now = now
     isDraining = true
-    // One by one through the wheel, so that no single fact causes more orders than the queue takes.
-    for i in 0..<connections.capacity {
+    // One by one through the timers, so that no single fact causes more orders than the queue takes.
+    for n in 0..<connections.capacity {
+      let i = ClientIndex(n)
       switch connections[i].state {
-      case .announced, .waiting, .idle, .dripping, .pit: wheel.set(i, at: now)
-      case .talking where isBetweenMessages(i): wheel.set(i, at: now)
+      case .announced, .waiting, .idle, .dripping, .pit: timers.set(i, at: m.now)
+      case .talking where isBetweenMessages(i): timers.set(i, at: m.now)
       case .free, .banner, .talking, .refusing, .draining, .closing, .securing: break
       }
     }
@@ -333,12 +373,18 @@ package struct Engine: ~Copyable {
   package var linkCount: Int { limits.downstreamConnections - linkIndexes.free }
   /// The client at whose service downstream connection `l` is, if there is one.
   package func client(ofLink l: Int) -> Int? {
-    let s = Int(links[l].session)
-    return s >= 0 && sessions[s].owner >= 0 ? Int(sessions[s].owner) : nil
+    let s = links[l].session
+    return s.exists && sessions[s].owner.exists ? sessions[s].owner.number : nil
   }
   /// The number of the listener that a client came to.
   package func listener(of slot: Slot) -> Int {
-    isClient(Int(slot.index)) ? Int(connections[Int(slot.index)].listener) : 0
+    guard case .client(let i) = ports[Int(slot.index)] else { return 0 }
+    return Int(connections[i].listener)
+  }
+  /// Whether a slot, 0 ..< slotCount, is a client's; the others are downstream connections.
+  package func isClient(_ slot: Int) -> Bool {
+    guard case .client = ports[slot] else { return false }
+    return true
   }
   /// How many sessions are leased.
   package var leasedSessions: Int { limits.sessions - sessionIndexes.free }
@@ -346,7 +392,8 @@ package struct Engine: ~Copyable {
   /// Brings the gauges up to date. Walks every connection: for a snapshot once a second, not per event.
   package mutating func measure() {
     var (waiting, dripping, talking) = (UInt64(0), UInt64(0), UInt64(0))
-    for i in 0..<connections.capacity {
+    for n in 0..<connections.capacity {
+      let i = ClientIndex(n)
       switch connections[i].state {
       case .announced, .waiting: waiting += 1
       case .dripping, .pit: dripping += 1
@@ -429,31 +476,31 @@ struct Layout {
 }
 
 extension Engine {
-  func heloRegion(_ s: Int) -> Region {
-    Region(offset: layout.firstSession + s * layout.sessionStride, count: Layout.heloBytes)
+  func heloRegion(_ s: SessionIndex) -> Region {
+    Region(offset: layout.firstSession + s.number * layout.sessionStride, count: Layout.heloBytes)
   }
-  func senderRegion(_ s: Int) -> Region {
+  func senderRegion(_ s: SessionIndex) -> Region {
     Region(offset: heloRegion(s).offset + Layout.heloBytes, count: Layout.pathBytes)
   }
-  func recipientRegion(_ s: Int) -> Region {
+  func recipientRegion(_ s: SessionIndex) -> Region {
     Region(offset: senderRegion(s).offset + Layout.pathBytes, count: Layout.pathBytes)
   }
-  func mailRegion(_ s: Int) -> Region {
+  func mailRegion(_ s: SessionIndex) -> Region {
     Region(offset: recipientRegion(s).offset + Layout.pathBytes, count: Layout.mailBytes)
   }
-  func outbox(_ s: Int) -> Region {
+  func outbox(_ s: SessionIndex) -> Region {
     Region(offset: mailRegion(s).offset + Layout.mailBytes, count: Layout.outboxBytes)
   }
-  func input(_ s: Int) -> Region {
+  func input(_ s: SessionIndex) -> Region {
     Region(offset: outbox(s).offset + Layout.outboxBytes, count: limits.inputBytes)
   }
-  func linkIn(_ l: Int) -> Region {
-    Region(offset: layout.firstLink + l * Layout.linkStride, count: Layout.linkInBytes)
+  func linkIn(_ l: LinkIndex) -> Region {
+    Region(offset: layout.firstLink + l.number * Layout.linkStride, count: Layout.linkInBytes)
   }
-  func linkReply(_ l: Int) -> Region {
+  func linkReply(_ l: LinkIndex) -> Region {
     Region(offset: linkIn(l).offset + Layout.linkInBytes, count: Layout.replyBytes)
   }
-  func linkOut(_ l: Int) -> Region {
+  func linkOut(_ l: LinkIndex) -> Region {
     Region(offset: linkReply(l).offset + Layout.replyBytes, count: Layout.linkOutBytes)
   }
   /// Where the PROXY header with this number is read.
@@ -461,7 +508,7 @@ extension Engine {
     Region(offset: layout.firstHeader + place * Layout.headerBytes, count: Layout.headerBytes)
   }
   /// Where the path of the recipient with this number is kept while it is with the downstream.
-  func linkPath(_ l: Int, _ number: UInt8) -> Region {
+  func linkPath(_ l: LinkIndex, _ number: UInt8) -> Region {
     Region(
       offset: linkOut(l).offset + Layout.linkOutBytes + Int(number & 15) * Layout.pathBytes,
       count: Layout.pathBytes)
@@ -486,8 +533,8 @@ extension Engine {
   func text(_ text: PitText) -> Region { line(text).region }
 
   /// The id under which client, log and `explain` know a session: made, not stored.
-  func sessionID(_ i: Int) -> UInt64 {
-    salt | UInt64(connections[i].generation) << 24 | UInt64(i)
+  func sessionID(_ i: ClientIndex) -> UInt64 {
+    salt | UInt64(connections[i].generation) << 24 | UInt64(i.number)
   }
 }
 

@@ -43,10 +43,10 @@ package struct ListenerTerms: Sendable {
 // end, so a header or an XCLIENT is said once; XFORWARD and the trace header go with each transaction.
 extension Engine {
   /// What is known of the client a link serves; of a probe, that it is a stranger.
-  func details(ofLink l: Int) -> ClientDetails {
-    let s = Int(links[l].session)
-    let i = s >= 0 ? Int(sessions[s].owner) : -1
-    guard i >= 0 else { return ClientDetails(.stranger) }
+  func details(ofLink l: LinkIndex) -> ClientDetails {
+    let s = links[l].session
+    let i = s.exists ? sessions[s].owner : .none
+    guard i.exists else { return ClientDetails(.stranger) }
     var ends = ClientEnds(address: connections[i].address, port: connections[i].port)
     let listener = Int(connections[i].listener)
     if listener < terms.count {
@@ -65,18 +65,18 @@ extension Engine {
   }
 
   /// The name a link's client gave itself; empty for a probe.
-  private func helo(ofLink l: Int) -> Region {
-    let s = Int(links[l].session)
-    return s >= 0 ? heloName(s) : Region(offset: 0, count: 0)
+  private func helo(ofLink l: LinkIndex) -> Region {
+    let s = links[l].session
+    return s.exists ? heloName(s) : Region(offset: 0, count: 0)
   }
 
   /// Puts the PROXY header of a link's client into its buffer, where it is to begin with one.
-  mutating func writeProxyHeader(_ l: Int) {
+  mutating func writeProxyHeader(_ l: LinkIndex) {
     let identity = downstream.identity
     guard identity.isHeader else { return }
     let details = details(ofLink: l)
-    let s = Int(links[l].session)
-    let facts = details.isTLS ? secured[Int(sessions[s].owner)] : nil
+    let s = links[l].session
+    let facts = details.isTLS ? secured[sessions[s].owner] : nil
     links[l].outEnd += Int32(
       arena.append(into: linkOut(l).from(Int(links[l].outEnd))) { out in
         if identity == .proxyV1 {
@@ -99,47 +99,47 @@ extension Engine {
   }
 
   /// Whether a link's greeting is still in Sluice's own name: who may say XCLIENT is not its client.
-  func isUnintroduced(_ l: Int) -> Bool {
+  func isUnintroduced(_ l: LinkIndex) -> Bool {
     downstream.identity == .xclient && !links[l].isIntroduced
   }
 
   /// Whether HELO may be tried where EHLO was refused. What takes a header has EHLO: the refusal was meant for
   /// the header, and the answers to come would pair with the wrong commands.
-  func mayFallBack(_ l: Int) -> Bool {
+  func mayFallBack(_ l: LinkIndex) -> Bool {
     !downstream.identity.isHeader && downstream.identity != .xclient
   }
 
   /// Before the client's own EHLO: tells the downstream about it by XCLIENT.
   ///
   /// - Returns: false if there is nothing to be told, or it was told.
-  mutating func introduce(_ l: Int, now: Instant, into effects: inout EffectQueue) -> Bool {
+  mutating func introduce(_ l: LinkIndex, _ m: inout Moment) -> Bool {
     guard isUnintroduced(l) else { return false }
     guard links[l].listed.contains(.address) else {
       // Without it the downstream would take the client for Sluice, whom it may trust.
-      linkFailed(l, .identityNotOffered, now: now, into: &effects)
+      linkFailed(l, .identityNotOffered, &m)
       return true
     }
     links[l].linesSaid = 0
-    _ = sayClientLine(l, "XCLIENT", now: now, into: &effects)
+    _ = sayClientLine(l, "XCLIENT", &m)
     return true
   }
 
   /// Before MAIL: tells the downstream about the client by XFORWARD, which it forgets with the transaction.
   ///
   /// - Returns: false if there is nothing to be told, or it was told.
-  mutating func forwardDetails(_ l: Int, now: Instant, into effects: inout EffectQueue) -> Bool {
+  mutating func forwardDetails(_ l: LinkIndex, _ m: inout Moment) -> Bool {
     guard downstream.identity == .xforward, !links[l].listed.isEmpty else { return false }
     if links[l].isIntroduced {
       links[l].isIntroduced = false
       return false
     }
     links[l].linesSaid = 0
-    return sayClientLine(l, "XFORWARD", now: now, into: &effects)
+    return sayClientLine(l, "XFORWARD", &m)
   }
 
   /// Says the next line about the client, if there is one left.
   private mutating func sayClientLine(
-    _ l: Int, _ word: StaticString, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ word: StaticString, _ m: inout Moment
   ) -> Bool {
     let details = details(ofLink: l)
     let (listed, number) = (links[l].listed, Int(links[l].linesSaid))
@@ -152,49 +152,49 @@ extension Engine {
     links[l].linesSaid += 1
     links[l].state = .introducing
     links[l].reader.reset()
-    setLinkTimer(l, policy.timeouts.reply, now: now)
-    flushLink(l, into: &effects)
+    setLinkTimer(l, policy.timeouts.reply, now: m.now)
+    flushLink(l, &m)
     return true
   }
 
   /// The downstream's answer to a line about the client.
   mutating func introduced(
-    _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ code: UInt16, _ m: inout Moment
   ) {
     let isXCLIENT = downstream.identity == .xclient
     // 220 to XCLIENT, 250 to XFORWARD; by its first digit (RFC 5321, 4.3.2), save a goodbye.
     guard code / 100 == 2, code != 221 else {
-      linkRefused(l, .identityRefused, code, now: now, into: &effects)
+      linkRefused(l, .identityRefused, code, &m)
       return
     }
-    if sayClientLine(l, isXCLIENT ? "XCLIENT" : "XFORWARD", now: now, into: &effects) { return }
+    if sayClientLine(l, isXCLIENT ? "XCLIENT" : "XFORWARD", &m) { return }
     links[l].isIntroduced = true
     if isXCLIENT {
       // XCLIENT_README: the session begins anew, with EHLO, this time in the client's name.
-      greetDownstream(l, extended: true, now: now, into: &effects)
+      greetDownstream(l, extended: true, &m)
     } else {
-      linkReady(l, now: now, into: &effects)
+      linkReady(l, &m)
     }
   }
 
   /// Puts the trace header into a link's buffer: it goes out before the message. Once for each message.
-  mutating func writeTrace(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func writeTrace(_ l: LinkIndex, _ m: inout Moment) {
     guard downstream.identity == .received else { return }
     let details = details(ofLink: l)
     let host = policy.hostnameBytes
-    let date = (wallClock &+ now.microseconds) / 1_000_000
+    let date = (wallClock &+ m.now.microseconds) / 1_000_000
     let written = arena.transform(from: helo(ofLink: l), into: linkOut(l)) { helo, out in
       _ = writeTraceHeader(details, helo: helo, host: host.span, date: date, into: &out)
     }
     invariant(written > 0, "a trace header did not fit into \(Layout.linkOutBytes) octets")
     links[l].outEnd = Int32(written)
-    setLinkTimer(l, policy.timeouts.block, now: now)
-    flushLink(l, into: &effects)
+    setLinkTimer(l, policy.timeouts.block, now: m.now)
+    flushLink(l, &m)
   }
 
   /// Why a downstream connection failed before its greeting was over, in words that name the likely cause: what
   /// it answers to a header that it does not expect, or how it waits for one that does not come.
-  func cause(_ why: Subject, _ l: Int) -> Subject {
+  func cause(_ why: Subject, _ l: LinkIndex) -> Subject {
     switch (links[l].state, why) {
     case (.greeting, .silence) where !downstream.identity.isHeader,
       (.greeting, .closed) where !downstream.identity.isHeader:
@@ -207,7 +207,7 @@ extension Engine {
       (.ehlo, .unexpectedReply), (.ehlo, .heloRefused), (.helo, .closed),
       (.helo, .unexpectedReply), (.helo, .heloRefused):
       // Once it has taken one, it is this client that it does not take.
-      downstream.identity.isHeader && (links[l].session < 0 || downstream.isUp != true)
+      downstream.identity.isHeader && (!links[l].session.exists || downstream.isUp != true)
         ? .headerNotTaken : why
     default: why
     }

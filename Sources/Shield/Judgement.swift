@@ -9,7 +9,9 @@ import Suspicion
 // Nothing else in the engine decides how long anyone waits.
 extension Engine {
   /// The tier that counts: in observe mode everybody is treated as known.
-  func effectiveTier(_ i: Int) -> Tier { policy.mode == .observe ? .known : connections[i].tier }
+  func effectiveTier(_ i: ClientIndex) -> Tier {
+    policy.mode == .observe ? .known : connections[i].tier
+  }
 
   /// Records that a peer did something, and judges it anew.
   ///
@@ -18,7 +20,7 @@ extension Engine {
   ///
   /// - Parameter words: what it said, where that is the matter.
   mutating func note(
-    _ signal: Signal, _ i: Int, said words: Span<UInt8> = Span(), now: Instant
+    _ signal: Signal, _ i: ClientIndex, said words: Span<UInt8> = Span(), now: Instant
   ) -> Bool {
     let rule = policy[signal]
     if rule.action == .ignore { return false }
@@ -40,30 +42,30 @@ extension Engine {
   }
 
   /// In observe mode: enforce would hold this client in the tarpit, unless it had refused it before.
-  mutating func wouldTarpit(_ i: Int, now: Instant) {
+  mutating func wouldTarpit(_ i: ClientIndex, now: Instant) {
     if wouldBeRefused(i) { return }
-    let s = Int(connections[i].session)
+    let s = connections[i].session
     var entry = entry(.tarpit, i, now: now)
-    entry.stage = s >= 0 ? stage(of: sessions[s].verb) : .banner
+    entry.stage = s.exists ? stage(of: sessions[s].verb) : .banner
     entry.micros = policy.delays[entry.stage].bad
     journal.append(entry)
   }
 
   /// In observe mode: whether enforce would have refused this client, or a command of it.
-  func wouldBeRefused(_ i: Int) -> Bool {
-    let s = Int(connections[i].session)
-    return wouldBeTurnedAway(i) || s >= 0 && sessions[s].ending == .wouldRefuse
+  func wouldBeRefused(_ i: ClientIndex) -> Bool {
+    let s = connections[i].session
+    return wouldBeTurnedAway(i) || s.exists && sessions[s].ending == .wouldRefuse
   }
 
   /// In observe mode: whether enforce would have refused this client when it came, so that nothing else would have
   /// been done to it. Its account of delays, whose sum stays far below, is used up for a mark.
-  func wouldBeTurnedAway(_ i: Int) -> Bool { connections[i].delayed == .max }
+  func wouldBeTurnedAway(_ i: ClientIndex) -> Bool { connections[i].delayed == .max }
 
   /// In observe mode: enforce would have refused this client when it came.
-  mutating func wouldTurnAway(_ i: Int) { connections[i].delayed = .max }
+  mutating func wouldTurnAway(_ i: ClientIndex) { connections[i].delayed = .max }
 
   /// Sets the tier from the signals seen, and remembers a proof.
-  mutating func judge(_ i: Int, now: Instant) {
+  mutating func judge(_ i: ClientIndex, now: Instant) {
     let before = connections[i].tier
     let flags = connections[i].flags
     let tier = policy.tier(
@@ -76,22 +78,22 @@ extension Engine {
   }
 
   /// A log-in succeeded. Who that is counts from here on, and no more the form of what it said before.
-  mutating func forgetForm(_ i: Int, now: Instant) {
+  mutating func forgetForm(_ i: ClientIndex, now: Instant) {
     // In observe mode alone: enforce had not let it come so far.
     if connections[i].tier == .bad { return }
     connections[i].signals.subtract(.ofForm)
-    sessions[Int(connections[i].session)].use.forgive()
+    sessions[connections[i].session].use.forgive()
     judge(i, now: now)
   }
 
   /// The network whose record a client's shares: /24 of IPv4, /64 of IPv6.
-  private func network(_ i: Int) -> Source {
+  private func network(_ i: ClientIndex) -> Source {
     let address = connections[i].address
     return Source(networkOf: address, length: address.isIPv4 ? 24 : 64)
   }
 
   /// The rule of the rate table that holds for a client.
-  func rateRule(_ i: Int) -> RateRule? {
+  func rateRule(_ i: ClientIndex) -> RateRule? {
     policy.rates.lookup(connections[i].address)
   }
 
@@ -108,7 +110,8 @@ extension Engine {
   ///     chance shortens it: leaving does not lift a limit.
   ///   - most: what the stage's own account has left, for what no rule asks for.
   mutating func delay(
-    _ stage: Stage, _ i: Int, count: Int = 1, least: Int64 = 0, most: Int64 = .max, now: Instant
+    _ stage: Stage, _ i: ClientIndex, count: Int = 1, least: Int64 = 0, most: Int64 = .max,
+    now: Instant
   ) -> Int64 {
     let connection = connections[i]
     let tier = connection.tier
@@ -158,7 +161,7 @@ extension Engine {
     return delay
   }
 
-  private func secondChance(_ stage: Stage, _ i: Int, now: Instant) -> Int64 {
+  private func secondChance(_ stage: Stage, _ i: ClientIndex, now: Instant) -> Int64 {
     var best = memory.divisor(
       network(i), stage: stage.rawValue, after: policy.secondChanceAfter, now: now)
     if let domain = heloDomain(i) {
@@ -171,10 +174,10 @@ extension Engine {
   }
 
   /// A peer that may be legitimate left while we delayed it: its next try is treated better.
-  mutating func leftWhileDelayed(_ stage: Stage, _ i: Int, now: Instant) {
+  mutating func leftWhileDelayed(_ stage: Stage, _ i: ClientIndex, now: Instant) {
     var stages = Self.bit(stage)
-    let s = Int(connections[i].session)
-    if s >= 0 {
+    let s = connections[i].session
+    if s.exists {
       // What is spent ahead of its stage is lifted with the one it is spent at.
       if sessions[s].flags.contains(.paidRecipient) { stages |= Self.bit(.recipientAccepted) }
       if sessions[s].flags.contains(.paidData) { stages |= Self.bit(.data) }
@@ -196,9 +199,9 @@ extension Engine {
   }
 
   /// The domain the client said in HELO, if it has said one.
-  private func heloDomain(_ i: Int) -> Source? {
-    let s = Int(connections[i].session)
-    guard s >= 0, sessions[s].heloCount > 0 else { return nil }
+  private func heloDomain(_ i: ClientIndex) -> Source? {
+    let s = connections[i].session
+    guard s.exists, sessions[s].heloCount > 0 else { return nil }
     let name = arena.span(heloRegion(s).prefix(Int(sessions[s].heloCount)))
     guard let domain = SMTP.heloDomain(name) else { return nil }
     return memory.source(heloDomain: name.extracting(domain))
@@ -207,7 +210,7 @@ extension Engine {
   /// Whether a client whose address is new belongs to a known pool: its network and the domain it says it
   /// is of have both delivered before. Each alone proves too little; a HELO can be copied, and a network
   /// has other hosts.
-  mutating func recognizePool(_ i: Int, now: Instant) {
+  mutating func recognizePool(_ i: ClientIndex, now: Instant) {
     guard !connections[i].flags.contains(.known), let domain = heloDomain(i),
       memory.isGood(domain, now: now), memory.isGood(network(i), now: now)
     else { return }
@@ -216,7 +219,7 @@ extension Engine {
   }
 
   /// A message was accepted downstream: its source is known good from now on.
-  mutating func earnedTrust(_ i: Int, now: Instant) {
+  mutating func earnedTrust(_ i: ClientIndex, now: Instant) {
     let host = Source(host: connections[i].address)
     memory.learn(.accepted, of: host, for: policy.goodFor, now: now)
     memory.learn(.accepted, of: network(i), for: policy.goodFor, now: now)
@@ -236,7 +239,7 @@ extension Engine {
 
   /// How long a connection has been there, in microseconds. Ticks come round after 497 days; a session
   /// does not.
-  func age(_ i: Int, now: Instant) -> Int64 {
+  func age(_ i: ClientIndex, now: Instant) -> Int64 {
     let tick = UInt32(truncatingIfNeeded: now.microseconds / 10_000)
     return Int64(tick &- connections[i].accepted) * 10_000
   }
@@ -264,11 +267,12 @@ extension Engine {
     guard isStressed || occupancy >= policy.shrinkAt else { return }
     nextRelief = now.after(microseconds: 1_000_000)
     let most = tarpitTime
-    for i in 0..<connections.capacity {
+    for n in 0..<connections.capacity {
+      let i = ClientIndex(n)
       switch connections[i].state {
-      case .pit where age(i, now: now) >= most: wheel.set(i, at: now)
+      case .pit where age(i, now: now) >= most: timers.set(i, at: now)
       case .idle where isStressed, .securing where isStressed:
-        moveDeadline(i, to: now.after(microseconds: commandTimeout(i)))
+        timers.moveUp(i, to: now.after(microseconds: commandTimeout(i)))
       case .talking where isStressed: hurry(i, now: now)
       default: break
       }
@@ -278,7 +282,7 @@ extension Engine {
   // MARK: Rates
 
   /// Under which key a client counts in the concurrency of its rule, if that has one.
-  func concurrencyKey(_ i: Int) -> UInt64? {
+  func concurrencyKey(_ i: ClientIndex) -> UInt64? {
     guard let rule = rateRule(i), rule.concurrency > 0 else { return nil }
     let key = rule.key(for: connections[i].address)
     return hash(key.tag | 1 << 32, key.high, key.low)
@@ -300,7 +304,7 @@ extension Engine {
 
   /// Takes one unit of a rule's limit.
   mutating func take(
-    _ limited: LimitKind, _ subject: Subject, _ i: Int, units: UInt64 = 1, now: Instant
+    _ limited: LimitKind, _ subject: Subject, _ i: ClientIndex, units: UInt64 = 1, now: Instant
   ) -> Excess {
     guard !connections[i].flags.contains(.trusted), let rule = rateRule(i),
       let rate = rule.rate(limited)
@@ -334,14 +338,15 @@ extension Engine {
   ///
   /// - Parameter action: what is done about it, where that is not what the rule says.
   mutating func exceeded(
-    _ subject: Subject, _ rule: RateRule, _ i: Int, wait: Int64, asking action: OverAction? = nil,
+    _ subject: Subject, _ rule: RateRule, _ i: ClientIndex, wait: Int64,
+    asking action: OverAction? = nil,
     now: Instant
   ) -> Excess {
     let action = action ?? rule.over
     let isArrival = subject == .connections || subject == .concurrency
     if policy.mode == .observe && action != .slow {
-      let s = Int(connections[i].session)
-      if isArrival { wouldTurnAway(i) } else if s >= 0 { sessions[s].ending = .wouldRefuse }
+      let s = connections[i].session
+      if isArrival { wouldTurnAway(i) } else if s.exists { sessions[s].ending = .wouldRefuse }
     }
     counters.rateLimited += 1
     note(.rateExcess, i, now: now)
@@ -371,7 +376,7 @@ extension Engine {
   // MARK: Words for the log
 
   /// An entry about a client, with what is known of it.
-  func entry(_ event: Event, _ i: Int, now: Instant) -> JournalEntry {
+  func entry(_ event: Event, _ i: ClientIndex, now: Instant) -> JournalEntry {
     let connection = connections[i]
     var entry = JournalEntry(event, at: now)
     entry.session = sessionID(i)
@@ -387,8 +392,8 @@ extension Engine {
     entry.delayed = Int64(connection.delayed) * 10_000
     entry.observed = policy.mode == .observe
     entry.text.encrypted = connection.flags.contains(.encrypted)
-    let s = Int(connection.session)
-    if s >= 0 {
+    let s = connection.session
+    if s.exists {
       let session = sessions[s]
       entry.bytesIn = session.bytesIn
       entry.bytesOut = session.bytesOut

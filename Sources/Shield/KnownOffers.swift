@@ -98,13 +98,13 @@ struct KnownOffers: Sendable {
 // What a client is offered, and what becomes of it where its own connection is offered less.
 extension Engine {
   /// What a client is told in the reply to EHLO, of what the downstream offers: what Sluice carries of it here.
-  func offered(_ i: Int, of theirs: Capabilities) -> Capabilities {
+  func offered(_ i: ClientIndex, of theirs: Capabilities) -> Capabilities {
     var own = Capabilities()
     own.keywords = .carried
     if namesTLS(i, theirs) { own.keywords.insert(.starttls) }
     // Once is all there may be (RFC 4954, 4).
-    let s = Int(connections[i].session)
-    if !offersAuth(i) || s >= 0 && sessions[s].flags.contains(.authenticated) {
+    let s = connections[i].session
+    if !offersAuth(i) || s.exists && sessions[s].flags.contains(.authenticated) {
       own.keywords.remove(.auth)
     }
     if connections[i].flags.contains(.encrypted) && downstream.tls == .verify {
@@ -118,7 +118,7 @@ extension Engine {
 
   /// What a client may use that is told nothing, after HELO or without any greeting: what it uses all the same its own
   /// connection decides.
-  func offeredUnasked(_ i: Int) -> Capabilities {
+  func offeredUnasked(_ i: ClientIndex) -> Capabilities {
     var anything = Capabilities()
     anything.keywords = .carried
     return offered(i, of: downstream.offers.all ?? anything)
@@ -132,35 +132,35 @@ extension Engine {
 
   /// EHLO is answered by what others were offered. Where nothing is known of that, by 421: a sender that is not offered
   /// what it needs would return the mail.
-  mutating func helloFromOthers(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func helloFromOthers(_ i: ClientIndex, _ m: inout Moment) {
     if let known = downstream.offers.all {
-      sayHello(i, offered(i, of: known), now: now, into: &effects)
+      sayHello(i, offered(i, of: known), &m)
     } else {
-      leave(i, .offersUnknown, now: now, into: &effects)
+      leave(i, .offersUnknown, &m)
     }
   }
 
   /// The client's own connection is ready for the client whose EHLO waits for it. It is not kept: who has said EHLO
   /// may say nothing more for minutes.
-  mutating func ehloAnswered(_ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func ehloAnswered(_ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment) {
     let reply = linkReply(l).prefix(Int(links[l].replyCount))
     let offers = Capabilities(ehloReply: arena.span(reply))
-    dropLink(of: i, now: now, into: &effects)
-    sayHello(i, offered(i, of: offers), now: now, into: &effects)
-    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    dropLink(of: i, &m)
+    sayHello(i, offered(i, of: offers), &m)
+    if connections[i].state == .talking { work(i, &m) }
   }
 
   /// The client uses what it was told and its own connection was not: it is put off, never refused.
   mutating func offeredLess(
-    _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment
   ) {
-    if downstream.offers.differs(now: now) {
-      journal.append(entry(.downstreamUnlike, i, now: now))
+    if downstream.offers.differs(now: m.now) {
+      journal.append(entry(.downstreamUnlike, i, now: m.now))
     }
     if reply.isOutage {
-      answer(i, reply, now: now, into: &effects)
+      answer(i, reply, &m)
     } else {
-      reject(i, reply, now: now, into: &effects)
+      reject(i, reply, &m)
     }
   }
 }

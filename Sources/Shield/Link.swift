@@ -53,20 +53,21 @@ extension Engine {
   ///   - failed: the connection in whose place it is made, at the next address.
   /// - Returns: its number; nil if there is no room for one.
   mutating func openLink(
-    for s: Int, inPlaceOf failed: Int? = nil, now: Instant, into effects: inout EffectQueue
-  ) -> Int? {
-    let isKnown = s >= 0 && connections[Int(sessions[s].owner)].tier == .known
+    for s: SessionIndex, inPlaceOf failed: LinkIndex? = nil, _ m: inout Moment
+  ) -> LinkIndex? {
+    let isKnown = s.exists && connections[sessions[s].owner].tier == .known
     let reserved = Int(Double(limits.downstreamConnections) * policy.reservedForKnown)
-    guard linkIndexes.free > (isKnown || s < 0 ? 0 : reserved), let l = linkIndexes.take() else {
+    guard linkIndexes.free > (isKnown || !s.exists ? 0 : reserved), let l = linkIndexes.take()
+    else {
       return nil
     }
-    if s >= 0 { sessions[s].progress = now }
+    if s.exists { sessions[s].progress = m.now }
     let generation = links[l].generation
     links[l] = Link()
     links[l].generation = generation
-    links[l].session = Int32(s)
-    links[l].isProbe = s < 0
-    if s >= 0, let holder = holder(Int(sessions[s].owner)) {
+    links[l].session = s
+    links[l].isProbe = !s.exists
+    if s.exists, let holder = holder(sessions[s].owner) {
       links[l].holder = holder
       shares.take(.links, holder)
     }
@@ -78,13 +79,13 @@ extension Engine {
       links[l].server = UInt8(downstream.servers.first)
     }
     counters.linksOpened += 1
-    setLinkTimer(l, connectTimeout(l), now: now)
-    effects.append(.connect(slot(link: l), server: Int(links[l].server)))
+    setLinkTimer(l, connectTimeout(l), now: m.now)
+    m.append(.connect(slot(link: l), server: Int(links[l].server)))
     return l
   }
 
   /// How long the address at hand may take: where others follow, a part of the time that there is for one.
-  private func connectTimeout(_ l: Int) -> Int64 {
+  private func connectTimeout(_ l: LinkIndex) -> Int64 {
     let whole = policy.timeouts.connect
     if Int(links[l].addressesTried) + 1 >= downstream.servers.count { return whole }
     return max(whole / Int64(downstream.servers.count), min(whole, 2_000_000))
@@ -94,99 +95,99 @@ extension Engine {
   ///
   /// - Returns: false if all were tried, or there is no room for another connection.
   private mutating func connectElsewhere(
-    _ l: Int, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ m: inout Moment
   ) -> Bool {
     downstream.servers.failed(Int(links[l].server))
-    let s = Int(links[l].session)
+    let s = links[l].session
     guard Int(links[l].addressesTried) + 1 < downstream.servers.count,
-      let other = openLink(for: s, inPlaceOf: l, now: now, into: &effects)
+      let other = openLink(for: s, inPlaceOf: l, &m)
     else { return false }
-    noteFailure(l, .connect, now: now)
-    if s >= 0 { sessions[s].link = Int32(other) }
+    noteFailure(l, .connect, now: m.now)
+    if s.exists { sessions[s].link = other }
     links[l].isProbe = false
-    abandonLink(l, into: &effects)
+    abandonLink(l, &m)
     return true
   }
 
-  private mutating func noteFailure(_ l: Int, _ why: Subject, now: Instant) {
-    let s = Int(links[l].session)
+  private mutating func noteFailure(_ l: LinkIndex, _ why: Subject, now: Instant) {
+    let s = links[l].session
     var failure =
-      s >= 0
-      ? entry(.downstreamFailed, Int(sessions[s].owner), now: now)
+      s.exists
+      ? entry(.downstreamFailed, sessions[s].owner, now: now)
       : JournalEntry(.downstreamFailed, at: now)
     failure.subject = why
     failure.server = links[l].server
     journal.append(failure)
   }
 
-  mutating func setLinkTimer(_ l: Int, _ timeout: Int64, now: Instant) {
-    wheel.set(limits.connections + l, at: now.after(microseconds: timeout))
+  mutating func setLinkTimer(_ l: LinkIndex, _ timeout: Int64, now: Instant) {
+    timers.set(l, at: now.after(microseconds: timeout))
   }
 
   /// Asks the downstream what it offers, when it is time.
-  mutating func keepProbing(now: Instant, into effects: inout EffectQueue) {
-    guard now >= downstream.nextProbe else { return }
-    downstream.nextProbe = now.after(microseconds: downstream.probeEvery)
+  mutating func keepProbing(_ m: inout Moment) {
+    guard m.now >= downstream.nextProbe else { return }
+    downstream.nextProbe = m.now.after(microseconds: downstream.probeEvery)
     if isDraining || downstream.isProbing { return }
-    downstream.isProbing = openLink(for: -1, now: now, into: &effects) != nil
+    downstream.isProbing = openLink(for: .none, &m) != nil
   }
 
-  mutating func linkConnected(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func linkConnected(_ l: LinkIndex, _ m: inout Moment) {
     guard links[l].state == .connecting else { return }
     writeProxyHeader(l)
-    flushLink(l, into: &effects)
+    flushLink(l, &m)
     if downstream.isImplicitTLS {
       // The header goes in clear before the handshake, as with HAProxy.
       if links[l].outEnd == 0 {
-        secureLink(l, now: now, into: &effects)
+        secureLink(l, &m)
       } else {
         links[l].state = .securing
-        setLinkTimer(l, policy.timeouts.connect, now: now)
+        setLinkTimer(l, policy.timeouts.connect, now: m.now)
       }
     } else {
-      awaitGreeting(l, now: now, into: &effects)
+      awaitGreeting(l, &m)
     }
   }
 
-  mutating func awaitGreeting(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func awaitGreeting(_ l: LinkIndex, _ m: inout Moment) {
     links[l].state = .greeting
-    setLinkTimer(l, policy.timeouts.greeting, now: now)
-    effects.append(.fill(slot(link: l), linkIn(l)))
+    setLinkTimer(l, policy.timeouts.greeting, now: m.now)
+    m.append(.fill(slot(link: l), linkIn(l)))
   }
 
   /// Says a command of ours to the downstream, whose state says what the reply is to.
   mutating func sayOnLink(
-    _ l: Int, _ command: StaticString, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ command: StaticString, _ m: inout Moment
   ) {
     links[l].reader.reset()
-    setLinkTimer(l, policy.timeouts.reply, now: now)
-    write(l, into: &effects) { out in _ = writeCommand(command, Span(), into: &out) }
+    setLinkTimer(l, policy.timeouts.reply, now: m.now)
+    write(l, &m) { out in _ = writeCommand(command, Span(), into: &out) }
   }
 
   // MARK: Greeting
 
   mutating func greetDownstream(
-    _ l: Int, extended: Bool, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, extended: Bool, _ m: inout Moment
   ) {
     links[l].state = extended ? .ehlo : .helo
     links[l].isExtended = extended
     links[l].reader.reset()
-    setLinkTimer(l, policy.timeouts.reply, now: now)
-    let s = Int(links[l].session)
-    if s >= 0 && !isUnintroduced(l) {
+    setLinkTimer(l, policy.timeouts.reply, now: m.now)
+    let s = links[l].session
+    if s.exists && !isUnintroduced(l) {
       // The client's own name, checked to be one: the downstream's trace shows it. Of a client that gave none, or
       // something that is none, its address is true (RFC 5321, 4.1.4), and ours would be a lie.
       let name = heloName(s)
-      let address = connections[Int(sessions[s].owner)].address
+      let address = connections[sessions[s].owner].address
       let room = linkOut(l).from(Int(links[l].outEnd))
       let written = arena.transform(from: name, into: room) { bytes, out in
         _ = writeHello(extended ? "EHLO" : "HELO", bytes, from: address, into: &out)
       }
       links[l].outEnd += Int32(written)
-      flushLink(l, into: &effects)
+      flushLink(l, &m)
     } else {
       let host = policy.hostnameBytes
-      write(l, into: &effects) { out in
+      write(l, &m) { out in
         _ = writeCommand(extended ? "EHLO" : "HELO", host.span, into: &out)
       }
     }
@@ -196,7 +197,7 @@ extension Engine {
   ///
   /// All clients are offered what probes are, so it is not for anybody to say in clear who is on the way to a
   /// downstream that must be spoken to under TLS, and what is offered to Sluice itself (before XCLIENT) is not theirs.
-  mutating func learn(_ l: Int, _ offers: Capabilities) {
+  mutating func learn(_ l: LinkIndex, _ offers: Capabilities) {
     links[l].offer = LinkOffer(offers)
     let mayBeTold =
       links[l].isSecured || downstream.tls == .off || downstream.tls == .opportunistic
@@ -217,45 +218,45 @@ extension Engine {
     if let word { links[l].listed = ClientAttributes(word, inEHLO: arena.span(text)) ?? [] }
   }
 
-  mutating func linkReady(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func linkReady(_ l: LinkIndex, _ m: inout Moment) {
     // Every way here leads past `introduce`: mail in our own name would be an open relay.
     invariant(!isUnintroduced(l), "a downstream connection is ready that does not know its client")
-    noteDownstream(up: true, now: now)
+    noteDownstream(up: true, now: m.now)
     links[l].state = .ready
-    let s = Int(links[l].session)
-    guard s >= 0 else {
+    let s = links[l].session
+    guard s.exists else {
       if downstream.identity == .xforward && links[l].listed.isEmpty {
-        var entry = JournalEntry(.downstreamFailed, at: now)
+        var entry = JournalEntry(.downstreamFailed, at: m.now)
         entry.subject = .identityNotOffered
         journal.append(entry)
       }
       if downstream.offers.all?.mechanisms.isCut == true {
-        var entry = JournalEntry(.downstreamFailed, at: now)
+        var entry = JournalEntry(.downstreamFailed, at: m.now)
         entry.subject = .mechanismsCut
         journal.append(entry)
       }
-      quitLink(l, now: now, into: &effects)
+      quitLink(l, &m)
       return
     }
-    let i = Int(sessions[s].owner)
+    let i = sessions[s].owner
     guard sessions[s].phase == .opening else { return }
     if sessions[s].verb == .ehlo {
-      ehloAnswered(i, l, now: now, into: &effects)
+      ehloAnswered(i, l, &m)
       return
     }
     if !connections[i].flags.contains(.passed) {
       connections[i].flags.insert(.passed)
       counters.passed += 1
       let isNew = connections[i].flags.isDisjoint(with: .vouched)
-      journal.append(entry(isNew ? .passNew : .passOld, i, now: now))
+      journal.append(entry(isNew ? .passNew : .passOld, i, now: m.now))
     }
     if sessions[s].flags.contains(.parked) {
-      if forwardDetails(l, now: now, into: &effects) { return }
-      repeatMail(i, l, now: now, into: &effects)
+      if forwardDetails(l, &m) { return }
+      repeatMail(i, l, &m)
       return
     }
-    sendCommand(i, l, now: now, into: &effects)
-    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    sendCommand(i, l, &m)
+    if connections[i].state == .talking { work(i, &m) }
   }
 
   mutating func noteDownstream(up: Bool, now: Instant) {
@@ -279,27 +280,27 @@ extension Engine {
   ///
   /// If it takes probes and knows who the client is, it is this client that it refuses, and its words go on.
   mutating func linkRefused(
-    _ l: Int, _ why: Subject, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ why: Subject, _ code: UInt16, _ m: inout Moment
   ) {
-    let s = Int(links[l].session)
-    guard s >= 0, sessions[s].phase == .opening, code >= 400, knowsClient(l),
+    let s = links[l].session
+    guard s.exists, sessions[s].phase == .opening, code >= 400, knowsClient(l),
       downstream.offers.probe == .passed
     else {
-      linkFailed(l, why, now: now, into: &effects)
+      linkFailed(l, why, &m)
       return
     }
-    probeSoon(now: now)
-    let i = Int(sessions[s].owner)
+    probeSoon(now: m.now)
+    let i = sessions[s].owner
     links[l].repliedVerb = nil
-    passReply(i, l, now: now)
+    passReply(i, l, now: m.now)
     loseTransaction(s)
-    dropLink(of: i, now: now, into: &effects)
+    dropLink(of: i, &m)
     finish(i)
-    goOn(i, after: code, now: now, into: &effects)
+    goOn(i, after: code, &m)
   }
 
   /// Whether what is answered on a link that is not ready yet may be about its client.
-  private func knowsClient(_ l: Int) -> Bool {
+  private func knowsClient(_ l: LinkIndex) -> Bool {
     switch links[l].state {
     case .greeting: downstream.identity.isHeader
     case .ehlo, .helo: !isUnintroduced(l)
@@ -321,105 +322,105 @@ extension Engine {
 
   // MARK: Failure
 
-  mutating func linkTimer(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func linkTimer(_ l: LinkIndex, _ m: inout Moment) {
     switch links[l].state {
     case .free, .closing: break
-    case .quitting, .ready: closeLink(l, into: &effects)
+    case .quitting, .ready: closeLink(l, &m)
     case .connecting, .greeting, .ehlo, .helo, .introducing, .starttls, .securing, .busy, .body,
       .final, .spliced:
       linkFailed(
-        l, links[l].state == .connecting ? .connect : .silence, now: now, into: &effects)
+        l, links[l].state == .connecting ? .connect : .silence, &m)
     }
   }
 
   /// A downstream connection is of no use any more: the client at it gets an honest answer.
   mutating func linkFailed(
-    _ l: Int, _ why: Subject, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ why: Subject, _ m: inout Moment
   ) {
     let state = links[l].state
     if state == .closing || state == .free { return }
-    let s = Int(links[l].session)
+    let s = links[l].session
     if state == .quitting {
-      closeLink(l, into: &effects)
+      closeLink(l, &m)
       return
     }
     // Whichever way a handshake ends that need not have been.
     if state == .securing && mayStayClear {
-      linkNotSecured(l, why, now: now, into: &effects)
+      linkNotSecured(l, why, &m)
       return
     }
-    if state == .connecting && connectElsewhere(l, now: now, into: &effects) { return }
+    if state == .connecting && connectElsewhere(l, &m) { return }
     // What passes unread may end when it likes.
     let isOrderly = state == .spliced && why == .closed
     if !isOrderly { counters.linkFailures += 1 }
-    let isAboutClient = s >= 0 && isRefusalOfClient(why, state)
+    let isAboutClient = s.exists && isRefusalOfClient(why, state)
     let why = cause(why, l)
     switch state {
     case .connecting, .greeting, .ehlo, .helo, .introducing, .starttls, .securing:
       if links[l].isProbe { downstream.offers.probeFailed(isRefusal: state != .connecting) }
-      if isAboutClient { probeSoon(now: now) } else { noteDownstream(up: false, now: now) }
+      if isAboutClient { probeSoon(now: m.now) } else { noteDownstream(up: false, now: m.now) }
     default: break
     }
-    if !isOrderly && (state != .ready || s >= 0 && sessions[s].flags.contains(.mail)) {
-      noteFailure(l, why, now: now)
+    if !isOrderly && (state != .ready || s.exists && sessions[s].flags.contains(.mail)) {
+      noteFailure(l, why, now: m.now)
     }
-    closeLink(l, into: &effects)
-    guard s >= 0 else { return }
-    let i = Int(sessions[s].owner)
-    links[l].session = -1
-    sessions[s].link = -1
+    closeLink(l, &m)
+    guard s.exists else { return }
+    let i = sessions[s].owner
+    links[l].session = .none
+    sessions[s].link = .none
     sessions[s].flags.remove(.exchange)
     switch sessions[s].phase {
-    case .opening where sessions[s].verb == .ehlo: helloFromOthers(i, now: now, into: &effects)
-    case .opening: answer(i, .downstreamUnavailable, now: now, into: &effects)
+    case .opening where sessions[s].verb == .ehlo: helloFromOthers(i, &m)
+    case .opening: answer(i, .downstreamUnavailable, &m)
     case .forwarded:
       // A reply that has begun is not followed by another one.
-      guard !links[l].hasPassedPiece, answerOutstanding(i, l, now: now) else {
-        close(i, now: now, into: &effects)
+      guard !links[l].hasPassedPiece, answerOutstanding(i, l, now: m.now) else {
+        close(i, &m)
         return
       }
-      transactionLost(i, now: now, into: &effects)
+      transactionLost(i, &m)
     case .holding:
       // The reply was there before the downstream went: the client is owed that one.
-      wheel.cancel(i)
-      passReply(i, l, now: now)
+      timers.cancel(i)
+      passReply(i, l, now: m.now)
       if links[l].outstanding.isEmpty {
         finish(i)
         loseTransaction(s)
-      } else if answerOutstanding(i, l, now: now) {
-        transactionLost(i, now: now, into: &effects)
+      } else if answerOutstanding(i, l, now: m.now) {
+        transactionLost(i, &m)
       } else {
-        close(i, now: now, into: &effects)
+        close(i, &m)
         return
       }
     case .challenge:
-      // It owes us an answer that nobody will read: nothing said now could pair with it.
-      leave(i, .authenticationLost, now: now, into: &effects)
+      // It owes us an answer that nobody will read: nothing said m.now could pair with it.
+      leave(i, .authenticationLost, &m)
     case .body:
-      swallow(i, .downstreamLost, now: now, into: &effects)
-      goOnSwallowing(i, now: now, into: &effects)
+      swallow(i, .downstreamLost, &m)
+      goOnSwallowing(i, &m)
     case .final:
       // It may have taken the message: 451 can make a duplicate, never a loss.
-      say(i, .downstreamLost, now: now)
+      say(i, .downstreamLost, now: m.now)
       tally(s, .data, good: false)
       resetTransaction(i)
       sessions[s].phase = .command
     case .command, .delaying:
       loseTransaction(s)
-      loginLost(i, now: now, into: &effects)
+      loginLost(i, &m)
       return
-    case .spliced: spliceLost(i, now: now, into: &effects)
+    case .spliced: spliceLost(i, &m)
     case .swallow, .leaving, .securing: break
     }
-    loginLost(i, now: now, into: &effects)
-    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    loginLost(i, &m)
+    if connections[i].state == .talking { work(i, &m) }
   }
 
   /// All commands that were with a downstream when it went, but the last, hear so. It is no error of theirs.
   ///
   /// - Returns: false if the client has taken so little that there is no room to tell it.
-  mutating func answerOutstanding(_ i: Int, _ l: Int, now: Instant) -> Bool {
-    let s = Int(connections[i].session)
+  mutating func answerOutstanding(_ i: ClientIndex, _ l: LinkIndex, now: Instant) -> Bool {
+    let s = connections[i].session
     let room = Layout.outboxBytes - Int(sessions[s].outEnd)
     if room < 128 * Int(links[l].outstanding.count + 1) { return false }
     while links[l].outstanding.count > 1 {
@@ -435,7 +436,7 @@ extension Engine {
   }
 
   /// The transaction's downstream is gone: what still belongs to it gets 451.
-  mutating func loseTransaction(_ s: Int) {
+  mutating func loseTransaction(_ s: SessionIndex) {
     if sessions[s].flags.contains(.mail) {
       sessions[s].flags.remove(.mail)
       sessions[s].flags.remove(.parked)
@@ -445,12 +446,12 @@ extension Engine {
 
   /// A log-in was with the downstream connection that is gone. On a new one its mail would be a stranger's
   /// and be refused for good: the client is told to come again and log in.
-  mutating func loginLost(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func loginLost(_ i: ClientIndex, _ m: inout Moment) {
     guard connections[i].state == .talking else { return }
-    let s = Int(connections[i].session)
-    guard sessions[s].flags.contains(.authenticated), sessions[s].link < 0 else { return }
+    let s = connections[i].session
+    guard sessions[s].flags.contains(.authenticated), !sessions[s].link.exists else { return }
     switch sessions[s].phase {
-    case .command, .delaying: leave(i, .authenticationLost, now: now, into: &effects)
+    case .command, .delaying: leave(i, .authenticationLost, &m)
     case .opening, .forwarded, .holding, .challenge, .body, .swallow, .final, .leaving, .securing,
       .spliced:
       break
@@ -459,61 +460,61 @@ extension Engine {
 
   /// The command at hand cannot be carried out because its transaction's downstream is gone.
   mutating func transactionLost(
-    _ i: Int, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ m: inout Moment
   ) {
-    let s = Int(connections[i].session)
+    let s = connections[i].session
     switch sessions[s].verb {
     case .rset:
       resetTransaction(i)
-      answer(i, .ok, now: now, into: &effects)
-    case .ehlo, .helo: greet(i, now: now, into: &effects)
+      answer(i, .ok, &m)
+    case .ehlo, .helo: greet(i, &m)
     default:
       loseTransaction(s)
-      answer(i, .downstreamLost, now: now, into: &effects)
+      answer(i, .downstreamLost, &m)
     }
   }
 
   /// Ends a link at once.
-  mutating func closeLink(_ l: Int, into effects: inout EffectQueue) {
+  mutating func closeLink(_ l: LinkIndex, _ m: inout Moment) {
     if links[l].state == .closing || links[l].state == .free { return }
-    let s = Int(links[l].session)
-    if s >= 0 && sessions[s].flags.contains(.relaying) { links[l].pinned = Int32(s) }
+    let s = links[l].session
+    if s.exists && sessions[s].flags.contains(.relaying) { links[l].pinned = s }
     links[l].state = .closing
-    wheel.cancel(limits.connections + l)
-    effects.append(.close(slot(link: l)))
+    timers.cancel(l)
+    m.append(.close(slot(link: l)))
   }
 
   /// Ends a link that its session goes on without.
-  mutating func abandonLink(_ l: Int, into effects: inout EffectQueue) {
-    closeLink(l, into: &effects)
-    links[l].session = -1
+  mutating func abandonLink(_ l: LinkIndex, _ m: inout Moment) {
+    closeLink(l, &m)
+    links[l].session = .none
   }
 
   /// Ends a link politely.
-  mutating func quitLink(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func quitLink(_ l: LinkIndex, _ m: inout Moment) {
     links[l].state = .quitting
-    setLinkTimer(l, 5_000_000, now: now)
-    write(l, into: &effects) { out in _ = writeCommand("QUIT", Span(), into: &out) }
+    setLinkTimer(l, 5_000_000, now: m.now)
+    write(l, &m) { out in _ = writeCommand("QUIT", Span(), into: &out) }
   }
 
   /// Lets go of a client's downstream connection: politely between commands, without a final dot in a
   /// message, and not at all while the outcome of a whole message is still open.
-  mutating func dropLink(of i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
-    guard s >= 0, sessions[s].link >= 0 else { return }
-    let l = Int(sessions[s].link)
-    sessions[s].link = -1
+  mutating func dropLink(of i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
+    guard s.exists, sessions[s].link.exists else { return }
+    let l = sessions[s].link
+    sessions[s].link = .none
     let isInChallenge = sessions[s].flags.contains(.authenticating)
     sessions[s].flags.remove(.exchange)
     switch links[l].state {
-    case .ready where isInChallenge: closeLink(l, into: &effects)  // QUIT would be its answer
+    case .ready where isInChallenge: closeLink(l, &m)  // QUIT would be its answer
     case .final: links[l].orphanOf = sessionID(i)
-    case .ready: quitLink(l, now: now, into: &effects)
+    case .ready: quitLink(l, &m)
     case .free, .closing, .quitting: break
     case .connecting, .greeting, .ehlo, .helo, .introducing, .starttls, .securing, .busy, .body,
       .spliced:
-      closeLink(l, into: &effects)
+      closeLink(l, &m)
     }
-    links[l].session = -1
+    links[l].session = .none
   }
 }

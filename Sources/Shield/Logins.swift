@@ -15,22 +15,22 @@ import Suspicion
 // An address that has used up its failures is put off without asking. A network is only slowed, it has other
 // members, and so is a user: whoever could lock a name out would.
 extension Engine {
-  mutating func authenticate(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func authenticate(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     if !sessions[s].flags.contains(.extended) {
-      answer(i, .heloFirst, now: now, into: &effects)
+      answer(i, .heloFirst, &m)
     } else if sessions[s].flags.contains(.authenticated) || sessions[s].flags.contains(.mail) {
-      answer(i, .badSequence, now: now, into: &effects)
+      answer(i, .badSequence, &m)
     } else if !offersAuth(i) && offersTLS(i) {
-      reject(i, .encryptionNeeded, now: now, into: &effects)
+      reject(i, .encryptionNeeded, &m)
     } else if !offersAuth(i) || !sessions[s].offered.contains(.auth) {
-      answer(i, .notImplemented, now: now, into: &effects)
-    } else if mayNotTry(i, now: now) {
-      answer(i, .tooManyLogins, now: now, into: &effects)
+      answer(i, .notImplemented, &m)
+    } else if mayNotTry(i, now: m.now) {
+      answer(i, .tooManyLogins, &m)
     } else if !readMechanism(i) {
-      answer(i, .loginSyntax, now: now, into: &effects)
+      answer(i, .loginSyntax, &m)
     } else {
-      forward(i, now: now, into: &effects)
+      forward(i, &m)
     }
   }
 
@@ -38,27 +38,27 @@ extension Engine {
   ///
   /// What cannot be an answer, a command perhaps, does not go there: a downstream that reads it otherwise than we
   /// would judge a name that we have not seen.
-  mutating func answerChallenge(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func answerChallenge(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     sessions[s].argumentStart = 0
     if isLoginAnswer(arena.span(line(s))) {
       readName(s, line(s))
-      forward(i, now: now, into: &effects)
+      forward(i, &m)
     } else {
-      endChallenge(i, .loginSyntax, now: now, into: &effects)
+      endChallenge(i, .loginSyntax, &m)
     }
   }
 
   /// Ends the exchange with the downstream (RFC 4954, 4: `*`), whose reply to that gives way to our own.
   mutating func endChallenge(
-    _ i: Int, _ reply: OwnReply, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment
   ) {
-    let s = Int(connections[i].session)
+    let s = connections[i].session
     sessions[s].argumentStart = 0
     sessions[s].verdict = reply
     sessions[s].flags.insert(.cancelling)
     sessions[s].mechanism = .other
-    forward(i, now: now, into: &effects)
+    forward(i, &m)
   }
 
   // MARK: Saying it
@@ -67,8 +67,8 @@ extension Engine {
   ///
   /// The line may be longer than a link's buffer: what has no room waits in the client's input, where the line stays
   /// until its reply has come, and follows when the rest is out (`sayMore`).
-  mutating func sayLogin(_ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func sayLogin(_ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment) {
+    let s = connections[i].session
     let flags = sessions[s].flags
     let room = linkOut(l).from(Int(links[l].outEnd))
     let written = arena.append(into: room) { out in
@@ -81,12 +81,12 @@ extension Engine {
     links[l].outstanding.append(.auth)
     guard written > 0 || flags.contains(.authenticating) && !flags.contains(.cancelling) else {
       // It answered what it has not been sent: there is no room even for a word.
-      linkFailed(l, .unexpectedReply, now: now, into: &effects)
+      linkFailed(l, .unexpectedReply, &m)
       return
     }
     links[l].outEnd += Int32(written)
-    setLinkTimer(l, policy.timeouts.reply, now: now)
-    effects.append(.watch(slot(client: i)))
+    setLinkTimer(l, policy.timeouts.reply, now: m.now)
+    m.append(.watch(slot(client: i)))
     if flags.contains(.cancelling) { return }
     links[l].unsaid = Int32(argument(s).count + 2)
     takeMore(l, s)
@@ -94,30 +94,30 @@ extension Engine {
   }
 
   /// The downstream has taken all that was said of a line: there is room for more of it.
-  mutating func sayMore(_ l: Int, into effects: inout EffectQueue) {
-    let s = Int(links[l].session)
-    guard s >= 0, links[l].state == .busy else { return }
+  mutating func sayMore(_ l: LinkIndex, _ m: inout Moment) {
+    let s = links[l].session
+    guard s.exists, links[l].state == .busy else { return }
     takeMore(l, s)
-    flushLink(l, into: &effects)
+    flushLink(l, &m)
   }
 
   /// The downstream refuses a line before its end, as too long perhaps. The client hears so; that connection is of no
   /// more use, for the rest of the line could be a command there.
   mutating func refusedEarly(
-    _ i: Int, _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ l: LinkIndex, _ code: UInt16, _ m: inout Moment
   ) {
     guard code >= 400 else {
-      linkFailed(l, .unexpectedReply, now: now, into: &effects)
+      linkFailed(l, .unexpectedReply, &m)
       return
     }
     links[l].repliedVerb = nil
-    passReply(i, l, now: now)
-    dropLink(of: i, now: now, into: &effects)
+    passReply(i, l, now: m.now)
+    dropLink(of: i, &m)
     finish(i)
-    goOn(i, after: code, now: now, into: &effects)
+    goOn(i, after: code, &m)
   }
 
-  private mutating func takeMore(_ l: Int, _ s: Int) {
+  private mutating func takeMore(_ l: LinkIndex, _ s: SessionIndex) {
     let line = argument(s)
     let room = linkOut(l).from(Int(links[l].outEnd))
     let rest = line.from(line.count + 2 - max(Int(links[l].unsaid), 2))
@@ -138,8 +138,8 @@ extension Engine {
   // MARK: The name
 
   /// - Returns: whether it is one at all.
-  private mutating func readMechanism(_ i: Int) -> Bool {
-    let s = Int(connections[i].session)
+  private mutating func readMechanism(_ i: ClientIndex) -> Bool {
+    let s = connections[i].session
     let argument = argument(s)
     guard let login = LoginArgument(arena.span(argument)) else { return false }
     sessions[s].mechanism = LoginMechanism(arena.span(argument.prefix(login.mechanism.upperBound)))
@@ -155,7 +155,7 @@ extension Engine {
   }
 
   /// The first answer that holds a name is the one that counts: of LOGIN the second is the password.
-  private mutating func readName(_ s: Int, _ answer: Region) {
+  private mutating func readName(_ s: SessionIndex, _ answer: Region) {
     guard sessions[s].user == 0 else { return }
     sessions[s].user = user(sessions[s].mechanism, answer)
     // Whatever comes now is no name.
@@ -173,7 +173,7 @@ extension Engine {
     BucketKey(source.address, length: Int(source.length), limit: 32 + source.kind.rawValue)
   }
 
-  private func mayNotTry(_ i: Int, now: Instant) -> Bool {
+  private func mayNotTry(_ i: ClientIndex, now: Instant) -> Bool {
     guard policy.mode == .enforce, !connections[i].flags.contains(.trusted) else { return false }
     return buckets.peek(
       loginKey(Source(host: connections[i].address)), policy.logins.address, now: now) == 0
@@ -183,8 +183,8 @@ extension Engine {
   ///
   /// - Returns: which failure this is, 1 and more: the highest of what the session, the address, the network and the
   ///   user name say.
-  mutating func loginFailed(_ i: Int, now: Instant) -> Int {
-    let s = Int(connections[i].session)
+  mutating func loginFailed(_ i: ClientIndex, now: Instant) -> Int {
+    let s = connections[i].session
     counters.loginsFailed += 1
     sessions[s].authFailures += 1
     note(.authFailure, i, now: now)

@@ -107,12 +107,12 @@ package struct Connection: BitwiseCopyable, Sendable {
     }
   }
 
-  /// Its session, or -1.
-  package var session: Int32 {
-    get { flags.contains(.leased) ? Int32(truncatingIfNeeded: lease) : -1 }
+  /// Its session, or none.
+  var session: SessionIndex {
+    get { flags.contains(.leased) ? SessionIndex(Int(lease)) : .none }
     set {
-      if newValue < 0 { flags.remove(.leased) } else { flags.insert(.leased) }
-      lease = UInt32(max(newValue, 0))
+      if newValue.exists { flags.insert(.leased) } else { flags.remove(.leased) }
+      lease = UInt32(max(newValue.number, 0))
     }
   }
 
@@ -366,11 +366,11 @@ struct SessionFlags: OptionSet, BitwiseCopyable, Sendable {
 /// A talking client: what is leased from its first command on.
 struct Session: BitwiseCopyable, Sendable {
   /// The connection that owns it, or -1.
-  var owner: Int32 = -1
+  var owner = ClientIndex.none
   /// How many closing slots may still have an operation in flight on its memory.
   var pins: Int8 = 0
   /// Its downstream connection, or -1.
-  var link: Int32 = -1
+  var link = LinkIndex.none
   var phase = Phase.command
   var flags = SessionFlags()
   /// What it was told in the reply to EHLO. After HELO, which tells nothing, what it would have been.
@@ -526,9 +526,9 @@ struct Link: BitwiseCopyable, Sendable {
   var generation: UInt32 = 0
   var state = LinkState.free
   /// The session it serves, or -1: a probe, or an orphan that waits for its last reply.
-  var session: Int32 = -1
+  var session = SessionIndex.none
   /// The session from whose memory it is still sending while it closes, or -1.
-  var pinned: Int32 = -1
+  var pinned = SessionIndex.none
   /// The source for which it counts, until it is closed.
   var holder: Address?
   /// Made to ask what the downstream offers; it serves no session.

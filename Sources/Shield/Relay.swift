@@ -11,100 +11,100 @@ extension Engine {
   // MARK: Forwarding
 
   /// Sends the command at hand to the downstream, which is opened if need be.
-  mutating func forward(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
-    let l = Int(sessions[s].link)
-    if l >= 0 && (links[l].state == .ready || links[l].state == .busy) {
-      sendCommand(i, l, now: now, into: &effects)
+  mutating func forward(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
+    let l = sessions[s].link
+    if l.exists && (links[l].state == .ready || links[l].state == .busy) {
+      sendCommand(i, l, &m)
       return
     }
-    if l < 0 && sessions[s].flags.contains(.authenticated) {
+    if !l.exists && sessions[s].flags.contains(.authenticated) {
       // On another connection it would be a stranger.
-      leave(i, .authenticationLost, now: now, into: &effects)
+      leave(i, .authenticationLost, &m)
       return
     }
-    if l < 0 && connections[i].isNobody {
+    if !l.exists && connections[i].isNobody {
       // The downstream would take it for the balancer, whom it may trust.
       if sessions[s].verb == .ehlo {
         // A health check, as a rule: no mail is refused yet.
-        helloFromOthers(i, now: now, into: &effects)
+        helloFromOthers(i, &m)
         return
       }
-      refuseHeader(.clientUnnamed, peer(i), now: now)
-      answer(i, .clientUnnamed, now: now, into: &effects)
+      refuseHeader(.clientUnnamed, peer(i), now: m.now)
+      answer(i, .clientUnnamed, &m)
       return
     }
     let verb = sessions[s].verb
     let mayOpen =
-      l < 0
+      !l.exists
       && (verb == .mail || verb == .auth || verb == .starttls || verb == .ehlo
         || sessions[s].flags.contains(.parked))
-    if mayOpen && !mayTake(.links, i, now: now) {
-      answer(i, .tooManyLinks, now: now, into: &effects)
+    if mayOpen && !mayTake(.links, i, now: m.now) {
+      answer(i, .tooManyLinks, &m)
       return
     }
-    guard mayOpen, let opened = openLink(for: s, now: now, into: &effects) else {
-      if mayOpen { limitReached(i, .links, now: now) }
+    guard mayOpen, let opened = openLink(for: s, &m) else {
+      if mayOpen { limitReached(i, .links, now: m.now) }
       if verb == .ehlo {
-        helloFromOthers(i, now: now, into: &effects)
+        helloFromOthers(i, &m)
       } else if mayOpen {
-        answer(i, .noDownstreamRoom, now: now, into: &effects)
+        answer(i, .noDownstreamRoom, &m)
       } else {
-        transactionLost(i, now: now, into: &effects)
+        transactionLost(i, &m)
       }
       return
     }
-    sessions[s].link = Int32(opened)
+    sessions[s].link = opened
     sessions[s].phase = .opening
-    flush(i, now: now, into: &effects)
-    effects.append(.watch(slot(client: i)))
+    flush(i, &m)
+    m.append(.watch(slot(client: i)))
   }
 
   // MARK: Sending
 
-  mutating func flushLink(_ l: Int, into effects: inout EffectQueue) {
+  mutating func flushLink(_ l: LinkIndex, _ m: inout Moment) {
     guard !links[l].sending, links[l].outStart < links[l].outEnd else { return }
     links[l].sending = true
     let region = Region(
       offset: linkOut(l).offset + Int(links[l].outStart),
       count: Int(links[l].outEnd - links[l].outStart))
-    effects.append(.send(slot(link: l), region))
+    m.append(.send(slot(link: l), region))
   }
 
   /// Puts octets into a link's own buffer. All callers write what they have checked.
   mutating func write(
-    _ l: Int, into effects: inout EffectQueue, _ body: (inout OutputSpan<UInt8>) -> Void
+    _ l: LinkIndex, _ m: inout Moment, _ body: (inout OutputSpan<UInt8>) -> Void
   ) {
     let room = linkOut(l).from(Int(links[l].outEnd))
     links[l].outEnd += Int32(arena.append(into: room, body))
-    flushLink(l, into: &effects)
+    flushLink(l, &m)
   }
 
   /// Re-makes the command at hand from its checked parts and sends it.
   mutating func sendCommand(
-    _ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment
   ) {
-    let s = Int(connections[i].session)
-    if sessions[s].verb == .mail && forwardDetails(l, now: now, into: &effects) {
+    let s = connections[i].session
+    if sessions[s].verb == .mail && forwardDetails(l, &m) {
       sessions[s].phase = .opening
-      effects.append(.watch(slot(client: i)))
+      m.append(.watch(slot(client: i)))
       return
     }
     let verb = sessions[s].verb
     if verb == .auth && sessions[s].flags.isDisjoint(with: .exchange)
       && !links[l].offer.keywords.contains(.auth)
     {
-      offeredLess(i, .loginNotNow, now: now, into: &effects)
+      offeredLess(i, .loginNotNow, &m)
       return
     }
     if verb == .starttls && !links[l].offer.keywords.contains(.starttls) {
-      offeredLess(i, .tlsUnavailable, now: now, into: &effects)
+      offeredLess(i, .tlsUnavailable, &m)
       return
     }
     links[l].state = .busy
     sessions[s].phase = .forwarded
     if verb == .auth {
-      sayLogin(i, l, now: now, into: &effects)
+      sayLogin(i, l, &m)
       return
     }
     let utf8 = sessions[s].flags.contains(.utf8)
@@ -148,14 +148,14 @@ extension Engine {
     if written == 0 {
       // It passed every check and yet cannot be said: too long for the downstream.
       guard links[l].outstanding.isEmpty else {
-        linkFailed(l, .closed, now: now, into: &effects)
+        linkFailed(l, .closed, &m)
         return
       }
       links[l].state = .ready
       if isUnsupported {
-        offeredLess(i, .parameterNotNow, now: now, into: &effects)
+        offeredLess(i, .parameterNotNow, &m)
       } else {
-        answer(i, .commandTooLong, now: now, into: &effects)
+        answer(i, .commandTooLong, &m)
       }
       return
     }
@@ -163,11 +163,11 @@ extension Engine {
     links[l].outEnd += Int32(written)
     links[l].outstanding.append(verb)
     if verb == .rcpt { keepRecipient(l, s) }
-    setLinkTimer(l, verb == .data ? policy.timeouts.data : policy.timeouts.reply, now: now)
+    setLinkTimer(l, verb == .data ? policy.timeouts.data : policy.timeouts.reply, now: m.now)
     if verb == .data {
-      listenForBody(i, now: now, into: &effects)
+      listenForBody(i, &m)
     } else if links[l].outstanding.count == 1 {
-      effects.append(.watch(slot(client: i)))
+      m.append(.watch(slot(client: i)))
     }
     // It goes out with `flush`, together with the commands that join it.
   }
@@ -175,7 +175,7 @@ extension Engine {
   // MARK: Letting go
 
   /// Keeps MAIL as the downstream hears it, so that it can be said again on another connection.
-  private mutating func keepMail(_ s: Int, _ line: Region) {
+  private mutating func keepMail(_ s: SessionIndex, _ line: Region) {
     sessions[s].mailCount = 0
     if line.count > Layout.mailBytes { return }
     arena.move(line, to: mailRegion(s).offset)
@@ -184,57 +184,57 @@ extension Engine {
 
   /// Lets the downstream connection go for as long as the client waits for us, if nothing is lost by it: the
   /// downstream has no recipient of this client yet, owes no reply, and knows nothing of a log-in.
-  mutating func letGo(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
-    let l = Int(sessions[s].link)
+  mutating func letGo(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
+    let l = sessions[s].link
     let flags = sessions[s].flags
-    guard l >= 0, links[l].state == .ready, !flags.contains(.authenticated),
+    guard l.exists, links[l].state == .ready, !flags.contains(.authenticated),
       sessions[s].acceptedRecipients == 0
     else { return }
     if flags.contains(.mail) {
       if sessions[s].mailCount == 0 { return }
       sessions[s].flags.insert(.parked)
     }
-    dropLink(of: i, now: now, into: &effects)
+    dropLink(of: i, &m)
   }
 
   /// Says MAIL again, on a new connection; the recipient at hand follows when it is accepted.
   mutating func repeatMail(
-    _ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment
   ) {
-    let s = Int(connections[i].session)
+    let s = connections[i].session
     links[l].state = .busy
     links[l].outstanding.append(.mail)
-    setLinkTimer(l, policy.timeouts.reply, now: now)
+    setLinkTimer(l, policy.timeouts.reply, now: m.now)
     let line = mailRegion(s).prefix(Int(sessions[s].mailCount))
     arena.move(line, to: linkOut(l).offset + Int(links[l].outEnd))
     links[l].outEnd += Int32(line.count)
-    flushLink(l, into: &effects)
+    flushLink(l, &m)
   }
 
   /// MAIL was said again, for the recipient at hand.
   private mutating func mailRepeated(
-    _ i: Int, _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ l: LinkIndex, _ code: UInt16, _ m: inout Moment
   ) {
-    let s = Int(connections[i].session)
+    let s = connections[i].session
     sessions[s].flags.remove(.parked)
     if code < 300 {
-      sendCommand(i, l, now: now, into: &effects)
+      sendCommand(i, l, &m)
     } else {
       // What it took before it refuses now: the recipient hears so.
       links[l].repliedVerb = nil
-      passReply(i, l, now: now)
+      passReply(i, l, now: m.now)
       loseTransaction(s)
       finish(i)
-      endIfUsedUp(i, now: now, into: &effects)
+      endIfUsedUp(i, &m)
     }
-    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    if connections[i].state == .talking { work(i, &m) }
   }
 
   // MARK: Recipients
 
   /// Keeps the path of a recipient until its reply has come: the log names the one that was refused.
-  private mutating func keepRecipient(_ l: Int, _ s: Int) {
+  private mutating func keepRecipient(_ l: LinkIndex, _ s: SessionIndex) {
     let place = linkPath(l, links[l].recipientsTold)
     links[l].recipientsTold &+= 1
     arena[place.offset] = sessions[s].recipientCount
@@ -242,7 +242,7 @@ extension Engine {
       recipientRegion(s).prefix(Int(sessions[s].recipientCount)), to: place.offset + 1)
   }
 
-  private mutating func recallRecipient(_ l: Int, _ s: Int) {
+  private mutating func recallRecipient(_ l: LinkIndex, _ s: SessionIndex) {
     let place = linkPath(l, links[l].recipientsAnswered)
     links[l].recipientsAnswered &+= 1
     sessions[s].recipientCount = arena[place.offset]
@@ -256,9 +256,11 @@ extension Engine {
   /// Only what needs nothing from us but to be carried: recipients, and DATA as the last of its group
   /// (RFC 2920, 3.1), neither delayed nor limited nor wrong in any way. All else waits for its turn, so that our
   /// own replies, waits and refusals stand in their order.
-  func mayJoin(_ i: Int, lineAt start: Int, _ length: Int, consumed: Int, now: Instant) -> Bool {
-    let s = Int(connections[i].session)
-    let l = Int(sessions[s].link)
+  func mayJoin(_ i: ClientIndex, lineAt start: Int, _ length: Int, consumed: Int, now: Instant)
+    -> Bool
+  {
+    let s = connections[i].session
+    let l = sessions[s].link
     let outstanding = links[l].outstanding
     let tier = connections[i].tier
     guard outstanding.last == .mail || outstanding.last == .rcpt,
@@ -313,54 +315,54 @@ extension Engine {
   }
 
   /// Forwards message bytes straight from the session's input region, once the trace header is out.
-  mutating func sendBody(_ l: Int, _ s: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func sendBody(_ l: LinkIndex, _ s: SessionIndex, _ m: inout Moment) {
     if links[l].outEnd > 0 { return }
     links[l].sending = true
-    setLinkTimer(l, policy.timeouts.block, now: now)
+    setLinkTimer(l, policy.timeouts.block, now: m.now)
     let piece = input(s).prefix(Int(sessions[s].relayEnd)).from(Int(sessions[s].relayStart))
-    effects.append(.send(slot(link: l), piece))
+    m.append(.send(slot(link: l), piece))
   }
 
   mutating func linkSent(
-    _ l: Int, _ count: Int, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ count: Int, _ m: inout Moment
   ) {
     links[l].sending = false
-    let s = Int(links[l].session)
+    let s = links[l].session
     let isPassing = links[l].state == .body || links[l].state == .spliced
-    if isPassing, links[l].outEnd == 0, s >= 0, sessions[s].flags.contains(.relaying) {
-      let i = Int(sessions[s].owner)
+    if isPassing, links[l].outEnd == 0, s.exists, sessions[s].flags.contains(.relaying) {
+      let i = sessions[s].owner
       sessions[s].relayStart += Int32(count)
       if sessions[s].relayStart < sessions[s].relayEnd {
-        sendBody(l, s, now: now, into: &effects)
+        sendBody(l, s, &m)
       } else if links[l].state == .spliced {
-        spliceForwarded(i, now: now, into: &effects)
+        spliceForwarded(i, &m)
       } else {
-        bodyForwarded(i, now: now, into: &effects)
+        bodyForwarded(i, &m)
       }
       return
     }
     links[l].outStart += Int32(count)
     if links[l].outStart < links[l].outEnd {
-      flushLink(l, into: &effects)
+      flushLink(l, &m)
     } else {
       links[l].outStart = 0
       links[l].outEnd = 0
-      if links[l].unsaid > 0 { sayMore(l, into: &effects) }
+      if links[l].unsaid > 0 { sayMore(l, &m) }
       // The PROXY header is out.
       if links[l].state == .securing {
-        secureLink(l, now: now, into: &effects)
-      } else if links[l].state == .body, s >= 0, sessions[s].flags.contains(.relaying) {
+        secureLink(l, &m)
+      } else if links[l].state == .body, s.exists, sessions[s].flags.contains(.relaying) {
         // Behind the trace header, or behind what was rewritten.
         if sessions[s].relayStart < sessions[s].relayEnd {
-          sendBody(l, s, now: now, into: &effects)
+          sendBody(l, s, &m)
         } else {
-          bodyForwarded(Int(sessions[s].owner), now: now, into: &effects)
+          bodyForwarded(sessions[s].owner, &m)
         }
       }
     }
   }
 
-  mutating func awaitFinalReply(_ l: Int, now: Instant) {
+  mutating func awaitFinalReply(_ l: LinkIndex, now: Instant) {
     links[l].state = .final
     // The reader was made ready at 354: a reply of which half has come already is read on.
     links[l].replyCount = 0
@@ -370,45 +372,45 @@ extension Engine {
   // MARK: Replies
 
   mutating func linkHeard(
-    _ l: Int, _ count: Int, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ count: Int, _ m: inout Moment
   ) {
     switch links[l].state {
     case .free, .closing, .connecting, .securing: return
     case .ready:
       // A goodbye between two commands, or words nobody asked for: either way it is done with.
-      linkFailed(l, .unexpectedReply, now: now, into: &effects)
+      linkFailed(l, .unexpectedReply, &m)
       return
     case .quitting:
-      closeLink(l, into: &effects)
+      closeLink(l, &m)
       return
     case .spliced:
       links[l].inEnd = Int32(count)
-      let s = Int(links[l].session)
-      if s >= 0 { deliverSplice(Int(sessions[s].owner), l, now: now, into: &effects) }
+      let s = links[l].session
+      if s.exists { deliverSplice(sessions[s].owner, l, &m) }
       return
     case .greeting, .ehlo, .helo, .introducing, .starttls, .busy, .body, .final: break
     }
     links[l].inStart = 0
     links[l].inEnd = Int32(count)
-    readReplies(l, now: now, into: &effects)
+    readReplies(l, &m)
   }
 
   /// Goes on with the replies that waited for the client or for a delay. The downstream's time begins anew.
-  mutating func readOn(_ l: Int, now: Instant, into effects: inout EffectQueue) {
-    setLinkTimer(l, policy.timeouts.reply, now: now)
-    readReplies(l, now: now, into: &effects)
+  mutating func readOn(_ l: LinkIndex, _ m: inout Moment) {
+    setLinkTimer(l, policy.timeouts.reply, now: m.now)
+    readReplies(l, &m)
   }
 
   /// Takes the replies that have come, one for each command that is out, as far as they may be taken: one that
   /// is held back holds those behind it, and so does a client that does not take its own.
-  private mutating func readReplies(_ l: Int, now: Instant, into effects: inout EffectQueue) {
+  private mutating func readReplies(_ l: LinkIndex, _ m: inout Moment) {
     while true {
-      let s = Int(links[l].session)
+      let s = links[l].session
       links[l].isPaused = false
-      if links[l].state == .busy && s >= 0 {
+      if links[l].state == .busy && s.exists {
         if sessions[s].phase == .holding { return }
         if Layout.outboxBytes - Int(sessions[s].outEnd) < Layout.replyBytes {
-          awaitClient(l, s, now: now, into: &effects)
+          awaitClient(l, s, &m)
           return
         }
       }
@@ -431,52 +433,52 @@ extension Engine {
       links[l].inStart += Int32(consumed)
       switch step {
       case .needMore:
-        effects.append(.fill(slot(link: l), linkIn(l)))
-        if links[l].state == .busy && s >= 0 {
-          flush(Int(sessions[s].owner), now: now, into: &effects)
+        m.append(.fill(slot(link: l), linkIn(l)))
+        if links[l].state == .busy && s.exists {
+          flush(sessions[s].owner, &m)
         }
         return
       case .full:
         guard links[l].unsaid == 0 else {
           // It answers what it has not heard the end of.
-          linkFailed(l, .unexpectedReply, now: now, into: &effects)
+          linkFailed(l, .unexpectedReply, &m)
           return
         }
         passPiece(l, s)
         continue
       case .fault:
-        linkFailed(l, .malformedReply, now: now, into: &effects)
+        linkFailed(l, .malformedReply, &m)
         return
       case .complete where consumed < unread && links[l].outstanding.count <= 1:
-        linkFailed(l, .unexpectedReply, now: now, into: &effects)
+        linkFailed(l, .unexpectedReply, &m)
         return
       case .complete: break
       }
       links[l].replyCount = Int32(reader.length)
       let isLast = links[l].outstanding.count <= 1
       if isLast {
-        wheel.cancel(limits.connections + l)
+        timers.cancel(l)
       } else {
-        setLinkTimer(l, policy.timeouts.reply, now: now)
+        setLinkTimer(l, policy.timeouts.reply, now: m.now)
       }
-      replied(l, reader.code, now: now, into: &effects)
+      replied(l, reader.code, &m)
       switch links[l].state {
       case .free, .closing, .securing: return
       default: break
       }
       if isLast {
         // Always listening: a link that dies between two commands is noticed at once.
-        effects.append(.fill(slot(link: l), linkIn(l)))
+        m.append(.fill(slot(link: l), linkIn(l)))
         return
       }
     }
   }
 
   /// What the reply at hand is for, from its first octet to its last.
-  private func use(ofReplyAt l: Int) -> ReplyUse {
+  private func use(ofReplyAt l: LinkIndex) -> ReplyUse {
     if links[l].state == .ehlo { return .ourselves }
-    let s = Int(links[l].session)
-    guard s >= 0 else { return .client }
+    let s = links[l].session
+    guard s.exists else { return .client }
     switch links[l].state {
     case .busy where sessions[s].verb == .ehlo: return .ourselves
     case .busy where sessions[s].verb == .auth && !sessions[s].flags.contains(.cancelling):
@@ -487,7 +489,7 @@ extension Engine {
   }
 
   /// Hands a piece of a challenge to the client, for which there is room. From here on that reply has begun.
-  private mutating func passPiece(_ l: Int, _ s: Int) {
+  private mutating func passPiece(_ l: LinkIndex, _ s: SessionIndex) {
     let piece = linkReply(l).prefix(links[l].reader.length)
     arena.move(piece, to: outbox(s).offset + Int(sessions[s].outEnd))
     sessions[s].outEnd += Int32(piece.count)
@@ -498,67 +500,67 @@ extension Engine {
   /// Replies wait until the client has taken those before them. The downstream's clock stands meanwhile, and the
   /// client's runs.
   private mutating func awaitClient(
-    _ l: Int, _ s: Int, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ s: SessionIndex, _ m: inout Moment
   ) {
-    let i = Int(sessions[s].owner)
+    let i = sessions[s].owner
     links[l].isPaused = true
-    wheel.cancel(limits.connections + l)
-    wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
-    flush(i, now: now, into: &effects)
+    timers.cancel(l)
+    timers.set(i, at: m.now.after(microseconds: policy.timeouts.send))
+    flush(i, &m)
   }
 
   private mutating func replied(
-    _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ code: UInt16, _ m: inout Moment
   ) {
     switch links[l].state {
     case .greeting:
       if isWelcome(code) {
-        greetDownstream(l, extended: true, now: now, into: &effects)
+        greetDownstream(l, extended: true, &m)
       } else {
-        linkRefused(l, .greeting, code, now: now, into: &effects)
+        linkRefused(l, .greeting, code, &m)
       }
     case .ehlo:
       if isWelcome(code) {
         let text = linkReply(l).prefix(Int(links[l].replyCount))
         let offers = Capabilities(ehloReply: arena.span(text))
-        if securesFirst(l, offers, now: now, into: &effects) { return }
+        if securesFirst(l, offers, &m) { return }
         learn(l, offers)
-        if introduce(l, now: now, into: &effects) { return }
-        linkReady(l, now: now, into: &effects)
+        if introduce(l, &m) { return }
+        linkReady(l, &m)
       } else if code >= 500 && code != 521 && mayFallBack(l) {
-        greetDownstream(l, extended: false, now: now, into: &effects)
+        greetDownstream(l, extended: false, &m)
       } else {
-        linkRefused(l, .heloRefused, code, now: now, into: &effects)
+        linkRefused(l, .heloRefused, code, &m)
       }
     case .helo:
       if isWelcome(code) {
-        if securesFirst(l, Capabilities(), now: now, into: &effects) { return }
+        if securesFirst(l, Capabilities(), &m) { return }
         learn(l, Capabilities())
-        linkReady(l, now: now, into: &effects)
+        linkReady(l, &m)
       } else {
-        linkRefused(l, .heloRefused, code, now: now, into: &effects)
+        linkRefused(l, .heloRefused, code, &m)
       }
     case .starttls:
       if isWelcome(code) {
-        secureLink(l, now: now, into: &effects)
+        secureLink(l, &m)
       } else if downstream.tls == .opportunistic {
         // In clear, then. What it offers was not kept, so it is asked again.
         links[l].staysClear = true
-        greetDownstream(l, extended: true, now: now, into: &effects)
+        greetDownstream(l, extended: true, &m)
       } else {
-        linkFailed(l, .noTLS, now: now, into: &effects)
+        linkFailed(l, .noTLS, &m)
       }
-    case .introducing: introduced(l, code, now: now, into: &effects)
-    case .busy: commandReplied(l, code, now: now, into: &effects)
-    case .body: spokeEarly(l, code, now: now, into: &effects)
-    case .final: finalReplied(l, code, now: now, into: &effects)
+    case .introducing: introduced(l, code, &m)
+    case .busy: commandReplied(l, code, &m)
+    case .body: spokeEarly(l, code, &m)
+    case .final: finalReplied(l, code, &m)
     case .free, .connecting, .securing, .ready, .spliced, .quitting, .closing: break
     }
   }
 
   /// Copies the downstream's reply, as the reader re-made it, into the client's outbox.
-  mutating func passReply(_ i: Int, _ l: Int, now: Instant) {
-    let s = Int(connections[i].session)
+  mutating func passReply(_ i: ClientIndex, _ l: LinkIndex, now: Instant) {
+    let s = connections[i].session
     let verb = links[l].repliedVerb ?? sessions[s].verb
     let reply = linkReply(l).prefix(Int(links[l].replyCount))
     let room = Layout.outboxBytes - Int(sessions[s].outEnd)
@@ -592,25 +594,25 @@ extension Engine {
   }
 
   private mutating func commandReplied(
-    _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ code: UInt16, _ m: inout Moment
   ) {
-    let s = Int(links[l].session)
-    let i = Int(sessions[s].owner)
+    let s = links[l].session
+    let i = sessions[s].owner
     let verb = links[l].outstanding.first ?? sessions[s].verb
     let isCancelled = verb == .auth && sessions[s].flags.contains(.cancelling)
     guard code >= 400 || !isCancelled && (isSuccess(code, of: verb) || isGoOn(code, of: verb))
     else {
-      linkFailed(l, .wrongClass, now: now, into: &effects)
+      linkFailed(l, .wrongClass, &m)
       return
     }
     if links[l].unsaid > 0 {
-      refusedEarly(i, l, code, now: now, into: &effects)
+      refusedEarly(i, l, code, &m)
       return
     }
     // It cannot have seen the DATA that is not all sent: what followed would stand among our commands.
     guard !isGoOn(code, of: verb) || verb != .data || !links[l].sending && links[l].outEnd == 0
     else {
-      linkFailed(l, .unexpectedReply, now: now, into: &effects)
+      linkFailed(l, .unexpectedReply, &m)
       return
     }
     links[l].repliedVerb = links[l].outstanding.removeFirst()
@@ -618,11 +620,11 @@ extension Engine {
     if verb == .rcpt { recallRecipient(l, s) }
     if isLast { links[l].state = .ready }
     if code == 421 {
-      goodbyeFromDownstream(i, l, now: now, into: &effects)
+      goodbyeFromDownstream(i, l, &m)
       return
     }
     if sessions[s].phase == .opening {
-      mailRepeated(i, l, code, now: now, into: &effects)
+      mailRepeated(i, l, code, &m)
       return
     }
     var wait: Int64 = 0
@@ -639,21 +641,21 @@ extension Engine {
         counters.recipients += 1
       } else {
         sessions[s].flags.insert(.refusedRecipient)
-        wait = recipientRejected(i, code, now: now)
+        wait = recipientRejected(i, code, now: m.now)
       }
     case .data:
       if code < 400 {
         links[l].state = .body
-        writeTrace(l, now: now, into: &effects)
-        passReply(i, l, now: now)
+        writeTrace(l, &m)
+        passReply(i, l, now: m.now)
         links[l].reader.reset()
         links[l].replyCount = 0
         finish(i)
-        beginBody(i, now: now, into: &effects)
+        beginBody(i, &m)
         return
       }
     case .starttls where code < 300:
-      beginSplice(i, l, now: now, into: &effects)
+      beginSplice(i, l, &m)
       return
     // One that is refused changes nothing (RFC 5321, 4.1.4): its reply goes on.
     case .ehlo where code < 300, .helo where code < 300:
@@ -663,71 +665,70 @@ extension Engine {
         offers = Capabilities(ehloReply: arena.span(text))
       }
       learn(l, offers)
-      helloTaken(i, offers, now: now, into: &effects)
-      work(i, now: now, into: &effects)
+      helloTaken(i, offers, &m)
+      work(i, &m)
       return
     // Refused at DATA: the recipients stay with the downstream until RSET or MAIL, as here.
     case .rset: resetTransaction(i)
     case .auth where sessions[s].flags.contains(.cancelling):
       sessions[s].flags.remove(.exchange)
-      answer(i, sessions[s].verdict, now: now, into: &effects)
-      if connections[i].state == .talking { work(i, now: now, into: &effects) }
+      answer(i, sessions[s].verdict, &m)
+      if connections[i].state == .talking { work(i, &m) }
       return
     case .auth:
       sessions[s].flags.remove(.authenticating)
       links[l].hasPassedPiece = false
       if isGoOn(code, of: .auth) {
         sessions[s].flags.insert(.authenticating)
-        passReply(i, l, now: now)
+        passReply(i, l, now: m.now)
         finish(i)
         sessions[s].verb = .auth
         sessions[s].phase = .challenge
-        work(i, now: now, into: &effects)
+        work(i, &m)
         return
       }
       if code < 300 {
         sessions[s].flags.insert(.authenticated)
-        forgetForm(i, now: now)
+        forgetForm(i, now: m.now)
       } else if code == 535 {
         // 454 and 538 say nothing of the password: an outage must not lock out who knows it.
-        wait = delay(.authFailure, i, count: loginFailed(i, now: now), now: now)
+        wait = delay(.authFailure, i, count: loginFailed(i, now: m.now), now: m.now)
       }
     default: break
     }
     // With more replies to come, those first: the next command finds it bad then.
     if policy.mode == .enforce && connections[i].tier == .bad && isLast {
-      moveToTarpit(i, now: now, into: &effects)
+      moveToTarpit(i, &m)
       return
     }
     if wait > 0 {
       // We let it wait, not it us: its clock stands until `readOn`.
-      wheel.cancel(limits.connections + l)
+      timers.cancel(l)
       sessions[s].phase = .holding
       sessions[s].stage = verb == .auth ? .authFailure : .recipientRejected
       if verb == .rcpt && isLast && wait >= Downstream.parkAfter {
-        holdAlone(i, l, now: now, into: &effects)
+        holdAlone(i, l, &m)
       }
-      wheel.set(i, at: now.after(microseconds: wait))
-      flush(i, now: now, into: &effects)
-      effects.append(.watch(slot(client: i)))
+      timers.set(i, at: m.now.after(microseconds: wait))
+      flush(i, &m)
+      m.append(.watch(slot(client: i)))
       return
     }
-    releaseReply(i, now: now, into: &effects)
+    releaseReply(i, &m)
     if verb == .starttls && downstream.tls != .off && !links[l].isSecured {
       // In clear because the handshake was to be the client's. Mail goes over one that is opened for it.
-      dropLink(of: i, now: now, into: &effects)
+      dropLink(of: i, &m)
     }
-    if isLast && connections[i].state == .talking { work(i, now: now, into: &effects) }
+    if isLast && connections[i].state == .talking { work(i, &m) }
   }
 
   /// Lets the downstream go while the client waits for its reply, which lies in the outbox until then.
-  private mutating func holdAlone(_ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue)
-  {
-    let s = Int(connections[i].session)
-    letGo(i, now: now, into: &effects)
-    guard sessions[s].link < 0 else { return }
+  private mutating func holdAlone(_ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment) {
+    let s = connections[i].session
+    letGo(i, &m)
+    guard !sessions[s].link.exists else { return }
     let before = sessions[s].outEnd
-    passReply(i, l, now: now)
+    passReply(i, l, now: m.now)
     sessions[s].outHeld = sessions[s].outEnd - before
   }
 
@@ -763,8 +764,8 @@ extension Engine {
   private func isTaken(_ code: UInt16) -> Bool { isSuccess(code, of: .mail) }
 
   /// A recipient was refused: counts it, and says how long its reply is held.
-  private mutating func recipientRejected(_ i: Int, _ code: UInt16, now: Instant) -> Int64 {
-    let s = Int(connections[i].session)
+  private mutating func recipientRejected(_ i: ClientIndex, _ code: UInt16, now: Instant) -> Int64 {
+    let s = connections[i].session
     // 503: it stands behind a MAIL that was refused, which says nothing about the recipient.
     guard code >= 500 && code != 503 else { return 0 }
     sessions[s].badRecipients += 1
@@ -775,80 +776,80 @@ extension Engine {
   }
 
   /// Gives the client the reply that lies ready at its link.
-  mutating func releaseReply(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
-    let l = Int(sessions[s].link)
+  mutating func releaseReply(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
+    let l = sessions[s].link
     if sessions[s].outHeld > 0 {
       sessions[s].outHeld = 0
       finish(i)
-      endIfUsedUp(i, now: now, into: &effects)
+      endIfUsedUp(i, &m)
       return
     }
-    guard l >= 0, links[l].replyCount > 0 else {
-      answer(i, .downstreamLost, now: now, into: &effects)
+    guard l.exists, links[l].replyCount > 0 else {
+      answer(i, .downstreamLost, &m)
       return
     }
-    passReply(i, l, now: now)
+    passReply(i, l, now: m.now)
     if links[l].outstanding.isEmpty {
       finish(i)
     } else {
       sessions[s].phase = .forwarded
     }
     if sessions[s].authFailures >= UInt32(policy.session.authFailures) {
-      limitReached(i, .authFailures, now: now)
-      leave(i, .tooManyErrors, now: now, into: &effects)
+      limitReached(i, .authFailures, now: m.now)
+      leave(i, .tooManyErrors, &m)
       return
     }
-    endIfUsedUp(i, now: now, into: &effects)
+    endIfUsedUp(i, &m)
   }
 
   /// The downstream says 421: its reply goes on, and then nothing else can work here.
   private mutating func goodbyeFromDownstream(
-    _ i: Int, _ l: Int, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment
   ) {
-    passReply(i, l, now: now)
+    passReply(i, l, now: m.now)
     resetTransaction(i)
-    goOn(i, after: 421, now: now, into: &effects)
+    goOn(i, after: 421, &m)
   }
 
   private mutating func spokeEarly(
-    _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ code: UInt16, _ m: inout Moment
   ) {
-    let s = Int(links[l].session)
-    let i = Int(sessions[s].owner)
+    let s = links[l].session
+    let i = sessions[s].owner
     guard code >= 400 else {
-      linkFailed(l, .early, now: now, into: &effects)
+      linkFailed(l, .early, &m)
       return
     }
-    // It refuses the message before its end. Its words go into the outbox now, because the link is of no
+    // It refuses the message before its end. Its words go into the outbox m.now, because the link is of no
     // more use, and out to the client at the end of the message, when the client listens.
     sessions[s].verb = .data
     links[l].repliedVerb = nil
-    passReply(i, l, now: now)
+    passReply(i, l, now: m.now)
     sessions[s].hasVerdict = true
-    swallow(i, .downstreamLost, now: now, into: &effects)
-    goOnSwallowing(i, now: now, into: &effects)
+    swallow(i, .downstreamLost, &m)
+    goOnSwallowing(i, &m)
   }
 
   private mutating func finalReplied(
-    _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
+    _ l: LinkIndex, _ code: UInt16, _ m: inout Moment
   ) {
     links[l].state = .ready
-    let s = Int(links[l].session)
-    guard s >= 0 else {
+    let s = links[l].session
+    guard s.exists else {
       // The client did not wait for this answer: it will send the message again.
       if code < 300 {
         counters.possibleDuplicates += 1
-        var entry = JournalEntry(.possibleDuplicate, at: now)
+        var entry = JournalEntry(.possibleDuplicate, at: m.now)
         entry.session = links[l].orphanOf
         journal.append(entry)
       }
-      quitLink(l, now: now, into: &effects)
+      quitLink(l, &m)
       return
     }
-    let i = Int(sessions[s].owner)
+    let i = sessions[s].owner
     guard isTaken(code) || code >= 400 else {
-      linkFailed(l, .wrongClass, now: now, into: &effects)
+      linkFailed(l, .wrongClass, &m)
       return
     }
     sessions[s].verb = .data
@@ -856,35 +857,35 @@ extension Engine {
     if isTaken(code) {
       counters.messages += 1
       counters.messageBytes += sessions[s].data.size
-      sessions[s].progress = now
+      sessions[s].progress = m.now
       sessions[s].messages += 1
-      var accepted = entry(.accepted, i, now: now)
+      var accepted = entry(.accepted, i, now: m.now)
       accepted.recipients = sessions[s].acceptedRecipients
       // The last one said, which is kept, may be one that was refused.
       if sessions[s].flags.contains(.refusedRecipient) { accepted.text.recipientCount = 0 }
       // It holds the number under which the server's own log goes on.
       accepted.quoteFirstLine(arena.span(linkReply(l).prefix(Int(links[l].replyCount))))
       journal.append(accepted)
-      earnedTrust(i, now: now)
+      earnedTrust(i, now: m.now)
     }
-    passReply(i, l, now: now)
+    passReply(i, l, now: m.now)
     resetTransaction(i)
     sessions[s].phase = .command
-    goOn(i, after: code, now: now, into: &effects)
+    goOn(i, after: code, &m)
   }
 
   /// The client has a reply of the downstream, and goes on, unless that was the last one.
   mutating func goOn(
-    _ i: Int, after code: UInt16, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, after code: UInt16, _ m: inout Moment
   ) {
     if code == 421 {
-      dropLink(of: i, now: now, into: &effects)
-      sessions[Int(connections[i].session)].phase = .leaving
-      wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
-      flush(i, now: now, into: &effects)
+      dropLink(of: i, &m)
+      sessions[connections[i].session].phase = .leaving
+      timers.set(i, at: m.now.after(microseconds: policy.timeouts.send))
+      flush(i, &m)
       return
     }
-    endIfUsedUp(i, now: now, into: &effects)
-    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    endIfUsedUp(i, &m)
+    if connections[i].state == .talking { work(i, &m) }
   }
 }

@@ -59,8 +59,8 @@ package struct SecuredTable: ~Copyable {
   /// Gives a client a place.
   ///
   /// - Returns: false if there is none left.
-  mutating func add(_ client: Int, isInTurn: Bool) -> Bool {
-    guard let number = numbers.add(client) else { return false }
+  mutating func add(_ client: ClientIndex, isInTurn: Bool) -> Bool {
+    guard let number = numbers.add(client.number) else { return false }
     facts[number] = TLSFacts()
     facts[number].isInTurn = isInTurn
     facts[number].isInHandshake = true
@@ -68,19 +68,21 @@ package struct SecuredTable: ~Copyable {
     return true
   }
 
-  subscript(_ client: Int) -> TLSFacts? { numbers.number(of: client).map { facts[$0] } }
+  subscript(_ client: ClientIndex) -> TLSFacts? {
+    numbers.number(of: client.number).map { facts[$0] }
+  }
 
   /// A client's handshake is over.
-  mutating func set(_ client: Int, _ facts: TLSFacts) {
-    guard let number = numbers.number(of: client) else { return }
+  mutating func set(_ client: ClientIndex, _ facts: TLSFacts) {
+    guard let number = numbers.number(of: client.number) else { return }
     if self.facts[number].isInHandshake { handshakes -= 1 }
     self.facts[number] = facts
     self.facts[number].isInHandshake = false
   }
 
-  mutating func remove(_ client: Int) {
-    guard let number = numbers.number(of: client) else { return }
+  mutating func remove(_ client: ClientIndex) {
+    guard let number = numbers.number(of: client.number) else { return }
     if facts[number].isInHandshake { handshakes -= 1 }
-    numbers.remove(client)
+    numbers.remove(client.number)
   }
 }

@@ -164,7 +164,7 @@ struct Shares: ~Copyable {
 // those who hold its places are hurried, those who hold most first.
 extension Engine {
   /// Whether a client's places are counted. The operator vouches for the others, or they are load balancers themselves.
-  private func isCounted(_ i: Int) -> Bool {
+  private func isCounted(_ i: ClientIndex) -> Bool {
     !connections[i].flags.contains(.trusted) && !connections[i].isNobody
   }
 
@@ -200,10 +200,10 @@ extension Engine {
   }
 
   /// Whether a pool of which a client holds a place runs out.
-  func isPressed(_ i: Int) -> Bool {
-    let s = Int(connections[i].session)
-    return isUnderStress(.slots) || s >= 0 && isUnderStress(.sessions)
-      || s >= 0 && sessions[s].link >= 0 && isUnderStress(.links)
+  func isPressed(_ i: ClientIndex) -> Bool {
+    let s = connections[i].session
+    return isUnderStress(.slots) || s.exists && isUnderStress(.sessions)
+      || s.exists && sessions[s].link.exists && isUnderStress(.links)
       || connections[i].flags.contains(.encrypted) && isUnderStress(.tlsPlaces)
       || secured[i]?.isInHandshake == true && isUnderStress(.handshakes)
   }
@@ -226,7 +226,7 @@ extension Engine {
   }
 
   /// Whether a client may have one place more of a pool; says so in the log if not.
-  mutating func mayTake(_ pool: Pool, _ i: Int, now: Instant) -> Bool {
+  mutating func mayTake(_ pool: Pool, _ i: ClientIndex, now: Instant) -> Bool {
     guard isCounted(i),
       let scope = shares.excess(
         pool, connections[i].address,
@@ -270,17 +270,17 @@ extension Engine {
   }
 
   /// A client has a place more of a pool.
-  mutating func took(_ pool: Pool, _ i: Int) {
+  mutating func took(_ pool: Pool, _ i: ClientIndex) {
     if isCounted(i) { shares.take(pool, connections[i].address) }
   }
 
   /// A client has a place less of a pool.
-  mutating func gaveBack(_ pool: Pool, _ i: Int) {
+  mutating func gaveBack(_ pool: Pool, _ i: ClientIndex) {
     if isCounted(i) { shares.giveBack(pool, connections[i].address) }
   }
 
   /// For whom a downstream connection that is opened now is counted: it outlives its session.
-  func holder(_ i: Int) -> Address? { isCounted(i) ? connections[i].address : nil }
+  func holder(_ i: ClientIndex) -> Address? { isCounted(i) ? connections[i].address : nil }
 
   // MARK: Hurry
 
@@ -289,10 +289,10 @@ extension Engine {
 
   /// Whether a client has held a scarce place for too long without coming to anything. Counted from when it got its
   /// session, its downstream connection, or the reply to its last message, whichever was last: commands do not move it.
-  func isOverdue(_ i: Int, now: Instant) -> Bool {
-    let s = Int(connections[i].session)
+  func isOverdue(_ i: ClientIndex, now: Instant) -> Bool {
+    let s = connections[i].session
     guard isCounted(i), isPressed(i) else { return false }
-    let pool: Pool = sessions[s].link >= 0 ? .links : .sessions
+    let pool: Pool = sessions[s].link.exists ? .links : .sessions
     let isGreedy = shares.isGreedy(
       pool, connections[i].address,
       room(pool, isKnown: connections[i].tier == .known, now: now), policy)
@@ -310,24 +310,19 @@ extension Engine {
   }
 
   /// A talking client, once a second: where a pool runs out of which it holds a place, it must get on.
-  mutating func hurry(_ i: Int, now: Instant) {
+  mutating func hurry(_ i: ClientIndex, now: Instant) {
     guard isPressed(i) else { return }
-    let s = Int(connections[i].session)
+    let s = connections[i].session
     let soon = now.after(microseconds: commandTimeout(i))
     switch sessions[s].phase {
-    case .command, .challenge: moveDeadline(i, to: isOverdue(i, now: now) ? now : soon)
-    case .securing: moveDeadline(i, to: soon)
+    case .command, .challenge: timers.moveUp(i, to: isOverdue(i, now: now) ? now : soon)
+    case .securing: timers.moveUp(i, to: soon)
     case .body where isOverdue(i, now: now), .swallow where isOverdue(i, now: now),
       .spliced where isOverdue(i, now: now):
-      moveDeadline(i, to: now)
+      timers.moveUp(i, to: now)
     // Ours to wait, or the downstream's clock is running.
     case .body, .swallow, .spliced, .delaying, .opening, .forwarded, .holding, .final, .leaving:
       break
     }
-  }
-
-  /// Moves a client's deadline up.
-  mutating func moveDeadline(_ i: Int, to soon: Instant) {
-    if let due = wheel.deadline(of: i), due > soon { wheel.set(i, at: soon) }
   }
 }

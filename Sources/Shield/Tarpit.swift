@@ -21,7 +21,7 @@ extension Engine {
   /// - Parameter owed: the replies that come after it. None where the kernel may still write into the session's
   ///   input: the peer is cut off when it speaks (`Engine.filled`).
   mutating func enterTarpit(
-    _ i: Int, _ text: PitText, owed: UInt32 = 0, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ text: PitText, owed: UInt32 = 0, _ m: inout Moment
   ) {
     if !connections[i].flags.contains(.countedBad) {
       let held = open.increment(badKey(connections[i].address))
@@ -29,34 +29,34 @@ extension Engine {
       // A bot with many sessions gets a few of them held and the rest told to go: slots are for many
       // sources, and one source must not fill them.
       if (held ?? .max) > UInt32(policy.badSessionsPerSource) {
-        noteShed(i, for: .badSessions, now: now)
-        refuse(i, .crowded, as: .shed, now: now, into: &effects)
+        noteShed(i, for: .badSessions, now: m.now)
+        refuse(i, .crowded, as: .shed, &m)
         return
       }
       counters.tarpitted += 1
-      effects.append(.narrow(slot(client: i)))
-      var entry = entry(.tarpit, i, now: now)
+      m.append(.narrow(slot(client: i)))
+      var entry = entry(.tarpit, i, now: m.now)
       entry.stage = stage(of: text)
       entry.micros = policy.delays[entry.stage].bad
       journal.append(entry)
-      connections[i].delayed = UInt16(clamping: age(i, now: now) / 10_000)
+      connections[i].delayed = UInt16(clamping: age(i, now: m.now) / 10_000)
     }
-    dropLink(of: i, now: now, into: &effects)
+    dropLink(of: i, &m)
     returnSession(i)
     connections[i].owed = owed
-    drip(i, text, now: now, into: &effects)
+    drip(i, text, &m)
   }
 
   /// Begins to drip a text.
   private mutating func drip(
-    _ i: Int, _ text: PitText, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ text: PitText, _ m: inout Moment
   ) {
     connections[i].state = .dripping
     connections[i].text = text
     connections[i].position = 0
-    wheel.set(
-      i, atTick: line(text).due(0, after: wheel.tickAtOrBefore(now)))
-    effects.append(.watch(slot(client: i)))
+    timers.set(
+      i, atTick: line(text).due(0, after: timers.tickAtOrBefore(m.now)))
+    m.append(.watch(slot(client: i)))
   }
 
   /// Sends the next byte of each peer whose time has come, as long as one is to follow and the peer's time is
@@ -65,11 +65,11 @@ extension Engine {
   /// - Parameter first: the first whose time has come.
   /// - Returns: false if for the first one there is more to decide.
   mutating func drip(
-    from first: Int, tick: Int64, most: UInt32, into effects: inout EffectQueue
+    from first: Int, tick: Int64, most: UInt32, _ m: inout Moment
   ) -> Bool {
-    let before = effects.dripCount
+    let before = m.dripCount
     var i = first
-    while i < connections.capacity, !effects.isFullOfDrips {
+    while i < connections.capacity, !m.isFullOfDrips {
       guard connections[i].isDripping,
         UInt32(truncatingIfNeeded: tick) &- connections[i].accepted < most
       else { break }
@@ -77,53 +77,53 @@ extension Engine {
       let position = connections[i].nextStep
       let next = position &+ 1
       guard next < line.count else { break }
-      effects.append(
+      m.append(
         Drip(
           Slot(index: UInt32(truncatingIfNeeded: i), generation: connections[i].generation),
           arena[Int(line.offset &+ position)]))
       connections[i].takeStep()
-      i = wheel.renew(i, atTick: line.due(next, after: tick))
+      i = timers.renew(i, atTick: line.due(next, after: tick))
     }
-    let sent = effects.dripCount - before
+    let sent = m.dripCount - before
     counters.drips &+= UInt64(sent)
     counters.bytesOut &+= UInt64(sent)
     return sent > 0
   }
 
-  mutating func tarpitTimer(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let held = age(i, now: now)
+  mutating func tarpitTimer(_ i: ClientIndex, _ m: inout Moment) {
+    let held = age(i, now: m.now)
     let most = tarpitTime
     if held >= most {
       let isShort = held < policy.badSession
-      if isShort { noteShed(i, for: .slots, now: now) }
-      shed(i, as: isShort ? .shed : .tarpit, now: now, into: &effects)
+      if isShort { noteShed(i, for: .slots, now: m.now) }
+      shed(i, as: isShort ? .shed : .tarpit, &m)
       return
     }
     guard connections[i].state == .dripping else {
-      timedOut(i, now: now)
-      refuse(i, .timeout, now: now, into: &effects)
+      timedOut(i, now: m.now)
+      refuse(i, .timeout, &m)
       return
     }
     if connections[i].position == Connection.noRest {
-      shed(i, as: .tarpit, now: now, into: &effects)
+      shed(i, as: .tarpit, &m)
       return
     }
     let line = line(connections[i].text)
     let position = Int(connections[i].position)
     if position < Int(line.count) {
-      effects.append(Drip(slot(client: i), arena[Int(line.offset) + position]))
+      m.append(Drip(slot(client: i), arena[Int(line.offset) + position]))
       counters.drips += 1
       counters.bytesOut += 1
       connections[i].position += 1
     }
     if position + 1 < Int(line.count) {
-      wheel.set(i, atTick: line.due(UInt32(position) + 1, after: wheel.tickAtOrBefore(now)))
+      timers.set(i, atTick: line.due(UInt32(position) + 1, after: timers.tickAtOrBefore(m.now)))
     } else if connections[i].flags.contains(.last) {
-      beginDraining(i, now: now, into: &effects)
+      beginDraining(i, &m)
     } else if connections[i].text == .starttls {
-      secureInPit(i, now: now, into: &effects)
+      secureInPit(i, &m)
     } else {
-      answerNext(i, now: now, into: &effects)
+      answerNext(i, &m)
     }
   }
 
@@ -131,20 +131,21 @@ extension Engine {
   ///
   /// - Parameter ending: `.shed`, or `.tarpit` if its time is up.
   mutating func shed(
-    _ i: Int, as ending: Verdict, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, as ending: Verdict, _ m: inout Moment
   ) {
     if connections[i].state == .dripping && connections[i].position > 0 {
       if ending == .shed { counters.shed += 1 }
-      close(i, as: ending, now: now, into: &effects)
+      close(i, as: ending, &m)
     } else {
-      refuse(i, .shed, as: ending, now: now, into: &effects)
+      refuse(i, .shed, as: ending, &m)
     }
   }
 
   /// The texts are others now. Who is in the middle of one goes on in the new one if that begins as the old one did;
   /// everybody else is cut off when the next byte is due, because the rest would belong to nothing that was said.
   mutating func changeTexts(from old: InlineArray<16, PitLine>) {
-    for i in 0..<connections.capacity {
+    for n in 0..<connections.capacity {
+      let i = ClientIndex(n)
       let state = connections[i].state
       guard state == .dripping || state == .banner || state == .refusing else { continue }
       let text = state == .banner ? PitText.banner : connections[i].text
@@ -173,39 +174,39 @@ extension Engine {
   }
 
   /// Drips the reply to the next line it is owed one for, or listens.
-  private mutating func answerNext(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  private mutating func answerNext(_ i: ClientIndex, _ m: inout Moment) {
     let next = Heard(rawValue: connections[i].owed & 15)
     connections[i].owed >>= 4
     guard let next else {
-      listenInPit(i, now: now, into: &effects)
+      listenInPit(i, &m)
       return
     }
     if next == .quit { connections[i].flags.insert(.last) }
-    drip(i, answer(i, to: next, now: now), now: now, into: &effects)
+    drip(i, answer(i, to: next, now: m.now), &m)
   }
 
   /// It is the peer's turn.
-  mutating func listenInPit(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func listenInPit(_ i: ClientIndex, _ m: inout Moment) {
     connections[i].state = .pit
     // The deadline is for the whole line: letters that trickle in do not move it.
-    if !wheel.isSet(i) { wheel.set(i, at: now.after(microseconds: commandTimeout(i))) }
-    effects.append(.listen(slot(client: i)))
+    if !timers.isSet(i) { timers.set(i, at: m.now.after(microseconds: commandTimeout(i))) }
+    m.append(.listen(slot(client: i)))
   }
 
   /// 220 to STARTTLS is out: the stutter goes on in TLS.
-  private mutating func secureInPit(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  private mutating func secureInPit(_ i: ClientIndex, _ m: inout Moment) {
     if connections[i].owed != 0 || connections[i].word != .none {
       // Said in clear behind STARTTLS.
       counters.protocolFaults += 1
-      close(i, now: now, into: &effects)
+      close(i, &m)
       return
     }
     connections[i].state = .securing
-    beginHandshake(i, now: now, into: &effects)
+    beginHandshake(i, &m)
   }
 
   /// What is said to a command. STARTTLS takes one of the places for TLS.
-  private mutating func answer(_ i: Int, to heard: Heard, now: Instant) -> PitText {
+  private mutating func answer(_ i: ClientIndex, to heard: Heard, now: Instant) -> PitText {
     switch heard {
     case .helo: .helo
     // One text for all: to whom STARTTLS may not be offered (RFC 3207, 4.2) it is the short form.
@@ -235,24 +236,24 @@ extension Engine {
 
   /// Bytes from a peer in the tarpit, in its turn.
   mutating func heardInPit(
-    _ i: Int, _ bytes: Span<UInt8>, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ bytes: Span<UInt8>, _ m: inout Moment
   ) {
     var owed = connections[i].owed
     guard owe(i, bytes, &owed) else {
       connections[i].flags.insert(.last)
       connections[i].owed = 0
-      drip(i, .tooMany, now: now, into: &effects)
+      drip(i, .tooMany, &m)
       return
     }
     connections[i].owed = owed
-    answerNext(i, now: now, into: &effects)
+    answerNext(i, &m)
   }
 
   /// Notes which replies the lines in `bytes` are owed. Of each line its first four letters are kept until
   /// its end comes, so that it makes no difference how the bytes are split.
   ///
   /// - Returns: false if there are more lines than can be kept.
-  mutating func owe(_ i: Int, _ bytes: Span<UInt8>, _ owed: inout UInt32) -> Bool {
+  mutating func owe(_ i: ClientIndex, _ bytes: Span<UInt8>, _ owed: inout UInt32) -> Bool {
     for k in 0..<bytes.count {
       let byte = bytes[k]
       if byte == UInt8(ascii: "\n") {
@@ -288,14 +289,14 @@ extension Engine {
   }
 
   /// Moves a talking client into the tarpit: the command at hand and those behind it are answered there.
-  mutating func moveToTarpit(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func moveToTarpit(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     if sessions[s].flags.contains(.sending) || sessions[s].outEnd > sessions[s].outStart {
       // Replies already given go out first, or the dialogue would lose one.
       sessions[s].flags.insert(.toPit)
       sessions[s].phase = .leaving
-      wheel.set(i, at: now.after(microseconds: policy.timeouts.send))
-      flush(i, now: now, into: &effects)
+      timers.set(i, at: m.now.after(microseconds: policy.timeouts.send))
+      flush(i, &m)
       return
     }
     // A copy of at most what `owed` can keep: the session's buffer is given back below.
@@ -310,11 +311,11 @@ extension Engine {
     let fits = owe(i, kept.span.extracting(0..<count), &owed)
     guard fits else {
       connections[i].flags.insert(.last)
-      enterTarpit(i, .tooMany, now: now, into: &effects)
+      enterTarpit(i, .tooMany, &m)
       return
     }
     let first = Heard(rawValue: owed & 15) ?? .unknown
     if first == .quit { connections[i].flags.insert(.last) }
-    enterTarpit(i, answer(i, to: first, now: now), owed: owed >> 4, now: now, into: &effects)
+    enterTarpit(i, answer(i, to: first, now: m.now), owed: owed >> 4, &m)
   }
 }

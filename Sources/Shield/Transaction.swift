@@ -11,107 +11,107 @@ import Suspicion
 extension Engine {
   // MARK: Envelope
 
-  mutating func mail(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func mail(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     if !sessions[s].flags.contains(.greeted) {
-      if lapsed(i, .heloFirst, now: now) {
-        answer(i, .heloFirst, now: now, into: &effects)
+      if lapsed(i, .heloFirst, now: m.now) {
+        answer(i, .heloFirst, &m)
         return
       }
       sessions[s].offered = offeredUnasked(i).keywords
     }
     if sessions[s].flags.contains(.mail) {
-      answer(i, .nestedMail, now: now, into: &effects)
+      answer(i, .nestedMail, &m)
       return
     }
     if sessions[s].form == .malformed {
-      answer(i, .mailSyntax, now: now, into: &effects)
+      answer(i, .mailSyntax, &m)
       return
     }
-    if refusesBlanks(i, now: now, into: &effects) { return }
+    if refusesBlanks(i, &m) { return }
     let arguments: MailArguments
     switch MailArguments.parse(arena.span(argument(s))) {
     case .fault(let fault):
-      answer(i, fault.reply, now: now, into: &effects)
+      answer(i, fault.reply, &m)
       return
     case .parsed(let parsed): arguments = parsed
     }
-    if let lapse = arguments.lapse, lapsed(i, lapse.reply, now: now) {
-      answer(i, lapse.reply, now: now, into: &effects)
+    if let lapse = arguments.lapse, lapsed(i, lapse.reply, now: m.now) {
+      answer(i, lapse.reply, &m)
       return
     }
     if isUnsupported(arguments.parameters, sessions[s].offered) {
-      answer(i, .unknownParameter, now: now, into: &effects)
+      answer(i, .unknownParameter, &m)
       return
     }
     // Held against our own limit alone. What is too much for the downstream it says itself: it may take more of this
     // client than it told others.
     let (size, most) = (arguments.parameters.size, policy.session.messageBytes)
     if most > 0 && size > most {
-      answer(i, .messageTooLarge, now: now, into: &effects)
+      answer(i, .messageTooLarge, &m)
       return
     }
     if arguments.isSMTPUTF8 { sessions[s].flags.insert(.utf8) }
     sessions[s].senderCount = keep(arguments.mailbox, of: s, in: senderRegion(s))
     sessions[s].recipientCount = 0
-    forward(i, now: now, into: &effects)
+    forward(i, &m)
   }
 
-  mutating func recipient(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func recipient(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     if sessions[s].flags.contains(.lost) {
-      answer(i, .transactionLost, now: now, into: &effects)
+      answer(i, .transactionLost, &m)
       return
     }
     guard sessions[s].flags.contains(.mail) || isOutstanding(.mail, s) else {
-      answer(i, .mailFirst, now: now, into: &effects)
+      answer(i, .mailFirst, &m)
       return
     }
     if sessions[s].form == .malformed {
-      answer(i, .rcptSyntax, now: now, into: &effects)
+      answer(i, .rcptSyntax, &m)
       return
     }
-    if refusesBlanks(i, now: now, into: &effects) { return }
+    if refusesBlanks(i, &m) { return }
     let limit = UInt32(clamping: policy.session.recipients)
     if limit > 0 && sessions[s].acceptedRecipients >= limit {
-      answer(i, .tooManyRecipients, now: now, into: &effects)
+      answer(i, .tooManyRecipients, &m)
       return
     }
     let arguments: RcptArguments
     let isUTF8 = sessions[s].flags.contains(.utf8)
     switch RcptArguments.parse(arena.span(argument(s)), smtputf8: isUTF8) {
     case .fault(let fault):
-      answer(i, fault.reply, now: now, into: &effects)
+      answer(i, fault.reply, &m)
       return
     case .parsed(let parsed): arguments = parsed
     }
-    if let lapse = arguments.lapse, lapsed(i, lapse.reply, now: now) {
-      answer(i, lapse.reply, now: now, into: &effects)
+    if let lapse = arguments.lapse, lapsed(i, lapse.reply, now: m.now) {
+      answer(i, lapse.reply, &m)
       return
     }
     if isUnsupported(arguments.parameters, sessions[s].offered) {
-      answer(i, .unknownParameter, now: now, into: &effects)
+      answer(i, .unknownParameter, &m)
       return
     }
     sessions[s].recipientCount = keep(arguments.mailbox, of: s, in: recipientRegion(s))
-    forward(i, now: now, into: &effects)
+    forward(i, &m)
   }
 
   /// Whether more white space behind the colon than there may be is refused, and was.
   private mutating func refusesBlanks(
-    _ i: Int, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ m: inout Moment
   ) -> Bool {
-    guard sessions[Int(connections[i].session)].form == .tolerated,
-      lapsed(i, .badPathSyntax, now: now)
+    guard sessions[connections[i].session].form == .tolerated,
+      lapsed(i, .badPathSyntax, now: m.now)
     else { return false }
-    answer(i, .badPathSyntax, now: now, into: &effects)
+    answer(i, .badPathSyntax, &m)
     return true
   }
 
   /// Whether such a command is with the downstream, its reply still to come.
-  private func isOutstanding(_ verb: Verb, _ s: Int) -> Bool {
-    let l = Int(sessions[s].link)
-    return l >= 0 && links[l].state == .busy && links[l].outstanding.contains(verb)
+  private func isOutstanding(_ verb: Verb, _ s: SessionIndex) -> Bool {
+    let l = sessions[s].link
+    return l.exists && links[l].state == .busy && links[l].outstanding.contains(verb)
   }
 
   /// Whether the client used a parameter it was not offered. Such a one is refused, never dropped: each
@@ -122,7 +122,7 @@ extension Engine {
   }
 
   /// Keeps an address for the log, in its brackets, whether it came in them or not.
-  private mutating func keep(_ mailbox: Range<Int>, of s: Int, in place: Region) -> UInt8 {
+  private mutating func keep(_ mailbox: Range<Int>, of s: SessionIndex, in place: Region) -> UInt8 {
     let kept = min(mailbox.count, ClientText.each - 1)
     arena[place.offset] = UInt8(ascii: "<")
     arena.move(
@@ -132,44 +132,44 @@ extension Engine {
     return UInt8(kept + 2)
   }
 
-  mutating func data(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func data(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     if sessions[s].inputStart + sessions[s].lineConsumed < sessions[s].inputEnd {
       // Message bytes ahead of 354: what reads them as commands is smuggled mail (class 22).
       counters.protocolFaults += 1
-      leave(i, .dataTooEarly, now: now, into: &effects)
+      leave(i, .dataTooEarly, &m)
     } else if sessions[s].flags.contains(.lost) {
-      answer(i, .transactionLost, now: now, into: &effects)
+      answer(i, .transactionLost, &m)
     } else if !sessions[s].flags.contains(.mail) && !isOutstanding(.mail, s) {
-      answer(i, .mailFirst, now: now, into: &effects)
+      answer(i, .mailFirst, &m)
     } else if sessions[s].acceptedRecipients == 0 && !isOutstanding(.rcpt, s) {
-      answer(i, .noValidRecipients, now: now, into: &effects)
+      answer(i, .noValidRecipients, &m)
     } else if sessions[s].lineCount > sessions[s].argumentStart {
-      answer(i, .noArgument, now: now, into: &effects)
+      answer(i, .noArgument, &m)
     } else {
-      forward(i, now: now, into: &effects)
+      forward(i, &m)
     }
   }
 
-  mutating func reset(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    if holdsLink(Int(connections[i].session)) {
-      forward(i, now: now, into: &effects)
+  mutating func reset(_ i: ClientIndex, _ m: inout Moment) {
+    if holdsLink(connections[i].session) {
+      forward(i, &m)
     } else {
       resetTransaction(i)
-      answer(i, .ok, now: now, into: &effects)
+      answer(i, .ok, &m)
     }
   }
 
   /// Whether a session would lose a transaction or a log-in with its downstream connection: there is one to keep
   /// alive then, so the downstream hears what is said for that.
-  func holdsLink(_ s: Int) -> Bool {
-    let l = Int(sessions[s].link)
-    return l >= 0 && links[l].state == .ready && !sessions[s].flags.isDisjoint(with: .held)
+  func holdsLink(_ s: SessionIndex) -> Bool {
+    let l = sessions[s].link
+    return l.exists && links[l].state == .ready && !sessions[s].flags.isDisjoint(with: .held)
   }
 
   /// The one place where a transaction's state ends, on whichever way it ended.
-  mutating func resetTransaction(_ i: Int) {
-    let s = Int(connections[i].session)
+  mutating func resetTransaction(_ i: ClientIndex) {
+    let s = connections[i].session
     sessions[s].flags.remove(.transaction)
     sessions[s].acceptedRecipients = 0
     sessions[s].recipientDelay = 0
@@ -180,8 +180,8 @@ extension Engine {
   // MARK: Message
 
   /// The downstream said 354: the client's message may come.
-  mutating func beginBody(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func beginBody(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     sessions[s].inputStart = 0
     sessions[s].inputEnd = 0
     sessions[s].lines.reset()
@@ -193,68 +193,68 @@ extension Engine {
     sessions[s].rewriteEnd = 0
     sessions[s].holdsCR = false
     sessions[s].deadlineMark = 0
-    let theirs = links[Int(sessions[s].link)].offer.sizeMax
+    let theirs = links[sessions[s].link].offer.sizeMax
     sessions[s].sizeLimit = smallerLimit(policy.session.messageBytes, theirs)
     sessions[s].phase = .body
-    flush(i, now: now, into: &effects)
-    readBody(i, now: now, into: &effects)
+    flush(i, &m)
+    readBody(i, &m)
   }
 
   /// Reads more of a message, as much as its source's byte rate has credit for.
-  mutating func readBody(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func readBody(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     if sessions[s].flags.contains(.relaying) { return }
     sessions[s].flags.remove(.paused)
-    if endIfUsedUp(i, now: now, into: &effects) { return }
-    if isOverdue(i, now: now) {
-      timedOut(i, now: now)
-      leave(i, .timeout, now: now, into: &effects)
+    if endIfUsedUp(i, &m) { return }
+    if isOverdue(i, now: m.now) {
+      timedOut(i, now: m.now)
+      leave(i, .timeout, &m)
       return
     }
     // The deadline moves with each kilobyte, not with each byte: a trickle does not hold a downstream.
     let isDue = sessions[s].data.octets &- sessions[s].deadlineMark >= 1_024
     if sessions[s].flags.contains(.filling) {
       // Since DATA went downstream.
-      setBodyDeadline(i, now: now)
+      setBodyDeadline(i, now: m.now)
       return
     }
     var room = bodyRoom(s)
-    if let credit = credit(i, now: now), credit < room.count {
+    if let credit = credit(i, now: m.now), credit < room.count {
       if credit < 1 {
-        pauseBody(i, now: now)
+        pauseBody(i, now: m.now)
         return
       }
       room = room.prefix(credit)
     }
-    if isDue || !wheel.isSet(i) { setBodyDeadline(i, now: now) }
-    receive(i, into: room, into: &effects)
+    if isDue || !timers.isSet(i) { setBodyDeadline(i, now: m.now) }
+    receive(i, into: room, &m)
   }
 
-  private mutating func setBodyDeadline(_ i: Int, now: Instant) {
-    let s = Int(connections[i].session)
+  private mutating func setBodyDeadline(_ i: ClientIndex, now: Instant) {
+    let s = connections[i].session
     sessions[s].deadlineMark = sessions[s].data.octets
-    wheel.set(i, at: now.after(microseconds: policy.timeouts.body))
+    timers.set(i, at: now.after(microseconds: policy.timeouts.body))
   }
 
   /// Where message bytes arrive.
-  private func bodyRoom(_ s: Int) -> Region {
+  private func bodyRoom(_ s: SessionIndex) -> Region {
     // One byte in front is kept for a CR that was held back.
     return input(s).from(1)
   }
 
   /// Listens while DATA is with the downstream: who speaks before 354 must be found out, also where his bytes
   /// are still in the kernel, and after it they are the first of the message.
-  mutating func listenForBody(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func listenForBody(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     if sessions[s].flags.contains(.filling) { return }
     let room = bodyRoom(s)
     // A source without credit for so little is charged for it and waits longer before the next piece.
-    let most = max(credit(i, now: now) ?? room.count, 512)
-    receive(i, into: room.prefix(min(most, room.count)), into: &effects)
+    let most = max(credit(i, now: m.now) ?? room.count, 512)
+    receive(i, into: room.prefix(min(most, room.count)), &m)
   }
 
   /// How many bytes the source may send now; nil where no rule says.
-  func credit(_ i: Int, now: Instant) -> Int? {
+  func credit(_ i: ClientIndex, now: Instant) -> Int? {
     guard policy.mode == .enforce, let rule = rateRule(i), let rate = rule.bytes,
       !connections[i].flags.contains(.trusted)
     else { return nil }
@@ -264,8 +264,8 @@ extension Engine {
     return Int(clamping: min(buckets.peek(key, rate, now: now), turn))
   }
 
-  mutating func pauseBody(_ i: Int, now: Instant) {
-    let s = Int(connections[i].session)
+  mutating func pauseBody(_ i: ClientIndex, now: Instant) {
+    let s = connections[i].session
     guard let rule = rateRule(i), let rate = rule.bytes else { return }
     // Wait for a piece worth reading, but never longer than a stall may last (half its ceiling).
     let key = rule.key(for: connections[i].address, .bytes)
@@ -273,11 +273,11 @@ extension Engine {
     let due = buckets.earliest(key, piece, rate, now: now)
     let latest = now.after(microseconds: policy.delays[.body].ceiling / 2)
     sessions[s].flags.insert(.paused)
-    wheel.set(i, at: min(max(due, now.after(microseconds: 10_000)), latest))
+    timers.set(i, at: min(max(due, now.after(microseconds: 10_000)), latest))
   }
 
   /// Charges received bytes to the source's byte rate.
-  mutating func spend(_ i: Int, _ count: Int, now: Instant) {
+  mutating func spend(_ i: ClientIndex, _ count: Int, now: Instant) {
     guard let rule = rateRule(i), let rate = rule.bytes, !connections[i].flags.contains(.trusted)
     else { return }
     _ = buckets.charge(
@@ -285,18 +285,18 @@ extension Engine {
   }
 
   /// Message bytes have come.
-  mutating func heardBody(_ i: Int, _ count: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func heardBody(_ i: ClientIndex, _ count: Int, _ m: inout Moment) {
+    let s = connections[i].session
     let region = input(s)
     if region.offset + Int(sessions[s].fillStart) != bodyRoom(s).offset {
       // Asked for before DATA: it was said before 354.
       counters.protocolFaults += 1
-      leave(i, .dataTooEarly, now: now, into: &effects)
+      leave(i, .dataTooEarly, &m)
       return
     }
     var data = sessions[s].data
     if continuesTrace(data, region.from(1).prefix(count)) {
-      leave(i, .foldedStart, now: now, into: &effects)
+      leave(i, .foldedStart, &m)
       return
     }
     let step = data.scan(
@@ -310,17 +310,17 @@ extension Engine {
       // A CR at the end stays here until its LF has come: no bare CR ever goes downstream.
       sessions[s].holdsCR = data.endsInCR
       let end = 1 + count - (data.endsInCR ? 1 : 0)
-      bodyPiece(i, start..<max(end, start), ends: false, now: now, into: &effects)
+      bodyPiece(i, start..<max(end, start), ends: false, &m)
     case .rewrite(let from):
-      note(.bareNewline, i, now: now)
+      note(.bareNewline, i, now: m.now)
       sessions[s].rewriteStart = Int32(1 + from)
       sessions[s].rewriteEnd = Int32(1 + count)
-      bodyPiece(i, start..<(1 + from), ends: false, now: now, into: &effects)
+      bodyPiece(i, start..<(1 + from), ends: false, &m)
     case .end(let length):
       sessions[s].inputStart = Int32(1 + length)
       sessions[s].inputEnd = Int32(1 + count)
-      bodyPiece(i, start..<(1 + length), ends: true, now: now, into: &effects)
-    case .fault(let fault, _): bodyFault(i, fault, now: now, into: &effects)
+      bodyPiece(i, start..<(1 + length), ends: true, &m)
+    case .fault(let fault, _): bodyFault(i, fault, &m)
     }
   }
 
@@ -330,73 +330,73 @@ extension Engine {
   ///   - piece: where in the input region it is.
   ///   - ends: whether the message ends with it.
   private mutating func bodyPiece(
-    _ i: Int, _ piece: Range<Int>, ends: Bool, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ piece: Range<Int>, ends: Bool, _ m: inout Moment
   ) {
-    guard mayGoOn(i, ends: ends, now: now, into: &effects) else { return }
-    let s = Int(connections[i].session)
+    guard mayGoOn(i, ends: ends, &m) else { return }
+    let s = connections[i].session
     if piece.isEmpty {
-      goOnWithBody(i, now: now, into: &effects)
+      goOnWithBody(i, &m)
       return
     }
     sessions[s].flags.insert(.relaying)
     sessions[s].relayStart = Int32(piece.lowerBound)
     sessions[s].relayEnd = Int32(piece.upperBound)
-    sendBody(Int(sessions[s].link), s, now: now, into: &effects)
+    sendBody(sessions[s].link, s, &m)
   }
 
   /// Whether the part of the message that was looked at goes downstream. If not, it and the rest are thrown away.
   ///
   /// - Parameter ends: whether the message ends with it.
   private mutating func mayGoOn(
-    _ i: Int, ends: Bool, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, ends: Bool, _ m: inout Moment
   ) -> Bool {
-    let s = Int(connections[i].session)
+    let s = connections[i].session
     if ends {
       sessions[s].flags.insert(.dotSeen)
-      wheel.cancel(i)
+      timers.cancel(i)
     }
     let limit = sessions[s].sizeLimit
     if sessions[s].phase == .body && limit > 0 && sessions[s].data.size > limit {
       // Too large: the downstream gets no final dot, the client's bytes are read and thrown away.
-      swallow(i, .messageTooLarge, now: now, into: &effects)
+      swallow(i, .messageTooLarge, &m)
     }
-    let l = Int(sessions[s].link)
-    if sessions[s].phase == .body && (l < 0 || links[l].state != .body) {
-      swallow(i, .downstreamLost, now: now, into: &effects)
+    let l = sessions[s].link
+    if sessions[s].phase == .body && (!l.exists || links[l].state != .body) {
+      swallow(i, .downstreamLost, &m)
     }
     if sessions[s].phase == .swallow {
-      goOnSwallowing(i, now: now, into: &effects)
+      goOnSwallowing(i, &m)
       return false
     }
     return true
   }
 
   /// The bytes of a message that were being forwarded are out.
-  mutating func bodyForwarded(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func bodyForwarded(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     sessions[s].flags.remove(.relaying)
     if sessions[s].flags.contains(.dotSeen) {
       sessions[s].phase = .final
-      effects.append(.watch(slot(client: i)))
-      awaitFinalReply(Int(sessions[s].link), now: now)
+      m.append(.watch(slot(client: i)))
+      awaitFinalReply(sessions[s].link, now: m.now)
     } else {
-      goOnWithBody(i, now: now, into: &effects)
+      goOnWithBody(i, &m)
     }
   }
 
-  private mutating func goOnWithBody(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  private mutating func goOnWithBody(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     if sessions[s].rewriteStart < sessions[s].rewriteEnd {
-      rewriteBody(i, now: now, into: &effects)
+      rewriteBody(i, &m)
     } else {
-      readBody(i, now: now, into: &effects)
+      readBody(i, &m)
     }
   }
 
   /// What came with bare LFs is rewritten into the link's own buffer, as much as that takes, and goes on from there.
-  private mutating func rewriteBody(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
-    let l = Int(sessions[s].link)
+  private mutating func rewriteBody(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
+    let l = sessions[s].link
     sessions[s].relayStart = 0
     sessions[s].relayEnd = 0
     if links[l].outEnd > 0 {
@@ -425,18 +425,18 @@ extension Engine {
       sessions[s].inputEnd = sessions[s].rewriteEnd
       sessions[s].rewriteStart = sessions[s].rewriteEnd
     case .fault(let fault, _):
-      bodyFault(i, fault, now: now, into: &effects)
+      bodyFault(i, fault, &m)
       return
     }
-    guard mayGoOn(i, ends: ends, now: now, into: &effects) else { return }
+    guard mayGoOn(i, ends: ends, &m) else { return }
     guard written > 0 else {
-      goOnWithBody(i, now: now, into: &effects)
+      goOnWithBody(i, &m)
       return
     }
     sessions[s].flags.insert(.relaying)
     links[l].outEnd = Int32(written)
-    setLinkTimer(l, policy.timeouts.block, now: now)
-    flushLink(l, into: &effects)
+    setLinkTimer(l, policy.timeouts.block, now: m.now)
+    flushLink(l, &m)
   }
 
   /// Whether the message goes on with the trace header that was put before it. What an access filter goes by must
@@ -446,49 +446,49 @@ extension Engine {
   }
 
   private mutating func bodyFault(
-    _ i: Int, _ fault: BodyFault, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ fault: BodyFault, _ m: inout Moment
   ) {
     counters.protocolFaults += 1
     switch fault {
     case .bareLF, .bareCR:
-      note(.bareNewline, i, now: now)
-      leave(i, .bareNewline, now: now, into: &effects)
+      note(.bareNewline, i, now: m.now)
+      leave(i, .bareNewline, &m)
     case .nul:
-      note(.binary, i, now: now)
-      leave(i, .nulInMessage, now: now, into: &effects)
-    case .lineTooLong: leave(i, .textLineTooLong, now: now, into: &effects)
+      note(.binary, i, now: m.now)
+      leave(i, .nulInMessage, &m)
+    case .lineTooLong: leave(i, .textLineTooLong, &m)
     }
   }
 
   /// From here on the message is read to its end and thrown away; then the client gets `verdict`.
   mutating func swallow(
-    _ i: Int, _ verdict: OwnReply, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ verdict: OwnReply, _ m: inout Moment
   ) {
-    let s = Int(connections[i].session)
+    let s = connections[i].session
     sessions[s].phase = .swallow
     sessions[s].verdict = verdict
-    dropLink(of: i, now: now, into: &effects)
+    dropLink(of: i, &m)
   }
 
   /// Throws away more of a message, or, after its end, gives the verdict on it. Waits while a dying
   /// downstream connection may still be sending from the buffer: new bytes there could reach it.
-  mutating func goOnSwallowing(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  mutating func goOnSwallowing(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     guard connections[i].state == .talking, sessions[s].phase == .swallow,
       !sessions[s].flags.contains(.relaying)
     else { return }
     if sessions[s].rewriteStart < sessions[s].rewriteEnd {
-      discardRest(i, now: now, into: &effects)
+      discardRest(i, &m)
     } else if sessions[s].flags.contains(.dotSeen) {
-      endSwallow(i, now: now, into: &effects)
+      endSwallow(i, &m)
     } else {
-      readBody(i, now: now, into: &effects)
+      readBody(i, &m)
     }
   }
 
   /// Throws away what was waiting to be rewritten.
-  private mutating func discardRest(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  private mutating func discardRest(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     let (start, end) = (sessions[s].rewriteStart, sessions[s].rewriteEnd)
     sessions[s].rewriteStart = end
     let rest = input(s).prefix(Int(end)).from(Int(start))
@@ -496,24 +496,24 @@ extension Engine {
     let step = data.scan(arena.span(rest), isDiscarded: true)
     sessions[s].data = data
     switch step {
-    case .body: readBody(i, now: now, into: &effects)
+    case .body: readBody(i, &m)
     case .end(let length):
       sessions[s].inputStart = start + Int32(length)
       sessions[s].inputEnd = end
-      _ = mayGoOn(i, ends: true, now: now, into: &effects)
-    case .fault(let fault, _): bodyFault(i, fault, now: now, into: &effects)
+      _ = mayGoOn(i, ends: true, &m)
+    case .fault(let fault, _): bodyFault(i, fault, &m)
     case .rewrite: invariantFailed("what is thrown away was to be rewritten")
     }
   }
 
-  private mutating func endSwallow(_ i: Int, now: Instant, into effects: inout EffectQueue) {
-    let s = Int(connections[i].session)
+  private mutating func endSwallow(_ i: ClientIndex, _ m: inout Moment) {
+    let s = connections[i].session
     sessions[s].verb = .data
     if sessions[s].hasVerdict {
       sessions[s].hasVerdict = false
     } else {
       let verdict = sessions[s].verdict
-      say(i, verdict, now: now)
+      say(i, verdict, now: m.now)
       tally(s, sessions[s].verb, good: false)
     }
     resetTransaction(i)
@@ -521,11 +521,11 @@ extension Engine {
     sessions[s].phase = .command
     if sessions[s].lastReply == 421 {
       // The downstream's, in the middle of the message.
-      goOn(i, after: 421, now: now, into: &effects)
+      goOn(i, after: 421, &m)
       return
     }
-    endIfUsedUp(i, now: now, into: &effects)
-    loginLost(i, now: now, into: &effects)
-    if connections[i].state == .talking { work(i, now: now, into: &effects) }
+    endIfUsedUp(i, &m)
+    loginLost(i, &m)
+    if connections[i].state == .talking { work(i, &m) }
   }
 }

@@ -29,18 +29,18 @@ extension Engine {
 
   /// Whether a slot still waits for its PROXY header.
   package func awaitsHeader(_ slot: Slot) -> Bool {
-    isCurrent(slot) && isClient(Int(slot.index))
-      && connections[Int(slot.index)].state == .announced
+    client(slot).map { connections[$0].state == .announced } ?? false
   }
 
   /// Who a slot that is handed to another worker is.
   package func announcedPeer(_ slot: Slot) -> Peer {
-    var peer = peer(Int(slot.index))
-    peer.via = headers[connections[Int(slot.index)].headerPlace].balancer
+    let i = ClientIndex(Int(slot.index))
+    var peer = peer(i)
+    peer.via = headers[connections[i].headerPlace].balancer
     return peer
   }
 
-  func peer(_ i: Int) -> Peer {
+  func peer(_ i: ClientIndex) -> Peer {
     Peer(
       address: connections[i].address, port: connections[i].port,
       listener: connections[i].listener)
@@ -48,17 +48,17 @@ extension Engine {
 
   /// Somebody connected to a listener behind a load balancer.
   mutating func acceptedBehind(
-    _ balancers: PrefixTable, _ peer: Peer, now: Instant, into effects: inout EffectQueue
+    _ balancers: PrefixTable, _ peer: Peer, _ m: inout Moment
   ) -> Admission {
     guard balancers.find(peer.address) != nil else {
-      refuseHeader(.unlistedBalancer, peer, now: now)
+      refuseHeader(.unlistedBalancer, peer, now: m.now)
       return turnedAway(.shed, peer)
     }
     let key = headerKey(peer.address)
     guard !isDraining, headerCounts.count(key) < max(limits.proxyHeaders / 4, 1),
       let place = headerIndexes.take()
     else {
-      if !isDraining { refuseHeader(.headersWaiting, peer, now: now) }
+      if !isDraining { refuseHeader(.headersWaiting, peer, now: m.now) }
       return isDraining ? .dropped : turnedAway(.busy, peer)
     }
     guard let i = clientIndexes.take() else {
@@ -69,12 +69,12 @@ extension Engine {
     let counted = headerCounts.increment(key)
     invariant(counted != nil, "more balancers wait than headers do")
     headers[place] = PendingHeader(balancer: peer.address)
-    install(peer, in: i, now: now)
+    install(peer, in: i, now: m.now)
     connections[i].state = .announced
     connections[i].headerPlace = place
     connections[i].flags.insert(.announced)
-    wheel.set(i, at: now.after(microseconds: Engine.headerTimeout))
-    effects.append(
+    timers.set(i, at: m.now.after(microseconds: Engine.headerTimeout))
+    m.append(
       .fill(slot(client: i), headerRegion(place).prefix(ProxyHeader.shortest)))
     return .held(slot(client: i))
   }
@@ -91,7 +91,7 @@ extension Engine {
 
   /// Part of a header has come.
   mutating func heardHeader(
-    _ i: Int, _ count: Int, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ count: Int, _ m: inout Moment
   ) {
     let place = connections[i].headerPlace
     let region = headerRegion(place)
@@ -105,9 +105,9 @@ extension Engine {
     switch step {
     case .malformed:
       let isTooLong = ProxyHeader.isTooLong(arena.span(region.prefix(have)))
-      noHeader(i, isTooLong ? .headerTooLong : .headerMalformed, now: now, into: &effects)
+      noHeader(i, isTooLong ? .headerTooLong : .headerMalformed, &m)
     case .needMore(let more):
-      effects.append(.fill(slot(client: i), region.from(have).prefix(more)))
+      m.append(.fill(slot(client: i), region.from(have).prefix(more)))
     case .complete(let source, let skip):
       if !headers[place].isSkipping {
         headers[place].isSkipping = true
@@ -116,16 +116,16 @@ extension Engine {
       let left = Int(headers[place].skip)
       if left > 0 {
         let room = region.from(Layout.headerKept)
-        effects.append(.fill(slot(client: i), room.prefix(min(left, room.count))))
+        m.append(.fill(slot(client: i), room.prefix(min(left, room.count))))
       } else {
-        announced(i, source, now: now, into: &effects)
+        announced(i, source, &m)
       }
     }
   }
 
   /// A header is whole: the client is known, and only now is it judged.
   private mutating func announced(
-    _ i: Int, _ source: ProxyHeader.Source, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ source: ProxyHeader.Source, _ m: inout Moment
   ) {
     var peer = peer(i)
     peer.via = peer.address
@@ -137,9 +137,9 @@ extension Engine {
         connections[i].address = address
         connections[i].port = port
         connections[i].state = .closing
-        wheel.cancel(i)
-        effects.append(.hand(slot(client: i), worker: home))
-        effects.append(.close(slot(client: i)))
+        timers.cancel(i)
+        m.append(.hand(slot(client: i), worker: home))
+        m.append(.close(slot(client: i)))
         return
       }
     } else {
@@ -148,31 +148,31 @@ extension Engine {
       peer.isNobody = true
     }
     releaseHeader(i)
-    wheel.cancel(i)
-    enter(peer, in: i, now: now, into: &effects)
+    timers.cancel(i)
+    enter(peer, in: i, &m)
   }
 
   /// What came is no header, or none came in time.
   mutating func noHeader(
-    _ i: Int, _ why: Subject, now: Instant, into effects: inout EffectQueue
+    _ i: ClientIndex, _ why: Subject, _ m: inout Moment
   ) {
-    refuseHeader(why, peer(i), now: now)
+    refuseHeader(why, peer(i), now: m.now)
     // The line just written is its closing line.
     connections[i].flags.insert(.logged)
-    refuse(i, .shed, now: now, into: &effects)
+    refuse(i, .shed, &m)
   }
 
   /// The balancer closed before its header was whole. Without a word it has only looked whether we are there.
-  mutating func leftWithoutHeader(_ i: Int, now: Instant, into effects: inout EffectQueue) {
+  mutating func leftWithoutHeader(_ i: ClientIndex, _ m: inout Moment) {
     if headers[connections[i].headerPlace].count > 0 {
-      refuseHeader(.headerMalformed, peer(i), now: now)
+      refuseHeader(.headerMalformed, peer(i), now: m.now)
     }
     connections[i].flags.insert(.logged)
-    close(i, now: now, into: &effects)
+    close(i, &m)
   }
 
   /// Gives a header's place back; nothing may be in flight into it.
-  mutating func releaseHeader(_ i: Int) {
+  mutating func releaseHeader(_ i: ClientIndex) {
     guard connections[i].flags.contains(.announced) else { return }
     connections[i].flags.remove(.announced)
     let place = connections[i].headerPlace

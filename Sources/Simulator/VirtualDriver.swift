@@ -46,7 +46,7 @@ package struct VirtualDriver: ~Copyable {
   package private(set) var sockets: [Socket]
   /// Sockets of which there may be a fact to hand over: a bit each. Of the others there is none.
   private var touched: [UInt64]
-  private var effects = EffectQueue(capacity: 4_096)
+  private var effects = Moment(capacity: 4_096)
   /// Downstream connections in the order in which the engine asked for them.
   package private(set) var dialled: [Int] = []
   /// To which of the downstream's addresses each of them goes.

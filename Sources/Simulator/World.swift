@@ -104,7 +104,7 @@ package struct World: ~Copyable {
 
   package internal(set) var engine: Engine
   package internal(set) var population: Population
-  var effects = EffectQueue(capacity: 256)
+  var effects = Moment(capacity: 256)
   var events = EventQueue()
   /// When each bot will do something by itself: not after its deadline, perhaps before.
   var timers = TimeLists()

@@ -11,7 +11,7 @@ import Testing
 /// QUIT; its downstream says yes to everything.
 private struct TightDriver: ~Copyable {
   var engine: Engine
-  var effects = EffectQueue(capacity: 256)
+  var effects = Moment(capacity: 256)
   var now = Instant(seconds: 1)
   /// What the client says next, and the places of the pieces in `script`.
   let script: [[UInt8]]
@@ -178,7 +178,7 @@ struct AllocationTests {
     var engine = Engine(
       policy: policy(access: "192.0.2.0/24 reject\n"), limits: limits(), seed: 1,
       listeners: [terms])
-    var effects = EffectQueue(capacity: 256)
+    var effects = Moment(capacity: 256)
     let header = Array("PROXY TCP4 192.0.2.7 127.0.0.1 4321 25\r\n".utf8)
     let peer = Peer(address: Address(v4: 0x0A00_0001), port: 1, listener: 0)
     var before: UInt64 = 0

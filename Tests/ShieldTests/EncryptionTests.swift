@@ -190,7 +190,7 @@ struct EncryptionTests {
       for n in 0..<8 { #expect(shield.arrive("127.0.5.\(n + 1)") != nil) }
       let peer = Peer(address: try #require(Address("127.0.6.1")), port: 40_000, listener: 0)
       let now = shield.driver.now
-      var effects = EffectQueue()
+      var effects = Moment()
       switch (mode, shield.driver.engine.accepted(peer, now: now, into: &effects)) {
       case (.implicit, .dropped), (.starttls, .refused): break
       case (_, let admission): Issue.record("\(mode): \(admission)")

@@ -180,7 +180,7 @@ struct UpstreamTests {
     var shield = behind(policy { $0.tls = [.implicit] })
     let peer = Peer(address: try #require(Address("10.0.1.9")), port: 40_000, listener: 0)
     let now = shield.driver.now
-    var effects = EffectQueue()
+    var effects = Moment()
     if case .dropped = shield.driver.engine.accepted(peer, now: now, into: &effects) {
     } else {
       Issue.record("who is not listed was told so")
@@ -351,7 +351,7 @@ struct UpstreamTests {
     let small = limits { $0.proxyHeaders = 16 }
     var engine = Engine(
       policy: policy(), limits: small, seed: 1, listeners: [terms], worker: 0, workers: 4)
-    var effects = EffectQueue(capacity: 256)
+    var effects = Moment(capacity: 256)
     let from = Peer(address: Address(v4: 0x0A00_0009), port: 7, listener: 0)
     var handed = [0, 0, 0, 0]
     for n in 0..<400 {

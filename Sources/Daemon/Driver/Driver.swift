@@ -120,7 +120,7 @@ package struct Driver: ~Copyable {
   let scratch: UnsafeMutableRawPointer
   private var hasSecureWork = false
   private var plainDrips: [Int] = []
-  var effects = EffectQueue(capacity: 256)
+  var effects = Moment(capacity: 256)
   var places: Slab<Place>
   /// Slots that found no provided buffer, in the order in which they found none.
   private var starved: [UInt32] = []
