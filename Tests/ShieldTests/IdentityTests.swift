@@ -259,7 +259,9 @@ struct IdentityTests {
     for (pieces, isTaken) in cases {
       for identity in [Identity.received, .none] {
         var shield = telling(identity)
-        shield.driver.engine.policy.bareNewline = mode
+        var policy = shield.driver.engine.policy
+        policy.bareNewline = mode
+        shield.driver.engine.adopt(policy)
         let arrived = shield.arrive("192.0.2.7")
         let client = try #require(arrived)
         _ = shield.banner(client)

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+package import Reputation
+package import Structures
+package import Suspicion
+
+// What operators and other workers ask of an engine, and what they may know of it.
+extension Engine {
+  // MARK: Orders
+
+  /// Puts a new policy in force. Open connections are judged by it from their next step on.
+  ///
+  /// What a connection counts under comes from its rule, so the concurrency counts are made anew: some
+  /// 0.2 µs a connection.
+  package mutating func adopt(_ policy: Policy) {
+    let before = core.policy
+    core.policy = policy
+    let beginsToAct = policy.mode == .enforce && before.mode == .observe
+    judge.recount(beginsToAct: beginsToAct, &clients, core)
+    let texts = core.texts
+    let isRenamed = policy.hostname != before.hostname || policy.offersTLS != before.offersTLS
+    if isRenamed { core.texts.turn() }
+    core.prepareTexts()
+    if isRenamed { clients.changeTexts(from: texts, core) }
+  }
+
+  /// Begins to stop: nobody new, idle clients get 421, transactions may end.
+  package mutating func drain(now: Instant, into m: inout Moment) {
+    m.now = now
+    core.beginDraining()
+    // One by one through the timers, so that no single fact causes more orders than the queue takes.
+    for n in 0..<clients.capacity {
+      let i = ClientIndex(n)
+      switch clients[i].state {
+      case .announced, .waiting, .idle, .dripping, .pit: core.timers.set(i, at: m.now)
+      case .talking where clients[clients[i].session].isBetweenMessages:
+        core.timers.set(i, at: m.now)
+      case .free, .banner, .talking, .refusing, .draining, .closing, .securing: break
+      }
+    }
+  }
+
+  /// Something was learnt elsewhere, or before this process began.
+  package mutating func learn(_ change: Change, now: Instant) {
+    judge.learn(change, &core, now: now)
+  }
+
+  /// How the downstream is spoken to.
+  package mutating func setDownstreamTLS(_ mode: DownstreamTLS, implicit: Bool) {
+    downstream.terms.tls = mode
+    downstream.terms.isImplicitTLS = implicit && mode != .off
+  }
+
+  /// How often the downstream is asked what it offers, in microseconds.
+  package mutating func setProbeInterval(_ interval: Int64) {
+    downstream.terms.probeEvery = interval
+  }
+
+  /// How many addresses the downstream has from now on; the next probe looks at them at once.
+  package mutating func setServers(count: Int, now: Instant) {
+    downstream.servers.adopt(count: count)
+    downstream.probeAtOnce(now: now)
+  }
+
+  // MARK: Questions
+
+  package var policy: Policy { core.policy }
+  package var limits: Limits { core.limits }
+  package var isDraining: Bool { core.isDraining }
+  package var isDownstreamUp: Bool? { downstream.isUp }
+
+  /// The block in which every region of an order lies.
+  package var arena: Arena {
+    _read { yield core.arena }
+    _modify { yield &core.arena }
+  }
+  package var counters: Counters {
+    _read { yield core.counters }
+    _modify { yield &core.counters }
+  }
+  package var journal: Journal {
+    _read { yield core.journal }
+    _modify { yield &core.journal }
+  }
+  /// What is known of sources; what it has learnt is to be taken from there once a turn.
+  package var memory: Memory {
+    _read { yield judge.memory }
+    _modify { yield &judge.memory }
+  }
+  /// What a clock on the wall said at instant 0, in microseconds since 1970.
+  package var wallClock: Int64 {
+    get { downstream.wallClock }
+    set { downstream.wallClock = newValue }
+  }
+
+  /// How many client connections there are.
+  package var heldCount: Int { core.limits.connections - core.places.clients.free }
+  package var linkCount: Int { core.limits.downstreamConnections - core.places.links.free }
+  /// How many sessions are leased.
+  package var leasedSessions: Int { core.limits.sessions - core.places.sessions.free }
+  /// Whether nobody holds a place of any pool: so it must be when nobody is there.
+  package var sharesAreEmpty: Bool { judge.shares.isEmpty }
+
+  /// The client at whose service downstream connection `l` is, if there is one.
+  package func client(ofLink l: Int) -> Int? {
+    let s = downstream[LinkIndex(l)].session
+    return s.exists && clients[s].owner.exists ? clients[s].owner.number : nil
+  }
+
+  /// Whether a slot, 0 ..< slotCount, is a client's; the others are downstream connections.
+  package func isClient(_ slot: Int) -> Bool { slot < core.limits.connections }
+
+  /// The number of the listener that a client came to.
+  package func listener(of slot: Slot) -> Int {
+    isClient(Int(slot.index)) ? Int(clients[ClientIndex(Int(slot.index))].listener) : 0
+  }
+
+  /// Whether a slot still waits for its PROXY header.
+  package func awaitsHeader(_ slot: Slot) -> Bool {
+    guard isClient(Int(slot.index)) else { return false }
+    let connection = clients[ClientIndex(Int(slot.index))]
+    return connection.generation == slot.generation && connection.state == .announced
+  }
+
+  /// Who a slot that is handed to another worker is.
+  package func announcedPeer(_ slot: Slot) -> Peer {
+    let i = ClientIndex(Int(slot.index))
+    var peer = clients.peer(i)
+    peer.via = headers[clients[i].headerPlace].balancer
+    return peer
+  }
+
+  /// Brings the gauges up to date. Walks every connection: for a snapshot once a second, not per event.
+  package mutating func measure() {
+    var (waiting, dripping, talking) = (UInt64(0), UInt64(0), UInt64(0))
+    for n in 0..<clients.capacity {
+      switch clients[ClientIndex(n)].state {
+      case .announced, .waiting: waiting += 1
+      case .dripping, .pit: dripping += 1
+      case .talking, .banner, .idle, .securing: talking += 1
+      case .free, .refusing, .draining, .closing: break
+      }
+    }
+    core.counters.held = UInt64(heldCount)
+    core.counters.waiting = waiting
+    core.counters.dripping = dripping
+    core.counters.talking = talking
+    core.counters.links = UInt64(linkCount)
+    core.counters.tlsSessions = UInt64(clients.secured.count)
+  }
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+import SMTP
+import Structures
+import Suspicion
+
+/// What a line in the tarpit was, packed into 4 bits of `Connection.owed`. 0 means nothing.
+enum PitCommand: UInt32 {
+  case helo = 1
+  case ehlo, mail, recipient, data, quit, harmless, starttls, unknown
+
+  /// By the four letters of the word.
+  init(_ word: PitWord) {
+    self =
+      switch word.command {
+      case 0x45_48_4C_4F: .ehlo
+      case 0x48_45_4C_4F: .helo
+      case 0x4D_41_49_4C: .mail
+      case 0x52_43_50_54: .recipient
+      case 0x44_41_54_41: .data
+      case 0x51_55_49_54: .quit
+      case 0x52_53_45_54, 0x4E_4F_4F_50: .harmless  // RSET, NOOP
+      case 0x53_54_41_52: .starttls
+      default: .unknown
+      }
+  }
+}
+
+/// What came of a timer in the tarpit.
+enum PitStep {
+  /// A byte was sent, and another one follows.
+  case goesOn
+  /// The text is another one by now: what follows would belong to nothing that was said.
+  case cutOff
+  /// The text is out.
+  case said
+}
+
+// The tarpit: T3 peers, held by bytes.
+//
+// A peer here owns no session and no buffer. It hears ready texts one byte at a time, evenly spread
+// over the delay of the stage, so that the last byte comes when the delay ends. It is refused every
+// recipient with 450, and nothing of it ever reaches the downstream. Of each line it says, the first
+// four letters are looked at.
+extension Clients {
+  /// Begins to drip a text.
+  mutating func drip(_ text: PitText, _ i: ClientIndex, _ core: inout Core, _ m: inout Moment) {
+    self[i].state = .dripping
+    self[i].text = text
+    self[i].position = 0
+    core.timers.set(i, atTick: core.line(text).due(0, after: core.timers.tickAtOrBefore(m.now)))
+    m.append(.watch(slot(i)))
+  }
+
+  /// Sends the next byte of each peer whose time has come, as long as one is to follow and the peer's time is
+  /// not up: what nearly every timer of a tarpit is for.
+  ///
+  /// - Parameters:
+  ///   - first: the first slot whose time has come.
+  ///   - most: for how many ticks a peer may be there.
+  /// - Returns: false if for the first one there is more to decide.
+  mutating func drip(
+    from first: Int, tick: Int64, most: UInt32, _ core: inout Core, _ m: inout Moment
+  ) -> Bool {
+    let before = m.dripCount
+    var n = first
+    while n < capacity, !m.isFullOfDrips {
+      let i = ClientIndex(n)
+      guard self[i].isDripping,
+        UInt32(truncatingIfNeeded: tick) &- self[i].accepted < most
+      else { break }
+      let line = core.texts[number: self[i].textNumber]
+      let position = self[i].nextStep
+      let next = position &+ 1
+      guard next < line.count else { break }
+      m.append(
+        Drip(
+          Slot(index: UInt32(truncatingIfNeeded: n), generation: self[i].generation),
+          core.arena[Int(line.offset &+ position)]))
+      self[i].takeStep()
+      n = core.timers.renew(n, atTick: line.due(next, after: tick))
+    }
+    let sent = m.dripCount - before
+    core.counters.drips &+= UInt64(sent)
+    core.counters.bytesOut &+= UInt64(sent)
+    return sent > 0
+  }
+
+  /// Sends one byte of a peer whose time has come, perhaps its text's last.
+  mutating func dripOne(_ i: ClientIndex, _ core: inout Core, _ m: inout Moment) -> PitStep {
+    if self[i].position == Connection.noRest { return .cutOff }
+    let line = core.line(self[i].text)
+    let position = Int(self[i].position)
+    if position < Int(line.count) {
+      m.append(Drip(slot(i), core.arena[Int(line.offset) + position]))
+      core.counters.drips += 1
+      core.counters.bytesOut += 1
+      self[i].position += 1
+    }
+    if position + 1 < Int(line.count) {
+      let tick = core.timers.tickAtOrBefore(m.now)
+      core.timers.set(i, atTick: line.due(UInt32(position) + 1, after: tick))
+      return .goesOn
+    }
+    return .said
+  }
+
+  // MARK: Words
+
+  /// Notes which replies the lines in `bytes` are owed. Of each line its first four letters are kept until
+  /// its end comes, so that it makes no difference how the bytes are split.
+  ///
+  /// - Returns: false if there are more lines than can be kept.
+  mutating func owe(_ i: ClientIndex, _ bytes: Span<UInt8>, _ owed: inout UInt32) -> Bool {
+    for k in 0..<bytes.count {
+      let byte = bytes[k]
+      if byte == UInt8(ascii: "\n") {
+        if owed >> 28 != 0 { return false }
+        let used = UInt32(32 - owed.leadingZeroBitCount)
+        owed |= PitCommand(self[i].word).rawValue << ((used + 3) / 4 * 4)
+        self[i].word = .none
+        self[i].flags.remove(.pastWord)
+      } else if !self[i].flags.contains(.pastWord) {
+        let upper = byte & 0xDF
+        if upper >= 65 && upper <= 90 {
+          self[i].word.take(upper)
+        } else {
+          self[i].flags.insert(.pastWord)
+        }
+      }
+    }
+    return true
+  }
+
+  /// The next command that a peer is owed a reply to; nil if there is none.
+  mutating func nextOwed(_ i: ClientIndex) -> PitCommand? {
+    let next = PitCommand(rawValue: self[i].owed & 15)
+    self[i].owed >>= 4
+    return next
+  }
+
+  // MARK: Other texts
+
+  /// The texts are others now. Who is in the middle of one goes on in the new one if that begins as the old one did;
+  /// everybody else is cut off when the next byte is due, because the rest would belong to nothing that was said.
+  mutating func changeTexts(from old: Texts, _ core: borrowing Core) {
+    for n in 0..<capacity {
+      let i = ClientIndex(n)
+      let state = self[i].state
+      guard state == .dripping || state == .banner || state == .refusing else { continue }
+      let text = state == .banner ? PitText.banner : self[i].text
+      let (new, old) = (core.line(text), old[text])
+      let goesOn: Bool
+      if state == .dripping {
+        // Who may not be offered STARTTLS may have begun a text that has it now.
+        goesOn =
+          core.begins(new, as: old, upTo: Int(self[i].position))
+          && (text != .ehlo || core.policy.offersTLS(self[i]) == core.policy.offersTLS)
+      } else {
+        // The send in flight has all that is left of the old one; only what it does not take would be read here.
+        goesOn = new.count == old.count && core.begins(new, as: old, upTo: Int(old.count) - 1)
+      }
+      if !goesOn { self[i].position = Connection.noRest }
+    }
+  }
+}
+
+extension Core {
+  /// Whether two texts are the same up to `count`, and the first goes on there.
+  fileprivate func begins(_ new: PitLine, as old: PitLine, upTo count: Int) -> Bool {
+    if count >= Int(new.count) || count > Int(old.count) { return false }
+    for k in 0..<count where arena[Int(new.offset) + k] != arena[Int(old.offset) + k] {
+      return false
+    }
+    return true
+  }
+}
+
+extension Policy {
+  /// How a client may come to TLS.
+  func tls(of connection: Connection) -> ListenerTLS { tls(ofListener: Int(connection.listener)) }
+
+  /// Whether STARTTLS may be said now.
+  func offersTLS(_ connection: Connection) -> Bool {
+    tls(of: connection) == .starttls && !connection.flags.contains(.encrypted)
+  }
+
+  /// Whether a log-in may be offered: not where others can read it, unless the operator asks for it.
+  func offersAuth(_ connection: Connection) -> Bool {
+    authOnClear || connection.flags.contains(.encrypted)
+  }
+
+  func role(of connection: Connection) -> Role { role(ofListener: Int(connection.listener)) }
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+package import Flow
+package import SMTP
+package import Structures
+package import Suspicion
+
+/// One thing that happened, whole, without a reference to anything that may be gone when it is read.
+package struct JournalEntry: BitwiseCopyable, Sendable {
+  package var event: Event
+  package var at: Instant
+  /// The session's id as the client and the log see it.
+  package var session: UInt64 = 0
+  package var address = Address(high: 0, low: 0)
+  package var port: UInt16 = 0
+  /// The load balancer that spoke for the client, for `.connect`; the unspecified address for none.
+  package var via = Address(high: 0, low: 0)
+  package var listener: UInt8 = 0
+  /// Which of the downstream's addresses, for `.downstreamFailed`.
+  package var server: UInt8 = 0
+  package var tier: Tier = .clean
+  package var signals = SignalSet()
+  /// The signal, for `.signal`.
+  package var signal: Signal = .pregreet
+  package var stage: Stage = .banner
+  /// 0…1.
+  package var score = 0.0
+  /// Whether we only look on: what enforce would do is said and not done.
+  package var observed = false
+  /// For `.disconnect`.
+  package var verdict = Verdict.pass
+  /// Whose downstream it is, for `.downstreamDown` and `.downstreamUp`: each worker finds out for itself.
+  package var worker: UInt16 = 0
+  /// Microseconds of the matter at hand: a delay, how long it held, how long until it may try again.
+  package var micros: Int64 = 0
+  /// The session's length, in microseconds.
+  package var held: Int64 = 0
+  /// Artificial delay in all, in microseconds.
+  package var delayed: Int64 = 0
+  /// Microseconds in the tarpit, for `.disconnect`; -1 for who was not there, the maximum for who came there after so
+  /// long that it is not known. Of who was there nothing is kept to count octets and commands with.
+  package var tarpitted: Int64 = -1
+  package var bytesIn: UInt64 = 0
+  package var bytesOut: UInt64 = 0
+  package var messages: UInt32 = 0
+  /// The last reply code the client got; 0 for none.
+  package var reply: UInt16 = 0
+  /// Rule number + 1 in the access and the rate table; 0 for none.
+  package var accessRule: UInt32 = 0
+  package var rateRule: UInt32 = 0
+  package var tallies = CommandTallies()
+  /// What a rate rule asks for, for `.rateLimit`; `reply` is what the client hears for it, 0 for nothing.
+  package var over = OverAction.slow
+  /// The command that was refused, for `.reject`; and in which words, if they were ours: `own`, or `text` to who has
+  /// just come. The downstream's are in `quote`.
+  package var verb = Verb.unknown
+  package var own: OwnReply?
+  package var said: PitText?
+  /// How many recipients a message has, for `.accepted`.
+  package var recipients: UInt32 = 0
+  /// How many octets the client or the downstream said, and the first line of it, cut where long and where it is
+  /// nobody's business.
+  package var quoteCount: UInt32 = 0
+  package var quoteKept: UInt8 = 0
+  package var quote = InlineArray<200, UInt8>(repeating: 0)
+  /// What was exceeded, for `.rateLimit`, `.limit` and `.reject`; or how a downstream failed.
+  package var subject: Subject = .none
+  package var text = ClientText()
+  /// For `.secured`.
+  package var tls = TLSFacts()
+
+  package init(_ event: Event, at: Instant) {
+    self.event = event
+    self.at = at
+  }
+
+  /// Quotes what was said: its first line, and of a log-in no more than how. Lines behind may hold a password.
+  package mutating func quoteFirstLine(_ words: Span<UInt8>) {
+    quoteCount = UInt32(words.count)
+    var end = 0
+    var spaces = beginsLogin(words) ? 2 : Int.max
+    while end < min(words.count, quote.count) {
+      if words[end] == UInt8(ascii: " ") { spaces -= 1 }
+      if spaces == 0 { break }
+      quote[end] = words[end]
+      end += 1
+      if words[end - 1] == lineFeed { break }
+    }
+    quoteKept = UInt8(end)
+  }
+}
+
+/// Three short texts of the client (HELO name, sender, recipient) copied for the log, cut where long.
+package struct ClientText: BitwiseCopyable, Sendable {
+  package static let each = 100
+  package var helo = InlineArray<100, UInt8>(repeating: 0)
+  package var sender = InlineArray<100, UInt8>(repeating: 0)
+  package var recipient = InlineArray<100, UInt8>(repeating: 0)
+  package var heloCount: UInt8 = 0
+  package var senderCount: UInt8 = 0
+  package var recipientCount: UInt8 = 0
+  /// Whether a sender was given at all: `<>` is one.
+  package var hasSender = false
+  package var extended = false
+  package var encrypted = false
+  package var authenticated = false
+  package init() {}
+}
