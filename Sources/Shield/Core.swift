@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-import Structures
-import Suspicion
+package import Structures
+package import Suspicion
 
 /// What every part of the engine works with: the policy in force, the memory in which regions lie, the clocks, the
 /// places, and the ledger. It decides nothing.
-struct Core: ~Copyable {
-  var policy: Policy
-  let limits: Limits
+package struct Core: ~Copyable {
+  package internal(set) var policy: Policy
+  package let limits: Limits
   let layout: Layout
   /// The block in which every region of an order lies.
-  var arena: Arena
+  package var arena: Arena
   var timers: Timers
   var places: Places
   var texts = Texts()
-  var journal: Journal
-  var counters = Counters()
+  package var journal: Journal
+  package var counters = Counters()
   /// Set once: no new clients, idle ones are told to go.
   private(set) var isDraining = false
   private let staysPut = StaysPut()

@@ -113,7 +113,7 @@ package struct VirtualDriver: ~Copyable {
   /// Takes what was learnt since the last call.
   package mutating func learnt() -> [Change] {
     var changes: [Change] = []
-    while let change = engine.memory.learnt.next() { changes.append(change) }
+    while let change = engine.judge.memory.learnt.next() { changes.append(change) }
     return changes
   }
 
@@ -296,7 +296,7 @@ package struct VirtualDriver: ~Copyable {
     if let region = sockets[i].pendingSend, sockets[i].window > 0, !sockets[i].isBroken {
       let count = min(region.count, sockets[i].window)
       for k in 0..<count {
-        sockets[i].outbound.append(engine.arena[region.offset + k])
+        sockets[i].outbound.append(engine.core.arena[region.offset + k])
         sockets[i].times.append(now)
       }
       if sockets[i].window != .max { sockets[i].window -= count }
@@ -335,7 +335,7 @@ package struct VirtualDriver: ~Copyable {
       let piece = Array(sockets[i].inbound.prefix(count))
       sockets[i].inbound.removeFirst(count)
       sockets[i].pendingFill = nil
-      engine.arena.write(piece.span, at: region.offset)
+      engine.core.arena.write(piece.span, at: region.offset)
       engine.filled(slot, count, now: now, into: &effects)
       return true
     }

@@ -517,7 +517,7 @@ package struct World: ~Copyable {
   mutating func hand(_ i: Int, _ region: Region) {
     // What would come after the run's end is not kept until then.
     guard !bots[i].hasEnded, now + Int64(bots[i].latency) <= horizon else { return }
-    add(.hear, toReach: i, Int(letters.put(engine.arena, region)))
+    add(.hear, toReach: i, Int(letters.put(engine.core.arena, region)))
   }
 
   // MARK: The shield's side
@@ -537,7 +537,7 @@ package struct World: ~Copyable {
       carryOut()
     }
     // An entry is large, and to ask for one that is not there as dear as to take it.
-    while engine.journal.count > 0, let entry = engine.journal.next() { journal(entry) }
+    while engine.core.journal.count > 0, let entry = engine.core.journal.next() { journal(entry) }
   }
 
   mutating func carryOut() {
@@ -631,7 +631,7 @@ package struct World: ~Copyable {
         return
       }
     }
-    server.heard(l, engine.arena, region, now: now * 1_000, into: &replies)
+    server.heard(l, engine.core.arena, region, now: now * 1_000, into: &replies)
     for n in 0..<replies.count { answer(k, replies[n]) }
     replies.removeAll(keepingCapacity: true)
     sockets[k].sent = Int32(region.count)
@@ -742,7 +742,7 @@ package struct World: ~Copyable {
     if bots[i].arrived > 0 {
       if sockets[k].fillCount >= 0 {
         read(i, atMost: Int(sockets[k].fillCount))
-        Self.copy(words, words.count, to: &engine.arena, at: sockets[k].fillOffset)
+        Self.copy(words, words.count, to: &engine.core.arena, at: sockets[k].fillOffset)
         sockets[k].fillCount = -1
         engine.filled(slot, words.count, now: instant, into: &effects)
       } else if sockets[k].want == .listen {
@@ -772,7 +772,7 @@ package struct World: ~Copyable {
     if tellSent(k, slot) { return }
     if behind[l].arrived > 0 && sockets[k].fillCount >= 0 {
       let count = min(Int(sockets[k].fillCount), behind[l].arrived)
-      Self.copy(behind[l].inbound, count, to: &engine.arena, at: sockets[k].fillOffset)
+      Self.copy(behind[l].inbound, count, to: &engine.core.arena, at: sockets[k].fillOffset)
       if count == behind[l].inbound.count {
         behind[l].inbound.removeAll(keepingCapacity: true)
       } else {

@@ -84,10 +84,10 @@ extension World {
   /// the moment (42x, 451) may come at any time.
   mutating func checkRelease(_ k: Int, _ region: Region) {
     guard sockets[k].notBefore > 0, region.count > 2 else { return }
-    let first = engine.arena[region.offset]
-    let second = engine.arena[region.offset + 1]
+    let first = engine.core.arena[region.offset]
+    let second = engine.core.arena[region.offset + 1]
     if first == UInt8(ascii: "4") && second != UInt8(ascii: "5")
-      || first == UInt8(ascii: "4") && engine.arena[region.offset + 2] == UInt8(ascii: "1")
+      || first == UInt8(ascii: "4") && engine.core.arena[region.offset + 2] == UInt8(ascii: "1")
     {
       return
     }
@@ -113,9 +113,9 @@ extension World {
     sample.recipients = Double(server.recipients - lastRecipients) / seconds
     lastRecipients = server.recipients
     sample.held = engine.heldCount
-    sample.waiting = Int(engine.counters.waiting)
-    sample.dripping = Int(engine.counters.dripping)
-    sample.talking = Int(engine.counters.talking)
+    sample.waiting = Int(engine.core.counters.waiting)
+    sample.dripping = Int(engine.core.counters.dripping)
+    sample.talking = Int(engine.core.counters.talking)
     sample.downstream = server.open
     samples.append(sample)
     checks.lookAtTables(
@@ -158,7 +158,7 @@ extension World {
   mutating func tell(_ text: String) { lines.append("\(Double(now) / 1_000) s: \(text)") }
 
   func text(_ region: Region) -> String {
-    let bytes = engine.arena.span(region)
+    let bytes = engine.core.arena.span(region)
     var text = ""
     for k in 0..<bytes.count where bytes[k] != 13 {
       text += bytes[k] == 10 ? " | " : String(UnicodeScalar(bytes[k]))

@@ -81,12 +81,12 @@ struct JudgeTests {
     mutating func arrive(
       _ address: String
     ) throws -> (client: Int, tier: Tier, signals: SignalSet, refused: Bool, banner: Int64) {
-      while shield.driver.engine.journal.next() != nil {}
+      while shield.driver.engine.core.journal.next() != nil {}
       let peer = Peer(address: try #require(Address(address)), port: 40_000, listener: 0)
       let arrived = shield.driver.connect(peer)
       let client = try #require(arrived)
       var entries: [JournalEntry] = []
-      while let entry = shield.driver.engine.journal.next() { entries.append(entry) }
+      while let entry = shield.driver.engine.core.journal.next() { entries.append(entry) }
       let connect = try #require(entries.first { $0.event == .connect })
       let wait = entries.first { $0.event == .delay && $0.stage == .banner }?.micros ?? 0
       return (
@@ -162,7 +162,7 @@ struct JudgeTests {
     world.shield.driver.say(met.client, "EHLO early\r\n")
     world.shield.settle()
     var entries: [JournalEntry] = []
-    while let entry = world.shield.driver.engine.journal.next() { entries.append(entry) }
+    while let entry = world.shield.driver.engine.core.journal.next() { entries.append(entry) }
     #expect(entries.last?.tier == .bad)
     let told = try #require(Explanation(of: "203.0.113.5", in: world.configuration))
     #expect(told.proofs == [.pregreet, .nonSMTP])

@@ -51,11 +51,11 @@ enum DripBenchmark {
       clients.append(client)
       if clients.count % 64 == 0 { _ = try driver.turn(longest: 1_000) }
     }
-    while driver.engine.counters.drips < wanted { _ = try driver.turn(longest: 100_000) }
+    while driver.engine.core.counters.drips < wanted { _ = try driver.turn(longest: 100_000) }
     guard driver.engine.heldCount == connections else {
       print("drip-benchmark: \(driver.engine.heldCount) of \(connections) are held")
       exit(1)
     }
-    print("drips=\(driver.engine.counters.drips) enters=\(driver.ring.counters.enters)")
+    print("drips=\(driver.engine.core.counters.drips) enters=\(driver.ring.counters.enters)")
   }
 }

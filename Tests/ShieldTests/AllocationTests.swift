@@ -85,7 +85,7 @@ private struct TightDriver: ~Copyable {
   mutating func speak(_ slot: Slot, _ region: Region) {
     let bytes = script[piece]
     piece += 1
-    engine.arena.write(bytes.span, at: region.offset)
+    engine.core.arena.write(bytes.span, at: region.offset)
     engine.filled(slot, bytes.count, now: now, into: &effects)
   }
 
@@ -93,7 +93,7 @@ private struct TightDriver: ~Copyable {
   mutating func downstreamAnswers(_ reply: [UInt8]) {
     guard let (slot, region) = pending else { return }
     pending = nil
-    engine.arena.write(reply.span, at: region.offset)
+    engine.core.arena.write(reply.span, at: region.offset)
     engine.filled(slot, reply.count, now: now, into: &effects)
     settle()
     mayContinue = reply[0] == UInt8(ascii: "3")
@@ -161,7 +161,7 @@ struct AllocationTests {
       driver.downstreamAnswers(driver.goOn)  // DATA
       driver.downstreamAnswers(driver.fine)  // the message
       driver.downstreamAnswers(driver.fine)  // QUIT
-      while let entry = driver.engine.journal.next() {
+      while let entry = driver.engine.core.journal.next() {
         if entry.event == .accepted { driver.delivered += 1 }
       }
     }
@@ -194,11 +194,11 @@ struct AllocationTests {
         for k in 0..<effects.count { if case .fill(_, let region) = effects[k] { wanted = region } }
         effects.removeAll()
         let count = min(piece, wanted.count, header.count - sent)
-        engine.arena.write(header.span.extracting(sent..<(sent + count)), at: wanted.offset)
+        engine.core.arena.write(header.span.extracting(sent..<(sent + count)), at: wanted.offset)
         sent += count
         engine.filled(slot, count, now: .origin, into: &effects)
       }
-      while let entry = engine.journal.next() { if entry.event == .denylisted { refused += 1 } }
+      while let entry = engine.core.journal.next() { if entry.event == .denylisted { refused += 1 } }
       engine.failed(slot, now: .origin, into: &effects)
       engine.closed(slot, now: .origin, into: &effects)
       effects.removeAll()
@@ -227,7 +227,7 @@ struct AllocationTests {
       driver.settle()
     }
     let asked = allocations_of_this_thread() - before
-    #expect(driver.engine.counters.drips > 300, "\(driver.engine.counters.drips) drips")
+    #expect(driver.engine.core.counters.drips > 300, "\(driver.engine.core.counters.drips) drips")
     #expect(asked == 0, "\(asked) allocations in 5,000 ticks")
   }
 }

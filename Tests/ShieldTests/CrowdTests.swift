@@ -195,7 +195,7 @@ struct ShareTests {
     #expect(shield.arrive("192.0.2.2") != nil)
     let entry = try #require(shield.events().first { $0.event == .share })
     #expect(entry.subject == .slotsOfAddress && entry.reply == 421)
-    #expect(shield.driver.engine.counters.overShareSlots == 4)
+    #expect(shield.driver.engine.core.counters.overShareSlots == 4)
     shield.driver.end(clients[0])
     shield.settle()
     #expect(shield.arrive("192.0.2.1") != nil)
@@ -241,7 +241,7 @@ struct ShareTests {
       #expect(shield.ask(client, "MAIL FROM:<a@b.c>\r\n").hasPrefix("250"))
     }
     #expect(shield.ask(clients[4], "MAIL FROM:<a@b.c>\r\n").hasPrefix("451 4.7.0"))
-    #expect(shield.driver.engine.counters.overShareLinks == 1)
+    #expect(shield.driver.engine.core.counters.overShareLinks == 1)
     // Given back only when the connection is closed.
     _ = shield.ask(clients[0], "QUIT\r\n")
     shield.advance(by: .seconds(10))
@@ -260,7 +260,7 @@ struct ShareTests {
     }
     let stranger = try #require(greeted(&shield, "198.51.100.1"))
     #expect(shield.ask(stranger, "STARTTLS\r\n").hasPrefix("220"))
-    #expect(shield.driver.engine.counters.overShareTLS == 1)
+    #expect(shield.driver.engine.core.counters.overShareTLS == 1)
   }
 
   @Test("who is trusted has no share, and who has delivered four times as much")

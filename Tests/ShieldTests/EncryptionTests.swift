@@ -70,7 +70,7 @@ struct EncryptionTests {
     shield.advance(by: .seconds(5))
     #expect(!shield.driver.sockets[client].isOpen)
     #expect(!shield.downstream.lines.contains { $0.hasPrefix("MAIL") })
-    #expect(shield.driver.engine.counters.protocolFaults == 1)
+    #expect(shield.driver.engine.core.counters.protocolFaults == 1)
   }
 
   @Test("octets in clear that cross with 220 are no handshake")
@@ -102,9 +102,9 @@ struct EncryptionTests {
       #expect(!shield.driver.sockets[client].isOpen)
     }
     shield.driver.engine.measure()
-    #expect(shield.driver.engine.counters.tlsSessions == 0)
-    #expect(shield.driver.engine.counters.handshakes == 12)
-    #expect(shield.driver.engine.counters.handshakesFailed == 6)
+    #expect(shield.driver.engine.core.counters.tlsSessions == 0)
+    #expect(shield.driver.engine.core.counters.handshakes == 12)
+    #expect(shield.driver.engine.core.counters.handshakesFailed == 6)
   }
 
   @Test(
@@ -139,7 +139,7 @@ struct EncryptionTests {
     }
     // One a second comes back: every client here waits 4 s for its banner at most.
     #expect(shield.driver.handshakes.filter { $0 == .accept }.count >= 24 + 20)
-    let inTurn = shield.driver.engine.counters.handshakesInTurn
+    let inTurn = shield.driver.engine.core.counters.handshakesInTurn
     #expect(shield.driver.handshakes.filter { $0 == .acceptInTurn }.count == Int(inTurn))
   }
 
@@ -155,7 +155,7 @@ struct EncryptionTests {
       if shield.ask(client, "STARTTLS\r\n").hasPrefix("220") { taken += 1 }
     }
     #expect(taken == 6)
-    #expect(shield.driver.engine.counters.handshakesInTurn == 4)
+    #expect(shield.driver.engine.core.counters.handshakesInTurn == 4)
     let other = try greeted(&shield, from: "127.0.8.1")
     #expect(shield.ask(other, "STARTTLS\r\n").hasPrefix("220"))
   }
@@ -195,7 +195,7 @@ struct EncryptionTests {
       case (.implicit, .dropped), (.starttls, .refused): break
       case (_, let admission): Issue.record("\(mode): \(admission)")
       }
-      #expect(shield.driver.engine.counters.shed == 1)
+      #expect(shield.driver.engine.core.counters.shed == 1)
     }
   }
 
@@ -394,7 +394,7 @@ struct EncryptionTests {
     shield.advance(by: .seconds(5))
     #expect(!shield.driver.sockets[client].isOpen)
     #expect(shield.driver.engine.linkCount == 0)
-    #expect(shield.driver.engine.counters.linkFailures == 0)
+    #expect(shield.driver.engine.core.counters.linkFailures == 0)
     #expect(shield.events().contains { $0.event == .spliced })
   }
 
@@ -506,7 +506,7 @@ struct EncryptionTests {
     #expect(shield.driver.sockets[client].isOpen)
     shield.advance(by: .seconds(51))
     #expect(!shield.driver.sockets[client].isOpen)
-    #expect(shield.driver.engine.counters.timeouts == 1)
+    #expect(shield.driver.engine.core.counters.timeouts == 1)
     #expect(shield.driver.engine.linkCount == 0 && shield.driver.engine.leasedSessions == 0)
   }
 

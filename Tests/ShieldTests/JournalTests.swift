@@ -26,7 +26,7 @@ struct JournalTests {
     let closing = try #require(Self.closing(events))
     #expect(closing.verdict == .refused && closing.reply == 554)
     #expect(closing.bytesOut > 50)
-    #expect(shield.driver.engine.counters.refused == 1)
+    #expect(shield.driver.engine.core.counters.refused == 1)
   }
 
   @Test(
@@ -54,8 +54,8 @@ struct JournalTests {
     #expect(excess.over.name == over && excess.reply == said)
     let closing = try #require(Self.closing(events))
     #expect(closing.verdict == verdict && closing.reply == reply, "\(closing.verdict)")
-    #expect(shield.driver.engine.counters.refused == refused)
-    #expect(shield.driver.engine.counters.verdicts[verdict] == 1)
+    #expect(shield.driver.engine.core.counters.refused == refused)
+    #expect(shield.driver.engine.core.counters.verdicts[verdict] == 1)
     // Who is told a code has the line that tools count, and nobody else.
     #expect(events.filter { $0.event == .reject }.map(\.reply) == (reply > 0 ? [reply] : []))
   }
@@ -91,7 +91,7 @@ struct JournalTests {
     #expect(words(reject.text.sender, reject.text.senderCount) == "<a@b.c>")
     let closing = try #require(Self.closing(events))
     #expect(closing.verdict == .deferred)
-    #expect(shield.driver.engine.counters.verdicts[.deferred] == 1)
+    #expect(shield.driver.engine.core.counters.verdicts[.deferred] == 1)
   }
 
   @Test("a message lost at its end says END-OF-MESSAGE; the second try is delivered")
@@ -223,7 +223,7 @@ struct JournalTests {
     #expect(events.first { $0.event == .shed }?.subject == .badSessions)
     let closing = try #require(Self.closing(events))
     #expect(closing.verdict == .shed && closing.reply == 421 && closing.tarpitted == -1)
-    #expect(shield.driver.engine.counters.shed == 1)
+    #expect(shield.driver.engine.core.counters.shed == 1)
   }
 
   @Test("an accepted message's line counts its recipients and names none that was refused")
@@ -333,6 +333,6 @@ struct JournalTests {
       #expect(events.contains { $0.event == .wouldDelay } == (n == 0))
       #expect(Self.closing(events)?.verdict == (n == 0 ? .delivered : .wouldRefuse))
     }
-    #expect(shield.driver.engine.counters.refused == 0)
+    #expect(shield.driver.engine.core.counters.refused == 0)
   }
 }

@@ -119,12 +119,12 @@ struct LoginTests {
       let (answer, took) = try attempt(&shield, Self.ann, from: "192.0.2.1")
       #expect(answer.hasPrefix(reply) && took < 0.1, "\(answer) after \(took) s")
     }
-    #expect(shield.driver.engine.counters.loginsFailed == 0)
+    #expect(shield.driver.engine.core.counters.loginsFailed == 0)
     #expect(!shield.events().contains { $0.event == .signal && $0.signal == .authFailure })
     shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("535 5.7.8 No"))]
     let (answer, _) = try attempt(&shield, Self.ann, from: "192.0.2.1")
     #expect(answer.hasPrefix("535"))
-    #expect(shield.driver.engine.counters.loginsFailed == 1)
+    #expect(shield.driver.engine.core.counters.loginsFailed == 1)
   }
 
   @Test("a user name waits longer each time, wherever it is tried, and is never refused")
@@ -279,8 +279,8 @@ struct LoginTests {
     #expect(shield.downstream.lines.suffix(2) == ["AUTH PLAIN", "*"])
     #expect(shield.ask(client, Self.ann) == "535 5.7.8 No\r\n")
     #expect(shield.ask(client, "MAIL FROM:<a@b.example>\r\n").hasPrefix("250"))
-    #expect(shield.driver.engine.counters.linkFailures == 0)
-    #expect(shield.driver.engine.counters.loginsFailed == 1)
+    #expect(shield.driver.engine.core.counters.linkFailures == 0)
+    #expect(shield.driver.engine.core.counters.loginsFailed == 1)
   }
 
   @Test(
@@ -298,7 +298,7 @@ struct LoginTests {
     _ = shield.ask(client, "EHLO x.example.org\r\n")
     #expect(shield.ask(client, "AUTH PLAIN\r\n").hasPrefix("334"))
     #expect(shield.ask(client, "no base64\r\n").hasPrefix("451"))
-    #expect(shield.driver.engine.counters.linkFailures == 1)
+    #expect(shield.driver.engine.core.counters.linkFailures == 1)
     // On another connection, as a command.
     #expect(shield.ask(client, Self.ann) == "535 5.7.8 No\r\n")
     #expect(shield.ask(client, "MAIL FROM:<a@b.example>\r\n").hasPrefix("250"))
@@ -333,7 +333,7 @@ struct LoginTests {
     #expect(shield.ask(client, "\(response)\r\n") == "535 5.7.8 No\r\n")
     #expect(shield.downstream.lines.last == response)
     #expect(shield.ask(client, "MAIL FROM:<a@b.example>\r\n").hasPrefix("250"))
-    #expect(shield.driver.engine.counters.linkFailures == 0)
+    #expect(shield.driver.engine.core.counters.linkFailures == 0)
   }
 
   @Test(
@@ -359,7 +359,7 @@ struct LoginTests {
     }
     #expect(shield.ask(client, Self.ann) == "535 5.7.8 No\r\n")
     #expect(shield.ask(client, "MAIL FROM:<a@b.example>\r\n").hasPrefix("250"))
-    #expect(shield.driver.engine.counters.linkFailures == 0)
+    #expect(shield.driver.engine.core.counters.linkFailures == 0)
   }
 
   @Test(
@@ -375,7 +375,7 @@ struct LoginTests {
     let recipient = "RCPT TO:<c@d.example> ORCPT=rfc822;\(envelope)\r\n"
     #expect(shield.ask(client, recipient).hasPrefix("50"))
     #expect(shield.ask(client, "RCPT TO:<c@d.example>\r\n").hasPrefix("250"))
-    #expect(shield.driver.engine.counters.linkFailures == 0)
+    #expect(shield.driver.engine.core.counters.linkFailures == 0)
   }
 
   @Test("only where AUTH is offered may its line be longer than a command")
@@ -432,8 +432,8 @@ struct LoginTests {
       #expect(abs(ann - 4) < 0.1, "\(ann)")
       let (_, bob) = try attempt(&there, Self.bob, from: from(10))
       #expect(abs(bob - (address.contains(":") ? 5 : 1)) < 0.1, "\(bob)")
-      #expect(there.driver.engine.counters.loginsFailed == 2)
-      #expect(there.driver.engine.counters.changesHeardOf == UInt64(told.count))
+      #expect(there.driver.engine.core.counters.loginsFailed == 2)
+      #expect(there.driver.engine.core.counters.changesHeardOf == UInt64(told.count))
       // What was heard of is not told again.
       let back = there.driver.learnt().filter(\.concernsAllWorkers)
       #expect(back.count == (address.contains(":") ? 4 : 2))
@@ -516,8 +516,8 @@ struct LoginTests {
         isChallenged = line.hasPrefix("AUTH ") && !line.hasPrefix("AUTH PLAIN A")
       }
     }
-    #expect(shield.driver.engine.counters.linkFailures == 0, "seed \(seed)")
-    #expect(shield.driver.engine.counters.loginsFailed > 0)
+    #expect(shield.driver.engine.core.counters.linkFailures == 0, "seed \(seed)")
+    #expect(shield.driver.engine.core.counters.loginsFailed > 0)
     #expect(shield.downstream.breaches == 0)
   }
 }

@@ -134,7 +134,7 @@ struct PromiseTests {
     var known = 0
     for n in 0..<10 where shield.arrive("10.0.0.\(n)") != nil { known += 1 }
     #expect(known == 2)
-    #expect(shield.driver.engine.counters.shed == 12)
+    #expect(shield.driver.engine.core.counters.shed == 12)
   }
 
   @Test("a session more than there are is told to come again, and nothing breaks")
@@ -262,7 +262,7 @@ struct PromiseTests {
     #expect(shield.driver.sockets[link].isOpen, "the downstream may finish")
     shield.driver.say(link, "250 2.0.0 Taken\r\n")
     shield.settle()
-    #expect(shield.driver.engine.counters.possibleDuplicates == 1)
+    #expect(shield.driver.engine.core.counters.possibleDuplicates == 1)
     #expect(shield.events().contains { $0.event == .possibleDuplicate })
   }
 

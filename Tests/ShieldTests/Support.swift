@@ -101,7 +101,7 @@ extension VirtualShield {
   /// All that was written into the journal since last asked.
   mutating func events() -> [JournalEntry] {
     var entries: [JournalEntry] = []
-    while let entry = driver.engine.journal.next() { entries.append(entry) }
+    while let entry = driver.engine.core.journal.next() { entries.append(entry) }
     return entries
   }
 }

@@ -116,8 +116,8 @@ struct UpstreamTests {
     let events = shield.events()
     #expect(events.count == 2)
     #expect(events.allSatisfy { $0.event == .proxyRefused && $0.subject == .unlistedBalancer })
-    #expect(shield.driver.engine.counters.proxyRefused == 2)
-    #expect(shield.driver.engine.counters.accepted == 0)
+    #expect(shield.driver.engine.core.counters.proxyRefused == 2)
+    #expect(shield.driver.engine.core.counters.accepted == 0)
   }
 
   @Test(
@@ -193,7 +193,7 @@ struct UpstreamTests {
       #expect(shield.heard(slot).isEmpty)
       #expect(!shield.driver.sockets[slot].isOpen)
     }
-    #expect(shield.driver.engine.counters.proxyRefused == 3)
+    #expect(shield.driver.engine.core.counters.proxyRefused == 3)
     #expect(shield.driver.engine.heldCount == 0)
   }
 
@@ -383,7 +383,7 @@ struct UpstreamTests {
         let waits = engine.awaitsHeader(slot)
         #expect(waits)
         let piece = Array(header[sent..<min(sent + region.count, header.count)])
-        engine.arena.write(piece.span, at: region.offset)
+        engine.core.arena.write(piece.span, at: region.offset)
         sent += piece.count
         engine.filled(slot, piece.count, now: .origin, into: &effects)
       }
@@ -404,7 +404,7 @@ struct UpstreamTests {
       Issue.record("not taken")
       return
     }
-    let said = engine.journal.next()
+    let said = engine.core.journal.next()
     #expect(said != nil)
   }
 
@@ -414,7 +414,7 @@ struct UpstreamTests {
     let limits = limits()
     let alone = Engine(policy: policy(), limits: limits, seed: 1)
     let more = behind(policy(), limits)
-    let each = more.driver.engine.arena.count - alone.arena.count
+    let each = more.driver.engine.core.arena.count - alone.core.arena.count
     #expect(each == 256 * limits.proxyHeaders)
   }
 

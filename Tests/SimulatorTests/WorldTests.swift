@@ -209,13 +209,13 @@ struct WorldTLSTests {
       #expect(found.delivered == found.clients, "\(found.endings) \(found.lost)")
     }
     let all = world.population.findings.reduce(0) { $0 + $1.handshakes }
-    #expect(world.engine.counters.handshakes == UInt64(all))
-    #expect(world.engine.counters.handshakesFailed == 0)
+    #expect(world.engine.core.counters.handshakes == UInt64(all))
+    #expect(world.engine.core.counters.handshakesFailed == 0)
     for check in world.checks.all {
       #expect(check.broken == 0, "\(check.name): \(check.first ?? "")")
     }
     world.engine.measure()
-    #expect(world.engine.heldCount == 0 && world.engine.counters.tlsSessions == 0)
+    #expect(world.engine.heldCount == 0 && world.engine.core.counters.tlsSessions == 0)
   }
 
   @Test("a server that offers no STARTTLS sees the same run, whatever its clients want")
@@ -268,12 +268,12 @@ struct WorldTLSTests {
         #expect(check.broken == 0, "\(check.name): \(check.first ?? "")")
       }
       world.engine.measure()
-      #expect(world.engine.heldCount == 0 && world.engine.counters.tlsSessions == 0)
+      #expect(world.engine.heldCount == 0 && world.engine.core.counters.tlsSessions == 0)
       let found = world.population.findings[1]
       #expect(found.handshakes > 400 && found.endings["done"] ?? 0 > 300, "\(found.endings)")
       // They leave before their own end of it: to the shield each is a failed one, but for resets by the network.
       let left = found.endings["done"] ?? 0
-      #expect(world.engine.counters.handshakesFailed > UInt64(left * 9 / 10))
+      #expect(world.engine.core.counters.handshakesFailed > UInt64(left * 9 / 10))
       return (world.trace, world.eventCount)
     }
     let first = trace(3)
@@ -296,7 +296,7 @@ struct WorldTLSTests {
     #expect(found.endings["left: starttls"] ?? 0 > 20, "\(found.endings)")
     #expect(found.handshakes > 10 && found.handshakesFailed == 0)
     world.engine.measure()
-    #expect(world.engine.heldCount == 0 && world.engine.counters.tlsSessions == 0)
+    #expect(world.engine.heldCount == 0 && world.engine.core.counters.tlsSessions == 0)
     for check in world.checks.all { #expect(check.broken == 0, "\(check.name)") }
   }
 

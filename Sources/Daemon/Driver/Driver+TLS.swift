@@ -152,7 +152,7 @@ extension Driver {
     guard places[i].flags.isDisjoint(with: [.sending, .closing]) else { return }
     while secures[i].textLeft > 0 {
       let text = UnsafeRawBufferPointer(
-        start: engine.arena.base + secures[i].textOffset, count: secures[i].textLeft)
+        start: engine.core.arena.base + secures[i].textOffset, count: secures[i].textLeft)
       guard case .accepted(let count) = secures[i].channel.write(text) else {
         secures[i].textLeft = 0
         secures[i].textCount = 0
@@ -291,7 +291,7 @@ extension Driver {
       found = secures[i].channel.read(
         &input,
         into: UnsafeMutableRawBufferPointer(
-          start: engine.arena.base + region.offset, count: region.count))
+          start: engine.core.arena.base + region.offset, count: region.count))
     } else if places[i].want == .listen {
       found = secures[i].channel.read(
         &input,

@@ -402,7 +402,7 @@ package struct Driver: ~Copyable {
       arrivals.append((slot, descriptor))
       if arrivals.count == 64 || effects.isNearlyFull { install() }
     case .refused(let region):
-      SyncSend.refuse(descriptor, with: engine.arena.span(region))
+      SyncSend.refuse(descriptor, with: engine.core.arena.span(region))
     case .dropped: PlainSocket.close(descriptor)
     }
   }
@@ -503,7 +503,7 @@ package struct Driver: ~Copyable {
         submitted(slot)
         places[Int(slot.index)].flags.insert(.sending)
         ring.send(
-          slot: Int32(slot.index), engine.arena.base + region.offset, count: region.count,
+          slot: Int32(slot.index), engine.core.arena.base + region.offset, count: region.count,
           token: token(.send, slot))
       case .connect(let slot, let server): connect(slot, server)
       case .narrow(let slot): resize(slot, widths)
@@ -576,7 +576,7 @@ package struct Driver: ~Copyable {
     places[i].flags.remove(.starved)
     submitted(slot)
     ring.receive(
-      slot: Int32(slot.index), into: engine.arena.base + region.offset, count: region.count,
+      slot: Int32(slot.index), into: engine.core.arena.base + region.offset, count: region.count,
       token: token(.receive, slot))
   }
 

@@ -257,8 +257,8 @@ package final class Worker: Sendable {
           changes.removeAll(keepingCapacity: true)
         }
       }
-      while let entry = driver.engine.journal.next() { journal.append(entry) }
-      while let change = driver.engine.memory.learnt.next() {
+      while let entry = driver.engine.core.journal.next() { journal.append(entry) }
+      while let change = driver.engine.judge.memory.learnt.next() {
         if change.concernsAllWorkers { settings.tell?(change) }
       }
       let time = MonotonicClock.now()
@@ -285,15 +285,15 @@ package final class Worker: Sendable {
 
   private func publish(_ driver: inout Driver) {
     var snapshot = Snapshot()
-    snapshot.engine = driver.engine.counters
+    snapshot.engine = driver.engine.core.counters
     snapshot.ring = driver.ring.counters
     snapshot.driver = driver.counters
-    snapshot.journalDropped = driver.engine.journal.dropped
+    snapshot.journalDropped = driver.engine.core.journal.dropped
     snapshot.downstreamUp = driver.engine.isDownstreamUp
     snapshot.connections = driver.engine.heldCount
     snapshot.links = driver.engine.linkCount
     state.withLock { state in
-      snapshot.changesLost = state.changesLost + driver.engine.memory.learnt.lost
+      snapshot.changesLost = state.changesLost + driver.engine.judge.memory.learnt.lost
       state.snapshot = snapshot
     }
   }

@@ -41,12 +41,6 @@ struct Downstream: ~Copyable {
     self.worker = worker
   }
 
-  @inline(__always)
-  subscript(_ l: LinkIndex) -> Link {
-    _read { yield links[l] }
-    _modify { yield &links[l] }
-  }
-
   func slot(_ l: LinkIndex) -> Slot {
     Slot(index: UInt32(firstSlot + l.number), generation: links[l].generation)
   }

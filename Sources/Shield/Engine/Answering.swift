@@ -10,10 +10,10 @@ extension Engine {
 
   /// Sends what the outbox holds, if nothing is being sent, and what is ready for the downstream.
   mutating func flush(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    let l = clients[s].link
-    if l.exists && downstream[l].state == .busy { downstream.flush(l, core, &m) }
-    guard let region = clients[s].outbox.send(from: core.layout.outbox(s)) else { return }
+    let s = clients.connections[i].session
+    let l = clients.sessions[s].link
+    if l.exists && downstream.links[l].state == .busy { downstream.flush(l, core, &m) }
+    guard let region = clients.sessions[s].outbox.send(from: core.layout.outbox(s)) else { return }
     m.append(.send(clients.slot(i), region))
   }
 
@@ -21,7 +21,7 @@ extension Engine {
   mutating func beginLeaving(
     _ i: ClientIndex, to destination: Phase.Destination = .end, _ m: inout Moment
   ) {
-    clients[clients[i].session].enter(.leaving(destination))
+    clients.sessions[clients.connections[i].session].enter(.leaving(destination))
     core.timers.set(i, at: m.now.after(microseconds: core.policy.timeouts.send))
     flush(i, &m)
   }
@@ -32,49 +32,49 @@ extension Engine {
   ///
   /// - Parameter isAtHand: it answers the command whose line is in the input buffer.
   mutating func say(_ i: ClientIndex, _ reply: OwnReply, isAtHand: Bool = false, now: Instant) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     if reply.isOutage {
-      noteDeferral(i, clients[s].verb, reply, isAtHand: isAtHand, now: now)
+      noteDeferral(i, clients.sessions[s].verb, reply, isAtHand: isAtHand, now: now)
     }
     put(reply, s)
-    clients[s].replied(reply.code)
+    clients.sessions[s].replied(reply.code)
     if reply.code >= 400 && reply.code < 500 { core.counters.tempfailedByUs += 1 }
-    if reply.code >= 400 { countError(i, clients[s].verb, reply.code, now: now) }
+    if reply.code >= 400 { countError(i, clients.sessions[s].verb, reply.code, now: now) }
   }
 
   private mutating func put(_ reply: OwnReply, _ s: SessionIndex) {
-    let room = clients[s].outbox.free(in: core.layout.outbox(s))
+    let room = clients.sessions[s].outbox.free(in: core.layout.outbox(s))
     let written = core.arena.append(into: room) { out in reply.write(into: &out) }
-    clients[s].outbox.append(written)
+    clients.sessions[s].outbox.append(written)
   }
 
   /// Answers the command at hand with a reply of our own and is done with it.
   mutating func answer(_ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     say(i, reply, isAtHand: true, now: m.now)
-    clients[s].tally(clients[s].verb, good: reply.code < 400)
-    clients[s].finish()
+    clients.sessions[s].tally(clients.sessions[s].verb, good: reply.code < 400)
+    clients.sessions[s].finish()
     if reply.code >= 400 { endIfUsedUp(i, &m) }
   }
 
   /// Refuses the command at hand, and has the log say so.
   mutating func reject(_ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment) {
-    let verb = clients[clients[i].session].verb
+    let verb = clients.sessions[clients.connections[i].session].verb
     noteReject(.reject, i, verb, reply, isAtHand: true, now: m.now)
     answer(i, reply, &m)
   }
 
   /// Says a last reply and ends the session once it is out.
   mutating func leave(_ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     dropLink(of: i, &m)
-    clients[s].outbox.hold(0)
+    clients.sessions[s].outbox.hold(0)
     switch reply {
-    case .tooManyCommands, .tooManyErrors: clients[s].ending = .refused
-    default: if reply.code >= 500 { clients[s].ending = .refused }
+    case .tooManyCommands, .tooManyErrors: clients.sessions[s].ending = .refused
+    default: if reply.code >= 500 { clients.sessions[s].ending = .refused }
     }
     // A client that does not take its replies has no room left for a last one.
-    if clients[s].outbox.room >= 128 { say(i, reply, now: m.now) }
+    if clients.sessions[s].outbox.room >= 128 { say(i, reply, now: m.now) }
     beginLeaving(i, &m)
   }
 
@@ -86,10 +86,10 @@ extension Engine {
 
   /// The reply to EHLO or HELO: what of `offers` it may name.
   mutating func sayHello(_ i: ClientIndex, _ offers: Capabilities, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].greeting.take(offers)
-    let isExtended = clients[s].verb == .ehlo
-    let room = clients[s].outbox.free(in: core.layout.outbox(s))
+    let s = clients.connections[i].session
+    clients.sessions[s].greeting.take(offers)
+    let isExtended = clients.sessions[s].verb == .ehlo
+    let room = clients.sessions[s].outbox.free(in: core.layout.outbox(s))
     let host = core.policy.hostnameBytes
     let written = core.arena.append(into: room) { out in
       if isExtended {
@@ -98,10 +98,10 @@ extension Engine {
         writeHELOReply(hostname: host.span, into: &out)
       }
     }
-    clients[s].outbox.append(written)
-    clients[s].replied(250)
-    clients[s].tally(clients[s].verb, good: true)
-    clients[s].finish()
+    clients.sessions[s].outbox.append(written)
+    clients.sessions[s].replied(250)
+    clients.sessions[s].tally(clients.sessions[s].verb, good: true)
+    clients.sessions[s].finish()
   }
 
   // MARK: Limits
@@ -110,29 +110,29 @@ extension Engine {
   /// (RFC 5321, 4.2.1). Nor is what was said in a group behind a MAIL that is refused, or behind recipients of whom
   /// none is left: it falls with those.
   private mutating func countError(_ i: ClientIndex, _ verb: Verb, _ code: UInt16, now: Instant) {
-    let s = clients[i].session
-    let envelope = clients[s].envelope
+    let s = clients.connections[i].session
+    let envelope = clients.sessions[s].envelope
     switch verb {
-    case .mail where !envelope.hasMail: clients[s].envelope.mailRefused()
+    case .mail where !envelope.hasMail: clients.sessions[s].envelope.mailRefused()
     case .rcpt where envelope.hasRefusedMail: return
     case .data where envelope.hasRefusedMail: return
     case .data where envelope.hasRefusedRecipient && envelope.acceptedRecipients == 0: return
     default: break
     }
     if code < 500 { return }
-    clients[s].use.countError()
-    if clients[s].use.errors >= UInt32(core.policy.session.errorStreak) {
+    clients.sessions[s].use.countError()
+    if clients.sessions[s].use.errors >= UInt32(core.policy.session.errorStreak) {
       judge.note(.errors, i, &clients, &core, now: now)
     }
     switch judge.take(.errors, .errors, i, &clients, &core, now: now) {
     case .within, .slow: break  // slow: the signal it leaves lengthens every delay from here on
-    case .tempfail, .refuse, .drop: clients[s].use.exceedRate()
+    case .tempfail, .refuse, .drop: clients.sessions[s].use.exceedRate()
     }
   }
 
   /// The limit at which a session is to end now, if there is one.
   func usedUp(_ i: ClientIndex, now: Instant) -> Subject? {
-    clients[clients[i].session].use.end(
+    clients.sessions[clients.connections[i].session].use.end(
       core.policy.session, age: clients.age(i, now: now), time: core.policy.timeouts.session,
       isDelivering: isDelivering(i))
   }
@@ -140,10 +140,10 @@ extension Engine {
   /// Whether a transaction would be lost that has an accepted recipient, or may still have one: of a client that has
   /// proven who it is, many refused recipients are no harvest.
   private func isDelivering(_ i: ClientIndex) -> Bool {
-    let s = clients[i].session
-    guard clients[s].envelope.hasMail else { return false }
-    return clients[s].envelope.acceptedRecipients > 0 || clients[s].login.isAuthenticated
-      || !clients[i].flags.isDisjoint(with: .vouched)
+    let s = clients.connections[i].session
+    guard clients.sessions[s].envelope.hasMail else { return false }
+    return clients.sessions[s].envelope.acceptedRecipients > 0 || clients.sessions[s].login.isAuthenticated
+      || !clients.connections[i].flags.isDisjoint(with: .vouched)
   }
 
   /// Ends a session that has used up what it may.
@@ -151,8 +151,8 @@ extension Engine {
   /// - Returns: whether it has.
   @discardableResult
   mutating func endIfUsedUp(_ i: ClientIndex, _ m: inout Moment) -> Bool {
-    guard clients[i].state == .talking else { return false }
-    if case .leaving = clients[clients[i].session].phase { return false }
+    guard clients.connections[i].state == .talking else { return false }
+    if case .leaving = clients.sessions[clients.connections[i].session].phase { return false }
     guard let limit = usedUp(i, now: m.now) else { return false }
     core.limitReached(i, limit, clients, now: m.now)
     let reply: OwnReply =
@@ -175,24 +175,24 @@ extension Engine {
   mutating func passReply(
     _ i: ClientIndex, _ l: LinkIndex, to verb: Verb, isEndOfData: Bool = false, now: Instant
   ) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     let reply = downstream.reply(l, core)
-    let code = downstream[l].input.code
-    let room = clients[s].outbox.free(in: core.layout.outbox(s))
+    let code = downstream.links[l].input.code
+    let room = clients.sessions[s].outbox.free(in: core.layout.outbox(s))
     // 354 and the reply to the message share the room of one command, and a last 421 may follow: where a
     // client does not take its replies and the downstream is wordy, code and class must be enough.
     if reply.count + Layout.outboxReserve <= room.count {
       core.arena.move(reply, to: room.offset)
-      clients[s].outbox.append(reply.count)
+      clients.sessions[s].outbox.append(reply.count)
     } else {
       let written = core.arena.append(into: room) { out in
         writeShortReply(code: code, into: &out)
       }
-      clients[s].outbox.append(written)
+      clients.sessions[s].outbox.append(written)
     }
-    clients[s].replied(code)
+    clients.sessions[s].replied(code)
     // An intermediate reply finishes nothing: DATA and AUTH are counted by their final ones.
-    if code >= 400 || code < 300 { clients[s].tally(verb, good: code < 400) }
+    if code >= 400 || code < 300 { clients.sessions[s].tally(verb, good: code < 400) }
     guard code >= 400 else { return }
     core.counters.rejectedDownstream += 1
     countError(i, verb, code, now: now)
@@ -208,13 +208,13 @@ extension Engine {
   ///
   /// - Returns: false if the client has taken so little that there is no room to tell it.
   mutating func answerOutstanding(_ i: ClientIndex, _ l: LinkIndex, now: Instant) -> Bool {
-    let s = clients[i].session
-    if clients[s].outbox.room < 128 * Int(downstream[l].outstanding.count + 1) { return false }
+    let s = clients.connections[i].session
+    if clients.sessions[s].outbox.room < 128 * Int(downstream.links[l].outstanding.count + 1) { return false }
     while let verb = downstream.nextUnanswered(l) {
       put(.downstreamLost, s)
       core.counters.tempfailedByUs += 1
       noteDeferral(i, verb, .downstreamLost, isAtHand: false, now: now)
-      clients[s].tally(verb, good: false)
+      clients.sessions[s].tally(verb, good: false)
     }
     return true
   }
@@ -225,7 +225,7 @@ extension Engine {
   private mutating func noteDeferral(
     _ i: ClientIndex, _ verb: Verb, _ reply: OwnReply, isAtHand: Bool, now: Instant
   ) {
-    clients[clients[i].session].ending = .deferred
+    clients.sessions[clients.connections[i].session].ending = .deferred
     noteReject(.reject, i, verb, reply, isAtHand: isAtHand, now: now)
   }
 
@@ -241,9 +241,9 @@ extension Engine {
   /// Whether strict syntax is asked for, and refuses the command at hand; in observe mode the log says that it would.
   mutating func isRefused(_ i: ClientIndex, _ reply: OwnReply, now: Instant) -> Bool {
     if core.policy.syntax == .strict && core.policy.mode == .observe {
-      let s = clients[i].session
-      clients[s].ending = .wouldRefuse
-      noteReject(.wouldReject, i, clients[s].verb, reply, isAtHand: true, now: now)
+      let s = clients.connections[i].session
+      clients.sessions[s].ending = .wouldRefuse
+      noteReject(.wouldReject, i, clients.sessions[s].verb, reply, isAtHand: true, now: now)
     }
     return core.policy.refusesLapses
   }
@@ -255,12 +255,12 @@ extension Engine {
     _ event: Event, _ i: ClientIndex, _ verb: Verb, _ reply: OwnReply, isAtHand: Bool,
     now: Instant
   ) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     var entry = clients.entry(event, i, core, now: now)
     entry.own = reply
     entry.reply = reply.code
     entry.verb = verb
-    let phase = clients[s].phase
+    let phase = clients.sessions[s].phase
     let isBehindDot = phase == .final || phase == .swallow
     entry.stage = verb == .data && isBehindDot ? .endOfData : .other
     if !isAtHand {
@@ -277,15 +277,15 @@ extension Engine {
 extension Clients {
   /// The line at hand, and its argument.
   func line(_ s: SessionIndex, _ core: borrowing Core) -> Region {
-    self[s].inbox.line(in: core.layout.input(s))
+    sessions[s].inbox.line(in: core.layout.input(s))
   }
   func argument(_ s: SessionIndex, _ core: borrowing Core) -> Region {
-    self[s].inbox.argument(in: core.layout.input(s))
+    sessions[s].inbox.argument(in: core.layout.input(s))
   }
 
   /// The name a client greeted with, if it is one that can go on to the downstream; else empty.
   func heloName(_ s: SessionIndex, _ core: borrowing Core) -> Region {
-    let name = core.layout.helo(s).prefix(Int(self[s].greeting.nameCount))
+    let name = core.layout.helo(s).prefix(Int(sessions[s].greeting.nameCount))
     return core.isName(name) ? name : name.prefix(0)
   }
 }

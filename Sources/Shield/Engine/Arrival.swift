@@ -33,8 +33,8 @@ extension Engine {
       return core.isDraining ? .dropped : core.turnAway(.busy, peer)
     }
     clients.install(peer, in: i, now: now)
-    clients[i].flags = standing.flags
-    judge.took(.slots, clients[i])
+    clients.connections[i].flags = standing.flags
+    judge.took(.slots, clients.connections[i])
     begin(i, standing, standing.tier, peer, &m)
     return .held(clients.slot(i))
   }
@@ -43,8 +43,8 @@ extension Engine {
   private mutating func begin(
     _ i: ClientIndex, _ standing: Standing, _ tier: Tier, _ peer: Peer, _ m: inout Moment
   ) {
-    clients[i].signals = standing.signals
-    clients[i].tier = tier
+    clients.connections[i].signals = standing.signals
+    clients.connections[i].tier = tier
     var connect = clients.entry(.connect, i, core, now: m.now)
     if let balancer = peer.via { connect.via = balancer }
     core.journal.append(connect)
@@ -55,7 +55,7 @@ extension Engine {
         turnAway(i, .rejected, &m)
         return
       }
-      clients[i].wouldTurnAway()
+      clients.connections[i].wouldTurnAway()
     }
     if standing.isTrusted {
       core.journal.append(clients.entry(.allowlisted, i, core, now: m.now))
@@ -82,7 +82,7 @@ extension Engine {
     if core.policy.mode == .observe && tier == .bad {
       judge.wouldTarpit(i, clients, &core, now: m.now)
     }
-    if core.policy.tls(of: clients[i]) == .implicit {
+    if core.policy.tls(of: clients.connections[i]) == .implicit {
       // What the banner's delay is about can be seen only behind the handshake.
       secureFirst(i, &m)
     } else {
@@ -91,7 +91,7 @@ extension Engine {
   }
 
   private mutating func secureFirst(_ i: ClientIndex, _ m: inout Moment) {
-    clients[i].state = .securing
+    clients.connections[i].state = .securing
     if judge.takeTLSPlace(i, &clients, &core, now: m.now) {
       beginHandshake(i, &m)
     } else {
@@ -115,8 +115,8 @@ extension Engine {
   ///
   /// - Parameter least: a wait a rate rule asks for, in microseconds.
   mutating func welcome(_ i: ClientIndex, least: Int64 = 0, _ m: inout Moment) {
-    clients[i].state = .waiting
-    if core.policy.effectiveTier(clients[i]) == .bad {
+    clients.connections[i].state = .waiting
+    if core.policy.effectiveTier(clients.connections[i]) == .bad {
       enterTarpit(i, .banner, &m)
       return
     }
@@ -131,20 +131,20 @@ extension Engine {
   }
 
   mutating func sendBanner(_ i: ClientIndex, _ m: inout Moment) {
-    clients[i].state = .banner
-    clients[i].position = 0
+    clients.connections[i].state = .banner
+    clients.connections[i].position = 0
     core.timers.set(i, at: m.now.after(microseconds: core.policy.timeouts.send))
     m.append(.send(clients.slot(i), core.text(.banner)))
   }
 
   /// Part of a ready text went out.
   mutating func textSent(_ i: ClientIndex, _ count: Int, _ text: PitText, _ m: inout Moment) {
-    clients[i].position += UInt16(clamping: count)
+    clients.connections[i].position += UInt16(clamping: count)
     let region = core.text(text)
-    let out = Int(clients[i].position)
+    let out = Int(clients.connections[i].position)
     if out < region.count {
       m.append(.send(clients.slot(i), region.from(out)))
-    } else if clients[i].state == .refusing {
+    } else if clients.connections[i].state == .refusing {
       beginDraining(i, &m)
     } else {
       greeted(i, &m)
@@ -153,7 +153,7 @@ extension Engine {
 
   /// The banner is out: the client's turn.
   private mutating func greeted(_ i: ClientIndex, _ m: inout Moment) {
-    if clients[i].session.exists {
+    if clients.connections[i].session.exists {
       creditBanner(i)
       // It talked before its turn and was let off: what it said is dealt with now.
       beginTalking(i, &m)
@@ -163,16 +163,16 @@ extension Engine {
       refuse(i, .shed, &m)
       return
     }
-    clients[i].state = .idle
+    clients.connections[i].state = .idle
     core.timers.set(i, at: m.now.after(microseconds: core.commandTimeout(i, clients)))
     m.append(.listen(clients.slot(i)))
   }
 
   /// The banner counts as said in the session that began before or behind it.
   private mutating func creditBanner(_ i: ClientIndex) {
-    let s = clients[i].session
-    clients[s].sent(core.text(.banner).count)
-    clients[s].replied(PitText.banner.code)
+    let s = clients.connections[i].session
+    clients.sessions[s].sent(core.text(.banner).count)
+    clients.sessions[s].replied(PitText.banner.code)
   }
 
   /// Bytes before the banner: a bot, or a policy that only looks.
@@ -200,7 +200,7 @@ extension Engine {
     keep(i, bytes)
     // The longer wait its new tier has earned counts from its arrival.
     let passed = clients.age(i, now: m.now)
-    clients[i].delayed = 0
+    clients.connections[i].delayed = 0
     let more = judge.delay(.banner, i, &clients, &core, now: m.now) - passed
     if let due = core.timers.deadline(of: i), more > 0 {
       core.timers.set(i, at: max(due, m.now.after(microseconds: more)))
@@ -211,7 +211,7 @@ extension Engine {
   /// Words that crossed with the banner: before their time, and kept until the banner is out.
   mutating func spokeIntoBanner(_ i: ClientIndex, _ bytes: Span<UInt8>, now: Instant) {
     judge.note(.pregreet, i, said: bytes, &clients, &core, now: now)
-    guard clients[i].session.exists || lease(i, now: now) else { return }
+    guard clients.connections[i].session.exists || lease(i, now: now) else { return }
     keep(i, bytes)
   }
 
@@ -225,18 +225,18 @@ extension Engine {
 
   /// Puts what a client says before its turn, or first, into its session's input, if it fits.
   private mutating func keep(_ i: ClientIndex, _ bytes: Span<UInt8>) {
-    let s = clients[i].session
-    let room = core.layout.input(s).from(Int(clients[s].inbox.end))
+    let s = clients.connections[i].session
+    let room = core.layout.input(s).from(Int(clients.sessions[s].inbox.end))
     guard bytes.count <= room.count else { return }
     core.arena.write(bytes, at: room.offset)
-    clients[s].inbox.append(bytes.count)
-    clients[s].heard(bytes.count)
+    clients.sessions[s].inbox.append(bytes.count)
+    clients.sessions[s].heard(bytes.count)
   }
 
   /// Opens the window of a held socket now, so that it is open when a message comes: the client learns of it
   /// with the replies until then.
   private mutating func beginTalking(_ i: ClientIndex, _ m: inout Moment) {
-    clients[i].state = .talking
+    clients.connections[i].state = .talking
     m.append(.widen(clients.slot(i)))
     wake(i)
   }
@@ -258,11 +258,11 @@ extension Engine {
   /// - Returns: false when there is none left for it.
   private mutating func lease(_ i: ClientIndex, now: Instant) -> Bool {
     let reserved = Int(Double(core.limits.sessions) * core.policy.reservedForKnown)
-    guard core.places.sessions.free > (clients[i].tier == .known ? 0 : reserved),
+    guard core.places.sessions.free > (clients.connections[i].tier == .known ? 0 : reserved),
       let s = core.places.sessions.take()
     else { return false }
     clients.lease(s, to: i, core, now: now)
-    judge.took(.sessions, clients[i])
+    judge.took(.sessions, clients.connections[i])
     return true
   }
 
@@ -288,9 +288,9 @@ extension Engine {
       return core.turnAway(.busy, peer)
     }
     clients.install(peer, in: i, now: m.now)
-    clients[i].state = .announced
-    clients[i].headerPlace = place
-    clients[i].flags.insert(.announced)
+    clients.connections[i].state = .announced
+    clients.connections[i].headerPlace = place
+    clients.connections[i].flags.insert(.announced)
     core.timers.set(i, at: m.now.after(microseconds: Headers.timeout))
     let room = core.layout.header(place).prefix(ProxyHeader.shortest)
     m.append(.fill(clients.slot(i), room))
@@ -299,7 +299,7 @@ extension Engine {
 
   /// Part of a header has come.
   mutating func heardHeader(_ i: ClientIndex, _ count: Int, _ m: inout Moment) {
-    let place = clients[i].headerPlace
+    let place = clients.connections[i].headerPlace
     switch headers.heard(place, count, in: core.layout.header(place), core.arena) {
     case .wants(let region): m.append(.fill(clients.slot(i), region))
     case .refused(let why): noHeader(i, why, &m)
@@ -318,9 +318,9 @@ extension Engine {
       peer.port = port
       let home = workers > 1 ? Steering.worker(for: address, of: UInt32(workers)) : worker
       if home != worker {
-        clients[i].address = address
-        clients[i].port = port
-        clients[i].state = .closing
+        clients.connections[i].address = address
+        clients.connections[i].port = port
+        clients.connections[i].state = .closing
         core.timers.cancel(i)
         m.append(.hand(clients.slot(i), worker: home))
         m.append(.close(clients.slot(i)))
@@ -343,14 +343,14 @@ extension Engine {
     // A health check, and is listed for that. No mail of it is taken: see `forward`.
     let tier = peer.isNobody && !standing.isRefused ? .known : standing.tier
     clients.install(peer, in: i, now: m.now)
-    clients[i].flags = standing.flags
+    clients.connections[i].flags = standing.flags
     let mayEnter =
       core.isDraining
       || judge.mayEnter(
         peer, isKnown: tier == .known, isTrusted: standing.isTrusted, clients, &core,
         now: m.now)
     // Also who is refused has its slot until that is said.
-    judge.took(.slots, clients[i])
+    judge.took(.slots, clients.connections[i])
     if !mayEnter {
       refuse(i, .crowded, as: .shed, &m)
       return
@@ -367,7 +367,7 @@ extension Engine {
   mutating func noHeader(_ i: ClientIndex, _ why: Subject, _ m: inout Moment) {
     refuseHeader(why, clients.peer(i), now: m.now)
     // The line just written is its closing line.
-    clients[i].flags.insert(.logged)
+    clients.connections[i].flags.insert(.logged)
     refuse(i, .shed, &m)
   }
 }

@@ -7,7 +7,7 @@ import Suspicion
 extension Engine {
   mutating func clientTimer(_ i: ClientIndex, _ m: inout Moment) {
     if core.isDraining && drained(i, &m) { return }
-    switch clients[i].state {
+    switch clients.connections[i].state {
     case .announced: noHeader(i, .headerMissing, &m)
     case .waiting: sendBanner(i, &m)
     case .idle:
@@ -30,12 +30,12 @@ extension Engine {
   ///
   /// - Returns: whether it was told.
   private mutating func drained(_ i: ClientIndex, _ m: inout Moment) -> Bool {
-    switch clients[i].state {
+    switch clients.connections[i].state {
     case .dripping, .pit: shed(i, as: .shed, &m)
     case .waiting, .idle: refuse(i, .shed, &m)
-    case .talking where clients[clients[i].session].isBetweenMessages: refuse(i, .shed, &m)
+    case .talking where clients.sessions[clients.connections[i].session].isBetweenMessages: refuse(i, .shed, &m)
     case .announced:
-      clients[i].flags.insert(.logged)
+      clients.connections[i].flags.insert(.logged)
       close(i, &m)
     case .free, .banner, .talking, .refusing, .draining, .closing, .securing: return false
     }
@@ -43,23 +43,23 @@ extension Engine {
   }
 
   private mutating func sessionTimer(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    switch clients[s].phase {
+    let s = clients.connections[i].session
+    switch clients.sessions[s].phase {
     case .delaying:
-      clients[s].enter(.due(.execute))
+      clients.sessions[s].enter(.due(.execute))
       wake(i)
     case .holding: heldReplyDue(i, &m)
     case .command, .challenge:
       timedOut(i, now: m.now)
-      if clients[s].outbox.isEmpty {
+      if clients.sessions[s].outbox.isEmpty {
         leave(i, .timeout, &m)
       } else {
         close(i, &m)  // it does not even take its replies
       }
     case .body, .swallow:
-      if clients[s].passage.isPaused {
+      if clients.sessions[s].passage.isPaused {
         readBody(i, &m)
-      } else if clients[s].isRelaying {
+      } else if clients.sessions[s].isRelaying {
         // Not the client dawdles but the downstream, and that has a clock of its own.
         core.timers.set(i, at: m.now.after(microseconds: core.policy.timeouts.body))
       } else {
@@ -67,7 +67,7 @@ extension Engine {
         leave(i, .timeout, &m)
       }
     case .leaving: close(i, &m)
-    case .spliced where clients[s].passage.isPaused: readSplice(i, &m)
+    case .spliced where clients.sessions[s].passage.isPaused: readSplice(i, &m)
     case .securing:
       timedOut(i, now: m.now)
       close(i, as: .tlsFailed, &m)
@@ -84,11 +84,11 @@ extension Engine {
 
   /// The delay of a reply is over. Those behind it are read before the client's next command.
   private mutating func heldReplyDue(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     releaseReply(i, &m)
-    guard clients[i].state == .talking else { return }
-    let l = clients[s].link
-    if l.exists && downstream[l].state == .busy && clients[s].phase == .forwarded {
+    guard clients.connections[i].state == .talking else { return }
+    let l = clients.sessions[s].link
+    if l.exists && downstream.links[l].state == .busy && clients.sessions[s].phase == .forwarded {
       readOn(l, &m)
     } else {
       wake(i)
@@ -97,8 +97,8 @@ extension Engine {
 
   /// Whether the downstream's replies wait for the client to take its own.
   private func isPaused(_ s: SessionIndex) -> Bool {
-    let l = clients[s].link
-    return l.exists && downstream[l].input.isPaused
+    let l = clients.sessions[s].link
+    return l.exists && downstream.links[l].input.isPaused
   }
 
   // MARK: Room
@@ -115,7 +115,7 @@ extension Engine {
     let most = core.tarpitTime
     for n in 0..<clients.capacity {
       let i = ClientIndex(n)
-      switch clients[i].state {
+      switch clients.connections[i].state {
       case .pit where clients.age(i, now: now) >= most: core.timers.set(i, at: now)
       case .idle where isStressed, .securing where isStressed:
         let soon = now.after(microseconds: core.commandTimeout(i, clients))
@@ -131,7 +131,7 @@ extension Engine {
     guard core.isPressed(i, clients) else { return }
     let soon = now.after(microseconds: core.commandTimeout(i, clients))
     let isOverdue = judge.isOverdue(i, clients, core, now: now)
-    switch clients[clients[i].session].phase {
+    switch clients.sessions[clients.connections[i].session].phase {
     case .command, .challenge: core.timers.moveUp(i, to: isOverdue ? now : soon)
     case .securing: core.timers.moveUp(i, to: soon)
     case .body where isOverdue, .swallow where isOverdue, .spliced where isOverdue:

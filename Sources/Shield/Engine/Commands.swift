@@ -11,9 +11,9 @@ import Suspicion
 extension Engine {
   /// Carries out the command at hand; its delay is over.
   mutating func execute(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].enter(.command)
-    switch clients[s].verb {
+    let s = clients.connections[i].session
+    clients.sessions[s].enter(.command)
+    switch clients.sessions[s].verb {
     case .ehlo, .helo: hello(i, &m)
     case .mail: mail(i, &m)
     case .rcpt: recipient(i, &m)
@@ -28,20 +28,20 @@ extension Engine {
       answer(
         i, OwnReply.help(tls: offers.contains(.starttls), auth: offers.contains(.auth)), &m)
     case .quit:
-      clients[s].tally(clients[s].verb, good: true)
-      clients[s].inbox.dropLine()
+      clients.sessions[s].tally(clients.sessions[s].verb, good: true)
+      clients.sessions[s].inbox.dropLine()
       leave(i, .bye, &m)
-    case .auth where core.policy.role(of: clients[i]) == .outbound: authenticate(i, &m)
+    case .auth where core.policy.role(of: clients.connections[i]) == .outbound: authenticate(i, &m)
     case .starttls: startTLS(i, &m)
     case .auth, .bdat, .xclient, .xforward, .etrn, .atrn, .turn, .burl, .lhlo, .send,
       .soml, .saml:
       answer(i, .notImplemented, &m)
     case .http, .header, .tlsHello, .socks:
       // Another protocol: nothing that follows can be mail.
-      clients[s].tally(clients[s].verb, good: false)
+      clients.sessions[s].tally(clients.sessions[s].verb, good: false)
       leave(i, .notSMTP, &m)
     case .binary, .unknown:
-      clients[s].use.countUnknown()
+      clients.sessions[s].use.countUnknown()
       if !endIfUsedUp(i, &m) { answer(i, .unknownCommand, &m) }
     }
   }
@@ -51,14 +51,14 @@ extension Engine {
   /// EHLO and HELO. In a session they are a reset (RFC 5321, 4.1.4), and a log-in outlives them (RFC 4954, 4): a
   /// downstream connection that is open stays, and hears the new name.
   private mutating func hello(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    let l = clients[s].link
+    let s = clients.connections[i].session
+    let l = clients.sessions[s].link
     let argument = clients.argument(s, core)
     // What is no name has its signal already (`heloSignal`), and is not passed on (`heloName`).
     let isRefused = !core.isName(argument) && isRefused(i, .heloSyntax, now: m.now)
     if argument.count == 0 || isRefused {
       answer(i, .heloSyntax, &m)
-    } else if l.exists && downstream[l].state == .ready {
+    } else if l.exists && downstream.links[l].state == .ready {
       forward(i, &m)
     } else {
       greet(i, &m)
@@ -67,10 +67,10 @@ extension Engine {
 
   /// Greets a client whose EHLO or HELO no downstream connection has heard. Nothing is left of what was before.
   mutating func greet(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     dropLink(of: i, &m)
     beginAnew(i)
-    guard clients[s].verb == .ehlo else {
+    guard clients.sessions[s].verb == .ehlo else {
       sayHello(i, offeredUnasked(i), &m)
       return
     }
@@ -86,23 +86,23 @@ extension Engine {
 
   /// A greeting takes the place of the one before, and ends its transaction.
   mutating func beginAnew(_ i: ClientIndex) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     endTransaction(i)
-    clients[s].greeting.begin(isExtended: clients[s].verb == .ehlo)
+    clients.sessions[s].greeting.begin(isExtended: clients.sessions[s].verb == .ehlo)
   }
 
   // MARK: Envelope
 
   private mutating func mail(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    if !clients[s].greeting.isGreeted {
+    let s = clients.connections[i].session
+    if !clients.sessions[s].greeting.isGreeted {
       if lapsed(i, .heloFirst, now: m.now) {
         answer(i, .heloFirst, &m)
         return
       }
-      clients[s].greeting.presume(offeredUnasked(i))
+      clients.sessions[s].greeting.presume(offeredUnasked(i))
     }
-    if clients[s].envelope.hasMail {
+    if clients.sessions[s].envelope.hasMail {
       answer(i, .nestedMail, &m)
       return
     }
@@ -118,7 +118,7 @@ extension Engine {
       answer(i, lapse.reply, &m)
       return
     }
-    if arguments.parameters.isUnsupported(by: clients[s].greeting.offered) {
+    if arguments.parameters.isUnsupported(by: clients.sessions[s].greeting.offered) {
       answer(i, .unknownParameter, &m)
       return
     }
@@ -130,28 +130,28 @@ extension Engine {
       return
     }
     let kept = keep(arguments.mailbox, of: s, in: core.layout.sender(s))
-    clients[s].envelope.beginMail(senderCount: kept, isUTF8: arguments.isSMTPUTF8)
+    clients.sessions[s].envelope.beginMail(senderCount: kept, isUTF8: arguments.isSMTPUTF8)
     forward(i, &m)
   }
 
   private mutating func recipient(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    if clients[s].envelope.isLost {
+    let s = clients.connections[i].session
+    if clients.sessions[s].envelope.isLost {
       answer(i, .transactionLost, &m)
       return
     }
-    guard clients[s].envelope.hasMail || isOutstanding(.mail, s) else {
+    guard clients.sessions[s].envelope.hasMail || isOutstanding(.mail, s) else {
       answer(i, .mailFirst, &m)
       return
     }
     if refusesForm(i, .rcptSyntax, &m) { return }
     let limit = UInt32(clamping: core.policy.session.recipients)
-    if limit > 0 && clients[s].envelope.acceptedRecipients >= limit {
+    if limit > 0 && clients.sessions[s].envelope.acceptedRecipients >= limit {
       answer(i, .tooManyRecipients, &m)
       return
     }
     let arguments: RcptArguments
-    let isUTF8 = clients[s].envelope.isUTF8
+    let isUTF8 = clients.sessions[s].envelope.isUTF8
     switch RcptArguments.parse(core.arena.span(clients.argument(s, core)), smtputf8: isUTF8) {
     case .fault(let fault):
       answer(i, fault.reply, &m)
@@ -162,12 +162,12 @@ extension Engine {
       answer(i, lapse.reply, &m)
       return
     }
-    if arguments.parameters.isUnsupported(by: clients[s].greeting.offered) {
+    if arguments.parameters.isUnsupported(by: clients.sessions[s].greeting.offered) {
       answer(i, .unknownParameter, &m)
       return
     }
     let kept = keep(arguments.mailbox, of: s, in: core.layout.recipient(s))
-    clients[s].envelope.keepRecipient(kept)
+    clients.sessions[s].envelope.keepRecipient(kept)
     forward(i, &m)
   }
 
@@ -176,7 +176,7 @@ extension Engine {
   private mutating func refusesForm(
     _ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment
   ) -> Bool {
-    switch clients[clients[i].session].form {
+    switch clients.sessions[clients.connections[i].session].form {
     case .malformed: answer(i, reply, &m)
     case .tolerated where lapsed(i, .badPathSyntax, now: m.now): answer(i, .badPathSyntax, &m)
     default: return false
@@ -186,8 +186,8 @@ extension Engine {
 
   /// Whether such a command is with the downstream, its reply still to come.
   private func isOutstanding(_ verb: Verb, _ s: SessionIndex) -> Bool {
-    let l = clients[s].link
-    return l.exists && downstream[l].state == .busy && downstream[l].outstanding.contains(verb)
+    let l = clients.sessions[s].link
+    return l.exists && downstream.links[l].state == .busy && downstream.links[l].outstanding.contains(verb)
   }
 
   /// Keeps an address for the log, in its brackets, whether it came in them or not.
@@ -204,9 +204,9 @@ extension Engine {
   }
 
   private mutating func data(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    let envelope = clients[s].envelope
-    if clients[s].inbox.hasMore {
+    let s = clients.connections[i].session
+    let envelope = clients.sessions[s].envelope
+    if clients.sessions[s].inbox.hasMore {
       // Message bytes ahead of 354: what reads them as commands is smuggled mail (RFC 5321, 4.1.1.4).
       leaveForFault(i, .dataTooEarly, &m)
     } else if envelope.isLost {
@@ -215,7 +215,7 @@ extension Engine {
       answer(i, .mailFirst, &m)
     } else if envelope.acceptedRecipients == 0 && !isOutstanding(.rcpt, s) {
       answer(i, .noValidRecipients, &m)
-    } else if clients[s].inbox.hasArgument {
+    } else if clients.sessions[s].inbox.hasArgument {
       answer(i, .noArgument, &m)
     } else {
       forward(i, &m)
@@ -223,7 +223,7 @@ extension Engine {
   }
 
   private mutating func reset(_ i: ClientIndex, _ m: inout Moment) {
-    if holdsLink(clients[i].session) {
+    if holdsLink(clients.connections[i].session) {
       forward(i, &m)
     } else {
       endTransaction(i)
@@ -234,25 +234,25 @@ extension Engine {
   /// Whether a session would lose a transaction or a log-in with its downstream connection: there is one to keep
   /// alive then, so the downstream hears what is said for that.
   private func holdsLink(_ s: SessionIndex) -> Bool {
-    let l = clients[s].link
-    return l.exists && downstream[l].state == .ready
-      && (clients[s].envelope.hasMail || clients[s].login.isAuthenticated)
+    let l = clients.sessions[s].link
+    return l.exists && downstream.links[l].state == .ready
+      && (clients.sessions[s].envelope.hasMail || clients.sessions[s].login.isAuthenticated)
   }
 
   // MARK: Log-ins
 
   private mutating func authenticate(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    let offersAuth = core.policy.offersAuth(clients[i])
-    if !clients[s].greeting.isExtended {
+    let s = clients.connections[i].session
+    let offersAuth = core.policy.offersAuth(clients.connections[i])
+    if !clients.sessions[s].greeting.isExtended {
       answer(i, .heloFirst, &m)
-    } else if clients[s].login.isAuthenticated || clients[s].envelope.hasMail {
+    } else if clients.sessions[s].login.isAuthenticated || clients.sessions[s].envelope.hasMail {
       answer(i, .badSequence, &m)
-    } else if !offersAuth && core.policy.offersTLS(clients[i]) {
+    } else if !offersAuth && core.policy.offersTLS(clients.connections[i]) {
       reject(i, .encryptionNeeded, &m)
-    } else if !offersAuth || !clients[s].greeting.offered.contains(.auth) {
+    } else if !offersAuth || !clients.sessions[s].greeting.offered.contains(.auth) {
       answer(i, .notImplemented, &m)
-    } else if judge.mayNotTry(clients[i], core, now: m.now) {
+    } else if judge.mayNotTry(clients.connections[i], core, now: m.now) {
       answer(i, .tooManyLogins, &m)
     } else if !readMechanism(s) {
       answer(i, .loginSyntax, &m)
@@ -266,8 +266,8 @@ extension Engine {
   /// What cannot be an answer, a command perhaps, does not go there: a downstream that reads it otherwise than we
   /// would judge a name that we have not seen.
   mutating func answerChallenge(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].inbox.takeWhole()
+    let s = clients.connections[i].session
+    clients.sessions[s].inbox.takeWhole()
     let line = clients.line(s, core)
     if isLoginAnswer(core.arena.span(line)) {
       readName(s, line)
@@ -279,10 +279,10 @@ extension Engine {
 
   /// Ends the exchange with the downstream (RFC 4954, 4: `*`), whose reply to that gives way to our own.
   mutating func endChallenge(_ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].inbox.takeWhole()
-    clients[s].owe(reply)
-    clients[s].login.cancel()
+    let s = clients.connections[i].session
+    clients.sessions[s].inbox.takeWhole()
+    clients.sessions[s].owe(reply)
+    clients.sessions[s].login.cancel()
     forward(i, &m)
   }
 
@@ -292,7 +292,7 @@ extension Engine {
     guard let login = LoginArgument(core.arena.span(argument)) else { return false }
     let name = argument.prefix(login.mechanism.upperBound)
     let mechanism = LoginMechanism(core.arena.span(name))
-    clients[s].login.begin(mechanism)
+    clients.sessions[s].login.begin(mechanism)
     guard let response = login.response.map({ argument.from($0.lowerBound) }) else { return true }
     // An empty one is as none to some servers: they ask for the name all the same.
     if response.count > 1 || core.arena[response.offset] != UInt8(ascii: "=") {
@@ -304,11 +304,11 @@ extension Engine {
   /// Takes the user's name from an answer, where it is due. Names are looked at in memory and kept as a keyed hash;
   /// passwords are not looked at.
   private mutating func readName(_ s: SessionIndex, _ answer: Region) {
-    guard let mechanism = clients[s].login.nameDue() else { return }
+    guard let mechanism = clients.sessions[s].login.nameDue() else { return }
     let user = withLoginName(mechanism, core.arena.span(answer)) { name in
       judge.memory.source(user: name).high
     }
-    clients[s].login.take(user: user ?? 0)
+    clients.sessions[s].login.take(user: user ?? 0)
   }
 
   // MARK: TLS
@@ -316,28 +316,28 @@ extension Engine {
   /// Nothing said in clear outlives the handshake (RFC 3207, 4.2): what stands in a buffer is a violation, what was
   /// learnt is forgotten, and a name must be said anew.
   private mutating func startTLS(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    let mode = core.policy.tls(of: clients[i])
+    let s = clients.connections[i].session
+    let mode = core.policy.tls(of: clients.connections[i])
     guard mode == .starttls || mode == .passThrough else {
       answer(i, .notImplemented, &m)
       return
     }
-    if clients[i].flags.contains(.encrypted) {
+    if clients.connections[i].flags.contains(.encrypted) {
       answer(i, .badSequence, &m)
       return
     }
-    if clients[s].inbox.hasArgument {
+    if clients.sessions[s].inbox.hasArgument {
       answer(i, .noArgument, &m)
       return
     }
-    if clients[s].inbox.hasMore {
+    if clients.sessions[s].inbox.hasMore {
       // Said in clear behind STARTTLS: what carries it over the handshake lets others speak for the client
       // (CVE-2011-0411).
       judge.note(.pipelining, i, &clients, &core, now: m.now)
       leaveForFault(i, .clearBehindSTARTTLS, &m)
       return
     }
-    if clients[s].inbox.hasEnded || clients[s].inbox.isFilling {
+    if clients.sessions[s].inbox.hasEnded || clients.sessions[s].inbox.isFilling {
       // It has closed its side already.
       hungUp(i, &m)
       return
@@ -357,10 +357,10 @@ extension Engine {
     // What it said in clear is forgotten, and the downstream was told it.
     endTransaction(i)
     dropLink(of: i, &m)
-    clients[s].greeting.forget()
-    clients[s].login.forget()
-    clients[s].inbox.clear()
-    clients[s].enter(.securing)
+    clients.sessions[s].greeting.forget()
+    clients.sessions[s].login.forget()
+    clients.sessions[s].inbox.clear()
+    clients.sessions[s].enter(.securing)
     core.timers.set(i, at: m.now.after(microseconds: core.policy.timeouts.send))
     flush(i, &m)
   }

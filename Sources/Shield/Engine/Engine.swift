@@ -15,11 +15,11 @@ package import Suspicion
 /// as a value, and the engine acts on it in the files beside this one, which stand in floors: each calls only those below
 /// it. Whoever makes a session able to go on wakes it, and at the end of each fact one loop runs the woken ones.
 package struct Engine: ~Copyable {
-  var core: Core
+  package var core: Core
   var clients: Clients
   var downstream: Downstream
   var headers: Headers
-  var judge: Judge
+  package var judge: Judge
   var woken: Woken
   /// Each listener's, by its number; where there are fewer, nothing is known of the others.
   let terms: [ListenerTerms]
@@ -77,8 +77,8 @@ package struct Engine: ~Copyable {
   /// The generation of a slot's present tenant: a completion with another one is stale.
   package func generation(of slot: Int) -> UInt32 {
     switch ports[slot] {
-    case .client(let i): clients[i].generation
-    case .link(let l): downstream[l].generation
+    case .client(let i): clients.connections[i].generation
+    case .link(let l): downstream.links[l].generation
     }
   }
 
@@ -98,7 +98,7 @@ package struct Engine: ~Copyable {
     guard case .client(let i) = port(slot) else { return }
     m.now = now
     core.counters.bytesIn += UInt64(bytes.count)
-    switch clients[i].state {
+    switch clients.connections[i].state {
     case .waiting: pregreeted(i, bytes, &m)
     case .idle: firstWords(i, bytes, &m)
     case .pit: heardInPit(i, bytes, &m)
@@ -115,7 +115,7 @@ package struct Engine: ~Copyable {
     switch port(slot) {
     case .client(let i):
       core.counters.bytesIn += UInt64(count)
-      switch clients[i].state {
+      switch clients.connections[i].state {
       case .talking: sessionHeard(i, count, &m)
       case .announced: heardHeader(i, count, &m)
       case .draining: m.append(.listen(slot))
@@ -140,9 +140,9 @@ package struct Engine: ~Copyable {
     switch port(slot) {
     case .client(let i):
       core.counters.bytesOut += UInt64(count)
-      switch clients[i].state {
+      switch clients.connections[i].state {
       case .banner: textSent(i, count, .banner, &m)
-      case .refusing: textSent(i, count, clients[i].text, &m)
+      case .refusing: textSent(i, count, clients.connections[i].text, &m)
       case .talking: sessionSent(i, count, &m)
       case .free, .announced, .waiting, .idle, .dripping, .pit, .draining, .closing, .securing:
         break
@@ -170,7 +170,7 @@ package struct Engine: ~Copyable {
     switch port(slot) {
     case .client(let i): hungUp(i, &m)
     case .link(let l):
-      let why: Subject = downstream[l].state == .connecting ? .connect : .closed
+      let why: Subject = downstream.links[l].state == .connecting ? .connect : .closed
       apply(downstream.fail(l, why, &core, &m), l, &m)
     case nil: break
     }
@@ -181,8 +181,8 @@ package struct Engine: ~Copyable {
   package mutating func connected(_ slot: Slot, now: Instant, into m: inout Moment) {
     guard case .link(let l) = port(slot) else { return }
     m.now = now
-    let s = downstream[l].session
-    let facts = s.exists ? clients.secured[clients[s].owner] : nil
+    let s = downstream.links[l].session
+    let facts = s.exists ? clients.secured[clients.sessions[s].owner] : nil
     downstream.connected(l, facts, &core, &m)
   }
 
@@ -219,10 +219,10 @@ package struct Engine: ~Copyable {
     case .client(let i):
       core.timers.cancel(i)
       // A session that could not be given back while the kernel might still touch its memory.
-      unpin(clients[i].session)
+      unpin(clients.connections[i].session)
       judge.giveBackTLSPlace(i, &clients)
       // A connection that never said for whom it is was nobody's yet.
-      if !clients[i].flags.contains(.announced) { judge.gaveBack(.slots, clients[i]) }
+      if !clients.connections[i].flags.contains(.announced) { judge.gaveBack(.slots, clients.connections[i]) }
       releaseHeader(i)
       clients.clear(i)
       core.places.clients.release(i)

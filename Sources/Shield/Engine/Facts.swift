@@ -9,22 +9,22 @@ extension Engine {
 
   /// `count` bytes came into the input region of a talking client.
   mutating func sessionHeard(_ i: ClientIndex, _ count: Int, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].inbox.filled()
-    clients[s].heard(count)
+    let s = clients.connections[i].session
+    clients.sessions[s].inbox.filled()
+    clients.sessions[s].heard(count)
     judge.spend(i, count, clients, core, now: m.now)
-    switch clients[s].phase {
+    switch clients.sessions[s].phase {
     case .body, .swallow: heardBody(i, count, &m)
     case .command, .challenge:
-      clients[s].inbox.take(count)
+      clients.sessions[s].inbox.take(count)
       wake(i)
-    case .forwarded where clients[s].verb == .data, .holding where clients[s].verb == .data:
+    case .forwarded where clients.sessions[s].verb == .data, .holding where clients.sessions[s].verb == .data:
       // Message bytes ahead of 354: what reads them as commands is smuggled mail (RFC 5321, 4.1.1.4).
       judge.note(.pipelining, i, &clients, &core, now: m.now)
       leaveForFault(i, .dataTooEarly, &m)
     case .due, .delaying, .opening, .forwarded, .holding, .final, .securing:
       // Read only to find out whether a client that closed its side had said more before.
-      clients[s].inbox.take(count)
+      clients.sessions[s].inbox.take(count)
       askForMore(i, &m)
     case .spliced: spliceHeard(i, count, &m)
     case .leaving: break
@@ -35,20 +35,20 @@ extension Engine {
 
   /// Part of a session's outbox is out.
   mutating func sessionSent(_ i: ClientIndex, _ count: Int, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].outbox.sent(count)
-    clients[s].sent(count)
-    if !clients[s].outbox.isEmpty {
+    let s = clients.connections[i].session
+    clients.sessions[s].outbox.sent(count)
+    clients.sessions[s].sent(count)
+    if !clients.sessions[s].outbox.isEmpty {
       // What is left may be a reply that waits for its time, and nothing else happens until then.
       flush(i, &m)
       return
     }
-    switch clients[s].phase {
+    switch clients.sessions[s].phase {
     case .securing: beginHandshake(i, &m)
-    case .spliced: deliverSplice(i, clients[s].link, &m)
+    case .spliced: deliverSplice(i, clients.sessions[s].link, &m)
     case .leaving(.tarpit): moveToTarpit(i, &m)
     // After QUIT with nothing behind it there is nothing a reset could destroy.
-    case .leaving where clients[s].verb == .quit && clients[s].inbox.isEmpty: close(i, &m)
+    case .leaving where clients.sessions[s].verb == .quit && clients.sessions[s].inbox.isEmpty: close(i, &m)
     case .leaving: endSession(i, &m)
     default: wake(i)
     }
@@ -58,8 +58,8 @@ extension Engine {
 
   /// The client has closed its sending side.
   mutating func clientEnded(_ i: ClientIndex, _ m: inout Moment) {
-    clients[i].flags.insert(.ended)
-    switch clients[i].state {
+    clients.connections[i].flags.insert(.ended)
+    switch clients.connections[i].state {
     case .talking: sessionEnded(i, &m)
     case .announced: leftWithoutHeader(i, &m)
     case .banner, .refusing: break  // the send decides
@@ -70,9 +70,9 @@ extension Engine {
 
   /// A talking client has closed its sending side. What it said before is still answered.
   private mutating func sessionEnded(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    let wasReading = clients[s].inbox.ended()
-    switch clients[s].phase {
+    let s = clients.connections[i].session
+    let wasReading = clients.sessions[s].inbox.ended()
+    switch clients.sessions[s].phase {
     case .command, .challenge: clientLeft(i, &m)
     case .body, .swallow: hungUp(i, &m)
     case .delaying, .holding:
@@ -84,23 +84,23 @@ extension Engine {
       }
     case .due, .opening, .forwarded, .final: if !wasReading { askForMore(i, &m) }
     case .securing: hungUp(i, &m)
-    case .spliced where clients[s].isRelaying: break  // what it said goes out first
+    case .spliced where clients.sessions[s].isRelaying: break  // what it said goes out first
     case .spliced: finishSplice(i, &m)
     case .leaving: break
     }
   }
 
   private func hasWholeLineAhead(_ s: SessionIndex) -> Bool {
-    let ahead = clients[s].inbox.waiting(
-      in: core.layout.input(s), ahead: Int(clients[s].inbox.lineConsumed))
+    let ahead = clients.sessions[s].inbox.waiting(
+      in: core.layout.input(s), ahead: Int(clients.sessions[s].inbox.lineConsumed))
     return core.lineEnd(in: ahead) < ahead.count
   }
 
   /// A slot is closed that had a session's memory in flight.
   mutating func unpinned(_ s: SessionIndex, _ m: inout Moment) {
-    clients[s].endRelaying()
-    if clients[s].owner.exists {
-      goOnSwallowing(clients[s].owner, &m)
+    clients.sessions[s].endRelaying()
+    if clients.sessions[s].owner.exists {
+      goOnSwallowing(clients.sessions[s].owner, &m)
     } else {
       unpin(s)
     }
@@ -116,11 +116,11 @@ extension Engine {
     entry.tls = facts
     core.journal.append(entry)
     core.timers.cancel(i)
-    switch clients[i].state {
-    case .securing where clients[i].flags.contains(.countedBad): listenInPit(i, &m)
+    switch clients.connections[i].state {
+    case .securing where clients.connections[i].flags.contains(.countedBad): listenInPit(i, &m)
     case .securing: welcome(i, &m)
-    case .talking where clients[clients[i].session].phase == .securing:
-      clients[clients[i].session].enter(.command)
+    case .talking where clients.sessions[clients.connections[i].session].phase == .securing:
+      clients.sessions[clients.connections[i].session].enter(.command)
       wake(i)
     default: break
     }

@@ -8,33 +8,33 @@ import Suspicion
 extension Engine {
   /// Sends the command at hand to the downstream.
   mutating func forward(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    let l = clients[s].link
+    let s = clients.connections[i].session
+    let l = clients.sessions[s].link
     if l.exists {
-      if downstream[l].state == .ready || downstream[l].state == .busy {
+      if downstream.links[l].state == .ready || downstream.links[l].state == .busy {
         sendCommand(i, l, &m)
       } else {
         transactionLost(i, &m)
       }
       return
     }
-    if clients[s].login.isAuthenticated {
+    if clients.sessions[s].login.isAuthenticated {
       // On another connection it would be a stranger.
       leave(i, .authenticationLost, &m)
-    } else if clients[i].isNobody {
+    } else if clients.connections[i].isNobody {
       forwardForNobody(i, &m)
     } else {
-      switch clients[s].verb {
+      switch clients.sessions[s].verb {
       case .mail, .auth, .starttls, .ehlo: openLink(i, &m)
       default:
-        if clients[s].envelope.isParked { openLink(i, &m) } else { transactionLost(i, &m) }
+        if clients.sessions[s].envelope.isParked { openLink(i, &m) } else { transactionLost(i, &m) }
       }
     }
   }
 
   /// The downstream would take it for the balancer, whom it may trust.
   private mutating func forwardForNobody(_ i: ClientIndex, _ m: inout Moment) {
-    if clients[clients[i].session].verb == .ehlo {
+    if clients.sessions[clients.connections[i].session].verb == .ehlo {
       // A health check, as a rule: no mail is refused yet.
       helloFromOthers(i, &m)
     } else {
@@ -44,18 +44,18 @@ extension Engine {
   }
 
   private mutating func openLink(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     guard judge.mayTake(.links, i, clients, &core, now: m.now) else {
       answer(i, .tooManyLinks, &m)
       return
     }
-    let holder = clients[i].isCounted ? clients[i].address : nil
+    let holder = clients.connections[i].isCounted ? clients.connections[i].address : nil
     guard
       let opened = downstream.open(
-        for: s, acquaintance(i), holder: holder, isKnown: clients[i].tier == .known, &core, &m)
+        for: s, acquaintance(i), holder: holder, isKnown: clients.connections[i].tier == .known, &core, &m)
     else {
       core.limitReached(i, .links, clients, now: m.now)
-      if clients[s].verb == .ehlo {
+      if clients.sessions[s].verb == .ehlo {
         helloFromOthers(i, &m)
       } else {
         answer(i, .noDownstreamRoom, &m)
@@ -63,15 +63,15 @@ extension Engine {
       return
     }
     if let holder { judge.shares.take(.links, holder) }
-    clients[s].attach(opened, now: m.now)
-    clients[s].enter(.opening)
+    clients.sessions[s].attach(opened, now: m.now)
+    clients.sessions[s].enter(.opening)
     flush(i, &m)
     m.append(.watch(clients.slot(i)))
   }
 
   /// What a link may say of a client.
   func acquaintance(_ i: ClientIndex) -> Acquaintance {
-    let connection = clients[i]
+    let connection = clients.connections[i]
     var ends = ClientEnds(address: connection.address, port: connection.port)
     let listener = Int(connection.listener)
     if listener < terms.count {
@@ -82,15 +82,15 @@ extension Engine {
     }
     let s = connection.session
     var details = ClientDetails(ends)
-    details.isExtended = clients[s].greeting.isExtended
+    details.isExtended = clients.sessions[s].greeting.isExtended
     details.isTLS = connection.flags.contains(.encrypted)
-    details.isAuthenticated = clients[s].login.isAuthenticated
-    details.isUTF8 = clients[s].envelope.isUTF8
+    details.isAuthenticated = clients.sessions[s].login.isAuthenticated
+    details.isUTF8 = clients.sessions[s].envelope.isUTF8
     details.session = clients.sessionID(i)
     var client = Acquaintance()
     client.details = details
     client.helo = clients.heloName(s, core)
-    client.handshakes = clients[s].verb == .starttls
+    client.handshakes = clients.sessions[s].verb == .starttls
     return client
   }
 
@@ -99,28 +99,28 @@ extension Engine {
   /// Re-makes the command at hand from its checked parts and sends it. It goes out with `flush`, together with the
   /// commands that join it.
   mutating func sendCommand(_ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    let verb = clients[s].verb
-    let exchange = clients[s].login.exchange
-    if verb == .auth && exchange == .none && !downstream[l].offer.keywords.contains(.auth) {
+    let s = clients.connections[i].session
+    let verb = clients.sessions[s].verb
+    let exchange = clients.sessions[s].login.exchange
+    if verb == .auth && exchange == .none && !downstream.links[l].offer.keywords.contains(.auth) {
       offeredLess(i, .loginNotNow, &m)
       return
     }
-    let isFirst = downstream[l].outstanding.isEmpty
+    let isFirst = downstream.links[l].outstanding.isEmpty
     switch say(verb, i, l, &m) {
     case .introducing:
-      clients[s].enter(.opening)
+      clients.sessions[s].enter(.opening)
       m.append(.watch(clients.slot(i)))
     case .offersLess(let reply): offeredLess(i, reply, &m)
     case .tooLong: answer(i, .commandTooLong, &m)
     case .lost(let loss):
-      clients[s].enter(.forwarded)
+      clients.sessions[s].enter(.forwarded)
       linkLost(l, loss, &m)
     case .sent(let line):
-      clients[s].enter(.forwarded)
+      clients.sessions[s].enter(.forwarded)
       if verb == .mail { keepMail(s, line) }
       if verb == .rcpt {
-        let count = Int(clients[s].envelope.recipientCount)
+        let count = Int(clients.sessions[s].envelope.recipientCount)
         downstream.keepRecipient(core.layout.recipient(s).prefix(count), l, &core)
       }
       if verb == .data {
@@ -135,12 +135,12 @@ extension Engine {
   private mutating func say(
     _ verb: Verb, _ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment
   ) -> LinkSent {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     let argument = clients.argument(s, core)
     switch verb {
     case .auth:
       let word: LoginWord =
-        switch clients[s].login.exchange {
+        switch clients.sessions[s].login.exchange {
         case .none: .auth
         case .going: .answer
         case .cancelling: .cancel
@@ -157,11 +157,11 @@ extension Engine {
   /// Keeps MAIL as the downstream hears it, so that it can be said again on another connection.
   private mutating func keepMail(_ s: SessionIndex, _ line: Region) {
     if line.count > Layout.mailBytes {
-      clients[s].envelope.keepMail(0)
+      clients.sessions[s].envelope.keepMail(0)
       return
     }
     core.arena.move(line, to: core.layout.mail(s).offset)
-    clients[s].envelope.keepMail(line.count)
+    clients.sessions[s].envelope.keepMail(line.count)
   }
 
   /// The client uses what it was told and its own connection was not: it is put off, never refused.
@@ -181,10 +181,10 @@ extension Engine {
   /// Lets the downstream connection go for as long as the client waits for us, if nothing is lost by it: the
   /// downstream has no recipient of this client yet, owes no reply, and knows nothing of a log-in.
   mutating func letGo(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    let l = clients[s].link
-    guard l.exists, downstream[l].state == .ready, !clients[s].login.isAuthenticated,
-      clients[s].envelope.acceptedRecipients == 0, clients[s].envelope.park()
+    let s = clients.connections[i].session
+    let l = clients.sessions[s].link
+    guard l.exists, downstream.links[l].state == .ready, !clients.sessions[s].login.isAuthenticated,
+      clients.sessions[s].envelope.acceptedRecipients == 0, clients.sessions[s].envelope.park()
     else { return }
     dropLink(of: i, &m)
   }
@@ -193,10 +193,10 @@ extension Engine {
 
   /// Whether commands may go downstream ahead of replies: the client was offered it and so were we.
   func mayPipeline(_ s: SessionIndex) -> Bool {
-    let l = clients[s].link
-    return l.exists && downstream[l].state == .busy
-      && downstream[l].offer.keywords.contains(.pipelining)
-      && clients[s].greeting.isExtended && !clients[s].inbox.isSkipping
+    let l = clients.sessions[s].link
+    return l.exists && downstream.links[l].state == .busy
+      && downstream.links[l].offer.keywords.contains(.pipelining)
+      && clients.sessions[s].greeting.isExtended && !clients.sessions[s].inbox.isSkipping
   }
 
   /// Whether the next command in a session's input may go downstream ahead of the replies to those before it.
@@ -209,23 +209,23 @@ extension Engine {
   ///   - line: where it is, without its line end.
   ///   - isAll: nothing stands behind it.
   func mayJoin(_ i: ClientIndex, _ line: Region, isAll: Bool, now: Instant) -> Bool {
-    let s = clients[i].session
-    let l = clients[s].link
-    let outstanding = downstream[l].outstanding
-    let use = clients[s].use
+    let s = clients.connections[i].session
+    let l = clients.sessions[s].link
+    let outstanding = downstream.links[l].outstanding
+    let use = clients.sessions[s].use
     let limits = core.policy.session
     guard outstanding.last == .mail || outstanding.last == .rcpt,
       outstanding.count < OutstandingCommands.most,
-      line.count + 64 <= Layout.linkOutBytes - downstream[l].output.count,
+      line.count + 64 <= Layout.linkOutBytes - downstream.links[l].output.count,
       use.commands < UInt32(limits.commands), usedUp(i, now: now) == nil, !use.isOver(limits),
-      clients[i].tier != .bad
+      clients.connections[i].tier != .bad
     else { return false }
     let command = Command(line: core.arena.span(line))
     // Behind a MAIL that was refused the answer is our own: it waits for those that are still to come.
     // What departs from the letter is not carried only, but noted and re-made: each has its turn.
     guard command.form != .malformed, command.form != .tolerated,
       command.verb == command.strictVerb,
-      clients[s].envelope.hasMail || outstanding.contains(.mail)
+      clients.sessions[s].envelope.hasMail || outstanding.contains(.mail)
     else { return false }
     switch command.verb {
     case .rcpt:
@@ -233,41 +233,41 @@ extension Engine {
       guard mayJoin(i, recipient: argument, outstanding) else { return false }
     case .data:
       guard command.argument.isEmpty, isAll,
-        clients[s].envelope.acceptedRecipients > 0 || outstanding.contains(.rcpt)
+        clients.sessions[s].envelope.acceptedRecipients > 0 || outstanding.contains(.rcpt)
       else { return false }
     default: return false
     }
-    if let rule = clients.rateRule(i, core), !clients[i].flags.contains(.trusted),
+    if let rule = clients.rateRule(i, core), !clients.connections[i].flags.contains(.trusted),
       rule.rate(.recipients) != nil || rule.rate(.messages) != nil
     {
       return false
     }
-    let score = core.policy.score(clients[i].signals)
+    let score = core.policy.score(clients.connections[i].signals)
     return core.policy.delays.delay(
-      command.verb.stage, tier: clients[i].tier, score: score, count: 1) == 0
+      command.verb.stage, tier: clients.connections[i].tier, score: score, count: 1) == 0
   }
 
   private func mayJoin(
     _ i: ClientIndex, recipient: Region, _ outstanding: OutstandingCommands
   ) -> Bool {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     // Who may still be refused recipients, slowly, has one at a time: the downstream does not wait for the rest.
-    if core.policy.effectiveTier(clients[i]) != .known
-      && (outstanding.contains(.rcpt) || clients[s].badRecipients > 0)
+    if core.policy.effectiveTier(clients.connections[i]) != .known
+      && (outstanding.contains(.rcpt) || clients.sessions[s].badRecipients > 0)
     {
       return false
     }
-    let isUTF8 = clients[s].envelope.isUTF8
-    let offer = downstream[clients[s].link].offer.keywords
+    let isUTF8 = clients.sessions[s].envelope.isUTF8
+    let offer = downstream.links[clients.sessions[s].link].offer.keywords
     guard
       case .parsed(let arguments) = RcptArguments.parse(
         core.arena.span(recipient), smtputf8: isUTF8),
       arguments.lapse == nil,
-      !arguments.parameters.isUnsupported(by: clients[s].greeting.offered),
+      !arguments.parameters.isUnsupported(by: clients.sessions[s].greeting.offered),
       arguments.parameters.present.isSubset(of: offer.parameters(role: .inbound))
     else { return false }
     let limit = UInt32(clamping: core.policy.session.recipients)
-    let sent = clients[s].envelope.acceptedRecipients + outstanding.number(of: .rcpt)
+    let sent = clients.sessions[s].envelope.acceptedRecipients + outstanding.number(of: .rcpt)
     return limit == 0 || sent < limit
   }
 }

@@ -7,9 +7,9 @@ import Suspicion
 extension Engine {
   /// A session may go on: it is run at the end of this fact.
   mutating func wake(_ i: ClientIndex) {
-    let s = clients[i].session
-    guard s.exists, clients[i].state == .talking, !clients[s].isWoken else { return }
-    clients[s].isWoken = true
+    let s = clients.connections[i].session
+    guard s.exists, clients.connections[i].state == .talking, !clients.sessions[s].isWoken else { return }
+    clients.sessions[s].isWoken = true
     woken.append(s)
   }
 
@@ -17,34 +17,34 @@ extension Engine {
 
   /// Lets go of a client's downstream connection.
   mutating func dropLink(of i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    guard s.exists, clients[s].link.exists else { return }
-    let l = clients[s].link
-    clients[s].detach()
-    let isInChallenge = clients[s].login.exchange != .none
-    clients[s].login.endExchange()
+    let s = clients.connections[i].session
+    guard s.exists, clients.sessions[s].link.exists else { return }
+    let l = clients.sessions[s].link
+    clients.sessions[s].detach()
+    let isInChallenge = clients.sessions[s].login.exchange != .none
+    clients.sessions[s].login.endExchange()
     downstream.drop(l, isInChallenge: isInChallenge, of: clients.sessionID(i), &core, &m)
   }
 
   /// Gives a session back, at once or when nothing may be in flight on its memory.
   mutating func returnSession(_ i: ClientIndex) {
     guard let (s, isFree) = clients.unlease(i) else { return }
-    judge.gaveBack(.sessions, clients[i])
+    judge.gaveBack(.sessions, clients.connections[i])
     if isFree { core.places.sessions.release(s) }
   }
 
   /// A slot is closed that had something of a session in flight.
   mutating func unpin(_ s: SessionIndex) {
     guard s.exists else { return }
-    if clients[s].unpin() { core.places.sessions.release(s) }
+    if clients.sessions[s].unpin() { core.places.sessions.release(s) }
   }
 
   /// Gives a header's place back; nothing may be in flight into it.
   mutating func releaseHeader(_ i: ClientIndex) {
-    guard clients[i].flags.contains(.announced) else { return }
-    clients[i].flags.remove(.announced)
-    headers.release(clients[i].headerPlace)
-    clients[i].headerPlace = 0
+    guard clients.connections[i].flags.contains(.announced) else { return }
+    clients.connections[i].flags.remove(.announced)
+    headers.release(clients.connections[i].headerPlace)
+    clients.connections[i].headerPlace = 0
   }
 
   // MARK: The log
@@ -85,25 +85,25 @@ extension Engine {
   mutating func writeClosingLine(
     _ i: ClientIndex, as ending: Verdict? = nil, saying text: PitText? = nil, now: Instant
   ) {
-    if clients[i].flags.contains(.logged) { return }
-    clients[i].flags.insert(.logged)
+    if clients.connections[i].flags.contains(.logged) { return }
+    clients.connections[i].flags.insert(.logged)
     var entry = clients.entry(.disconnect, i, core, now: now)
     if let text {
       entry.reply = text.code
       entry.bytesOut += UInt64(core.text(text).count)
     }
-    if clients[i].isTarpitted {
-      let before = clients[i].delayed
+    if clients.connections[i].isTarpitted {
+      let before = clients.connections[i].delayed
       entry.tarpitted = before == .max ? .max : max(entry.held - Int64(before) * 10_000, 0)
       entry.delayed = 0
     } else if core.policy.mode == .enforce {
       // Who left while it waited did not wait for all of it.
       entry.delayed = min(entry.delayed, entry.held)
-    } else if clients[i].wouldBeTurnedAway {
+    } else if clients.connections[i].wouldBeTurnedAway {
       entry.delayed = 0
     }
-    let s = clients[i].session
-    entry.verdict = verdict(entry, i, ending ?? (s.exists ? clients[s].ending : nil))
+    let s = clients.connections[i].session
+    entry.verdict = verdict(entry, i, ending ?? (s.exists ? clients.sessions[s].ending : nil))
     core.counters.verdicts[entry.verdict] += 1
     core.journal.append(entry)
   }
@@ -126,12 +126,12 @@ extension Engine {
   ///
   /// - Parameter ending: what became of it, if this is for a reason of ours.
   mutating func close(_ i: ClientIndex, as ending: Verdict? = nil, _ m: inout Moment) {
-    if clients[i].state == .closing || clients[i].state == .free { return }
+    if clients.connections[i].state == .closing || clients.connections[i].state == .free { return }
     dropLink(of: i, &m)
     writeClosingLine(i, as: ending, now: m.now)
     returnSession(i)
     judge.uncount(i, &clients, core)
-    clients[i].state = .closing
+    clients.connections[i].state = .closing
     core.timers.cancel(i)
     m.append(.close(clients.slot(i)))
   }
@@ -151,9 +151,9 @@ extension Engine {
     }
     if ending == .shed { core.counters.shed += 1 }
     if ending == .refused { core.counters.refused += 1 }
-    let isUnsecured = clients[i].state == .waiting || clients[i].state == .announced
-    if core.policy.tls(of: clients[i]) == .implicit && isUnsecured
-      && !clients[i].flags.contains(.encrypted)
+    let isUnsecured = clients.connections[i].state == .waiting || clients.connections[i].state == .announced
+    if core.policy.tls(of: clients.connections[i]) == .implicit && isUnsecured
+      && !clients.connections[i].flags.contains(.encrypted)
     {
       // It does not expect clear text.
       close(i, as: ending, &m)
@@ -161,9 +161,9 @@ extension Engine {
     }
     writeClosingLine(i, as: ending, saying: text, now: m.now)
     returnSession(i)
-    clients[i].state = .refusing
-    clients[i].text = text
-    clients[i].position = 0
+    clients.connections[i].state = .refusing
+    clients.connections[i].text = text
+    clients.connections[i].position = 0
     core.timers.set(i, at: m.now.after(microseconds: core.policy.timeouts.send))
     m.append(.send(clients.slot(i), core.text(text)))
   }
@@ -171,11 +171,11 @@ extension Engine {
   /// Our last reply is out. Closing now could reset the connection under it if the client is still
   /// sending, so our side is shut and what comes is thrown away for a moment.
   mutating func beginDraining(_ i: ClientIndex, _ m: inout Moment) {
-    if clients[i].flags.contains(.ended) {
+    if clients.connections[i].flags.contains(.ended) {
       close(i, &m)
       return
     }
-    clients[i].state = .draining
+    clients.connections[i].state = .draining
     core.timers.set(i, at: m.now.after(microseconds: core.policy.timeouts.drain))
     m.append(.finish(clients.slot(i)))
     m.append(.listen(clients.slot(i)))
@@ -192,7 +192,7 @@ extension Engine {
 
   /// The client is gone.
   mutating func hungUp(_ i: ClientIndex, _ m: inout Moment) {
-    switch clients[i].state {
+    switch clients.connections[i].state {
     case .free, .closing: return
     case .announced:
       leftWithoutHeader(i, &m)
@@ -200,13 +200,13 @@ extension Engine {
     case .waiting:
       judge.leftWhileDelayed(.banner, i, clients, core, now: m.now)
       noteHangup(i, at: .banner, now: m.now)
-    case .dripping, .pit: noteHangup(i, at: clients[i].text.stage, now: m.now)
+    case .dripping, .pit: noteHangup(i, at: clients.connections[i].text.stage, now: m.now)
     case .banner, .idle:
       // It left without a word, perhaps while our delayed banner was on its way: the delay was just too long.
-      if clients[i].delayed > 0 {
+      if clients.connections[i].delayed > 0 {
         judge.leftWhileDelayed(.banner, i, clients, core, now: m.now)
       }
-      if clients[i].state == .banner { noteHangup(i, at: nil, now: m.now) }
+      if clients.connections[i].state == .banner { noteHangup(i, at: nil, now: m.now) }
     case .talking: leftInSession(i, now: m.now)
     case .securing:
       noteHangup(i, at: .startTLS, now: m.now)
@@ -218,23 +218,23 @@ extension Engine {
   }
 
   private mutating func leftInSession(_ i: ClientIndex, now: Instant) {
-    let s = clients[i].session
-    switch clients[s].phase {
+    let s = clients.connections[i].session
+    switch clients.sessions[s].phase {
     case .delaying(let stage), .holding(let stage):
       judge.leftWhileDelayed(stage, i, clients, core, now: now)
-    case .securing: clients[s].ending = .tlsFailed
+    case .securing: clients.sessions[s].ending = .tlsFailed
     case .leaving: return
     default: break
     }
-    noteHangup(i, at: clients[s].stage, now: now)
+    noteHangup(i, at: clients.sessions[s].stage, now: now)
   }
 
   /// The balancer closed before its header was whole. Without a word it has only looked whether we are there.
   mutating func leftWithoutHeader(_ i: ClientIndex, _ m: inout Moment) {
-    if headers[clients[i].headerPlace].count > 0 {
+    if headers[clients.connections[i].headerPlace].count > 0 {
       refuseHeader(.headerMalformed, clients.peer(i), now: m.now)
     }
-    clients[i].flags.insert(.logged)
+    clients.connections[i].flags.insert(.logged)
     close(i, &m)
   }
 }

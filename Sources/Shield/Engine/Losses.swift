@@ -9,18 +9,18 @@ extension Engine {
   ///   - l: the link that is lost. What it has kept can be read until its slot is closed.
   mutating func linkLost(_ l: LinkIndex, _ loss: LinkLoss, _ m: inout Moment) {
     let s = loss.session
-    let isMissed = loss.state != .ready || s.exists && clients[s].envelope.hasMail
+    let isMissed = loss.state != .ready || s.exists && clients.sessions[s].envelope.hasMail
     if !loss.isOrderly && isMissed { noteFailure(l, s, loss.why, now: m.now) }
     guard s.exists else { return }
-    let i = clients[s].owner
-    clients[s].detach()
-    clients[s].login.endExchange()
-    switch clients[s].phase {
-    case .opening where clients[s].verb == .ehlo: helloFromOthers(i, &m)
+    let i = clients.sessions[s].owner
+    clients.sessions[s].detach()
+    clients.sessions[s].login.endExchange()
+    switch clients.sessions[s].phase {
+    case .opening where clients.sessions[s].verb == .ehlo: helloFromOthers(i, &m)
     case .opening: answer(i, .downstreamUnavailable, &m)
     case .forwarded:
       // A reply that has begun is not followed by another one.
-      guard !downstream[l].hasPassedPiece, answerOutstanding(i, l, now: m.now) else {
+      guard !downstream.links[l].hasPassedPiece, answerOutstanding(i, l, now: m.now) else {
         close(i, &m)
         return
       }
@@ -28,10 +28,10 @@ extension Engine {
     case .holding:
       // The reply was there before the downstream went: the client is owed that one.
       core.timers.cancel(i)
-      passReply(i, l, to: downstream[l].repliedVerb, now: m.now)
-      if downstream[l].outstanding.isEmpty {
-        clients[s].finish()
-        clients[s].envelope.lose()
+      passReply(i, l, to: downstream.links[l].repliedVerb, now: m.now)
+      if downstream.links[l].outstanding.isEmpty {
+        clients.sessions[s].finish()
+        clients.sessions[s].envelope.lose()
       } else if answerOutstanding(i, l, now: m.now) {
         transactionLost(i, &m)
       } else {
@@ -46,11 +46,11 @@ extension Engine {
     case .final:
       // It may have taken the message: 451 can make a duplicate, never a loss.
       say(i, .downstreamLost, now: m.now)
-      clients[s].tally(.data, good: false)
+      clients.sessions[s].tally(.data, good: false)
       endTransaction(i)
-      clients[s].enter(.command)
+      clients.sessions[s].enter(.command)
     case .command, .delaying:
-      clients[s].envelope.lose()
+      clients.sessions[s].envelope.lose()
       loginLost(i, &m)
       return
     case .spliced: spliceLost(i, &m)
@@ -64,25 +64,25 @@ extension Engine {
   mutating func noteFailure(_ l: LinkIndex, _ s: SessionIndex, _ why: Subject, now: Instant) {
     var failure =
       s.exists
-      ? clients.entry(.downstreamFailed, clients[s].owner, core, now: now)
+      ? clients.entry(.downstreamFailed, clients.sessions[s].owner, core, now: now)
       : JournalEntry(.downstreamFailed, at: now)
     failure.subject = why
-    failure.server = downstream[l].server
+    failure.server = downstream.links[l].server
     core.journal.append(failure)
   }
 
   /// The command at hand cannot be carried out because its transaction's downstream is gone.
   mutating func transactionLost(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    switch clients[s].verb {
+    let s = clients.connections[i].session
+    switch clients.sessions[s].verb {
     case .rset:
       endTransaction(i)
       answer(i, .ok, &m)
     case .ehlo, .helo:
-      clients[s].enter(.due(.greet))
+      clients.sessions[s].enter(.due(.greet))
       wake(i)
     default:
-      clients[s].envelope.lose()
+      clients.sessions[s].envelope.lose()
       answer(i, .downstreamLost, &m)
     }
   }
@@ -91,7 +91,7 @@ extension Engine {
 
   /// What a client is told in the reply to EHLO, of what the downstream offers: what Sluice carries of it here.
   func offered(_ i: ClientIndex, of theirs: Capabilities) -> Capabilities {
-    let connection = clients[i]
+    let connection = clients.connections[i]
     var own = Capabilities()
     own.keywords = .carried
     let isPassed = core.policy.tls(of: connection) == .passThrough
@@ -100,7 +100,7 @@ extension Engine {
     }
     // Once is all there may be (RFC 4954, 4).
     let s = connection.session
-    if !core.policy.offersAuth(connection) || s.exists && clients[s].login.isAuthenticated {
+    if !core.policy.offersAuth(connection) || s.exists && clients.sessions[s].login.isAuthenticated {
       own.keywords.remove(.auth)
     }
     if connection.flags.contains(.encrypted) && downstream.terms.tls == .verify {

@@ -9,16 +9,16 @@ extension Engine {
 
   /// Orders what the client says next into a part of its input region.
   mutating func receive(_ i: ClientIndex, into room: Region, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].inbox.receive(into: room, of: core.layout.input(s))
+    let s = clients.connections[i].session
+    clients.sessions[s].inbox.receive(into: room, of: core.layout.input(s))
     m.append(.fill(clients.slot(i), room))
   }
 
   /// Listens while DATA is with the downstream: who speaks before 354 must be found out, also where the bytes
   /// are still in the kernel, and after it they are the first of the message.
   mutating func listenForBody(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    if clients[s].inbox.isFilling { return }
+    let s = clients.connections[i].session
+    if clients.sessions[s].inbox.isFilling { return }
     let room = Passage.room(in: core.layout.input(s))
     // A source without credit for so little is charged for it and waits longer before the next piece.
     let most = max(judge.credit(i, clients, core, now: m.now) ?? room.count, 512)
@@ -27,29 +27,29 @@ extension Engine {
 
   /// The downstream asks for the client's message. The line of DATA has left the input.
   mutating func beginBody(_ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].inbox.clear()
+    let s = clients.connections[i].session
+    clients.sessions[s].inbox.clear()
     // For the whole message, whatever policy comes meanwhile.
-    clients[s].passage.begin(
+    clients.sessions[s].passage.begin(
       lineOctetsMax: core.policy.session.textLineBytes,
       lineEnds: core.policy.bareNewline == .normalize ? .normalize : .strict,
-      limit: smallerLimit(core.policy.session.messageBytes, downstream[l].offer.sizeMax))
+      limit: smallerLimit(core.policy.session.messageBytes, downstream.links[l].offer.sizeMax))
     flush(i, &m)
     readBody(i, &m)
   }
 
   /// Reads more of a message, as much as its source's byte rate has credit for.
   mutating func readBody(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    if clients[s].isRelaying { return }
-    clients[s].passage.resume()
+    let s = clients.connections[i].session
+    if clients.sessions[s].isRelaying { return }
+    clients.sessions[s].passage.resume()
     if endIfUsedUp(i, &m) { return }
     if judge.isOverdue(i, clients, core, now: m.now) {
       timedOut(i, now: m.now)
       leave(i, .timeout, &m)
       return
     }
-    if clients[s].inbox.isFilling {
+    if clients.sessions[s].inbox.isFilling {
       // Since DATA went downstream.
       setBodyDeadline(i, now: m.now)
       return
@@ -62,21 +62,21 @@ extension Engine {
       }
       room = room.prefix(credit)
     }
-    if clients[s].passage.movesDeadline || !core.timers.isSet(i) {
+    if clients.sessions[s].passage.movesDeadline || !core.timers.isSet(i) {
       setBodyDeadline(i, now: m.now)
     }
     receive(i, into: room, &m)
   }
 
   private mutating func setBodyDeadline(_ i: ClientIndex, now: Instant) {
-    clients[clients[i].session].passage.deadlineSet()
+    clients.sessions[clients.connections[i].session].passage.deadlineSet()
     core.timers.set(i, at: now.after(microseconds: core.policy.timeouts.body))
   }
 
   /// Waits until the source has credit again.
   mutating func pauseReading(_ i: ClientIndex, now: Instant) {
     guard let due = judge.creditDue(i, clients, core, now: now) else { return }
-    clients[clients[i].session].passage.pause()
+    clients.sessions[clients.connections[i].session].passage.pause()
     core.timers.set(i, at: due)
   }
 
@@ -84,10 +84,10 @@ extension Engine {
 
   /// Message bytes have come.
   mutating func heardBody(_ i: ClientIndex, _ count: Int, _ m: inout Moment) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     let input = core.layout.input(s)
     let room = Passage.room(in: input)
-    if input.offset + Int(clients[s].inbox.fillStart) != room.offset {
+    if input.offset + Int(clients.sessions[s].inbox.fillStart) != room.offset {
       // Asked for before DATA: it was said before 354.
       leaveForFault(i, .dataTooEarly, &m)
       return
@@ -95,13 +95,13 @@ extension Engine {
     // A message that goes on with the trace header before it could change that, and an access filter goes by it: it must
     // be ours alone.
     if downstream.terms.identity == .received
-      && clients[s].passage.continuesHeader(core.arena.span(room.prefix(count)))
+      && clients.sessions[s].passage.continuesHeader(core.arena.span(room.prefix(count)))
     {
       leave(i, .foldedStart, &m)
       return
     }
-    let isDiscarded = clients[s].phase == .swallow
-    switch clients[s].takeBody(count, of: input, isDiscarded: isDiscarded, &core.arena) {
+    let isDiscarded = clients.sessions[s].phase == .swallow
+    switch clients.sessions[s].takeBody(count, of: input, isDiscarded: isDiscarded, &core.arena) {
     case .forward(let piece, let ends): forward(i, piece, ends: ends, &m)
     case .rewrite(let before):
       judge.note(.bareNewline, i, &clients, &core, now: m.now)
@@ -123,30 +123,30 @@ extension Engine {
       goOnWithBody(i, &m)
       return
     }
-    let s = clients[i].session
-    clients[s].beginRelaying()
+    let s = clients.connections[i].session
+    clients.sessions[s].beginRelaying()
     let region = core.layout.input(s).prefix(piece.upperBound).from(piece.lowerBound)
-    downstream.forward(region, clients[s].link, &core, &m)
+    downstream.forward(region, clients.sessions[s].link, &core, &m)
   }
 
   /// Whether the part of the message that was looked at goes downstream. If not, it and the rest are thrown away.
   ///
   /// - Parameter ends: whether the message ends with it.
   private mutating func mayGoOn(_ i: ClientIndex, ends: Bool, _ m: inout Moment) -> Bool {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     if ends {
-      clients[s].passage.end()
+      clients.sessions[s].passage.end()
       core.timers.cancel(i)
     }
-    if clients[s].phase == .body && clients[s].passage.isTooLarge {
+    if clients.sessions[s].phase == .body && clients.sessions[s].passage.isTooLarge {
       // The downstream gets no final dot, the client's bytes are read and thrown away.
       swallow(i, .messageTooLarge, &m)
     }
-    let l = clients[s].link
-    if clients[s].phase == .body && (!l.exists || downstream[l].state != .body) {
+    let l = clients.sessions[s].link
+    if clients.sessions[s].phase == .body && (!l.exists || downstream.links[l].state != .body) {
       swallow(i, .downstreamLost, &m)
     }
-    if clients[s].phase == .swallow {
+    if clients.sessions[s].phase == .swallow {
       goOnSwallowing(i, &m)
       return false
     }
@@ -155,12 +155,12 @@ extension Engine {
 
   /// The bytes of a message that were being forwarded are out.
   mutating func bodyForwarded(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].endRelaying()
-    if clients[s].passage.hasEnded {
-      clients[s].enter(.final)
+    let s = clients.connections[i].session
+    clients.sessions[s].endRelaying()
+    if clients.sessions[s].passage.hasEnded {
+      clients.sessions[s].enter(.final)
       m.append(.watch(clients.slot(i)))
-      downstream.awaitFinal(clients[s].link, &core, now: m.now)
+      downstream.awaitFinal(clients.sessions[s].link, &core, now: m.now)
     } else {
       goOnWithBody(i, &m)
     }
@@ -169,16 +169,16 @@ extension Engine {
   /// Goes on: with what came with bare LFs, which is rewritten into the link's own buffer, as much as that takes; else
   /// with what comes next.
   private mutating func goOnWithBody(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    let l = clients[s].link
-    while clients[s].passage.hasRest {
-      if !downstream[l].output.isEmpty {
+    let s = clients.connections[i].session
+    let l = clients.sessions[s].link
+    while clients.sessions[s].passage.hasRest {
+      if !downstream.links[l].output.isEmpty {
         // The trace header is still on its way: `bodyForwarded` comes when it is out.
-        clients[s].beginRelaying()
+        clients.sessions[s].beginRelaying()
         downstream.forwardBuffer(l, 0, &core, &m)
         return
       }
-      let (written, ends, fault) = clients[s].rewriteBody(
+      let (written, ends, fault) = clients.sessions[s].rewriteBody(
         of: core.layout.input(s), into: core.layout.linkOut(l), &core.arena)
       if let fault {
         leaveForBody(i, fault, &m)
@@ -186,7 +186,7 @@ extension Engine {
       }
       guard mayGoOn(i, ends: ends, &m) else { return }
       if written > 0 {
-        clients[s].beginRelaying()
+        clients.sessions[s].beginRelaying()
         downstream.forwardBuffer(l, written, &core, &m)
         return
       }
@@ -210,30 +210,30 @@ extension Engine {
 
   /// From here on the message is read to its end and thrown away; then the client gets `verdict`.
   mutating func swallow(_ i: ClientIndex, _ verdict: OwnReply, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].enter(.swallow)
-    clients[s].owe(verdict)
+    let s = clients.connections[i].session
+    clients.sessions[s].enter(.swallow)
+    clients.sessions[s].owe(verdict)
     dropLink(of: i, &m)
   }
 
   /// Throws away more of a message, or, after its end, gives the verdict on it. Waits while a dying
   /// downstream connection may still be sending from the buffer: new bytes there could reach it.
   mutating func goOnSwallowing(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    guard clients[i].state == .talking, clients[s].phase == .swallow, !clients[s].isRelaying
+    let s = clients.connections[i].session
+    guard clients.connections[i].state == .talking, clients.sessions[s].phase == .swallow, !clients.sessions[s].isRelaying
     else { return }
-    if clients[s].passage.hasRest {
-      let (ends, fault) = clients[s].discardRest(of: core.layout.input(s), core.arena)
+    if clients.sessions[s].passage.hasRest {
+      let (ends, fault) = clients.sessions[s].discardRest(of: core.layout.input(s), core.arena)
       if let fault {
         leaveForBody(i, fault, &m)
         return
       }
       if ends {
-        clients[s].passage.end()
+        clients.sessions[s].passage.end()
         core.timers.cancel(i)
       }
     }
-    if clients[s].passage.hasEnded {
+    if clients.sessions[s].passage.hasEnded {
       endSwallow(i, &m)
     } else {
       readBody(i, &m)
@@ -241,17 +241,17 @@ extension Engine {
   }
 
   private mutating func endSwallow(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].resume(.data)
-    if !clients[s].takeVerdict() {
-      say(i, clients[s].owed, now: m.now)
-      clients[s].tally(.data, good: false)
+    let s = clients.connections[i].session
+    clients.sessions[s].resume(.data)
+    if !clients.sessions[s].takeVerdict() {
+      say(i, clients.sessions[s].owed, now: m.now)
+      clients.sessions[s].tally(.data, good: false)
     }
     endTransaction(i)
-    clients[s].inbox.forgetLine()
-    clients[s].enter(.command)
+    clients.sessions[s].inbox.forgetLine()
+    clients.sessions[s].enter(.command)
     // 421 is the downstream's, in the middle of the message.
-    goOn(i, after: clients[s].lastReply, &m)
+    goOn(i, after: clients.sessions[s].lastReply, &m)
     loginLost(i, &m)
   }
 
@@ -259,9 +259,9 @@ extension Engine {
 
   /// The one place where a transaction's state ends, on whichever way it ended.
   mutating func endTransaction(_ i: ClientIndex) {
-    let s = clients[i].session
-    clients[s].envelope.reset()
-    clients[s].passage.finish()
+    let s = clients.connections[i].session
+    clients.sessions[s].envelope.reset()
+    clients.sessions[s].passage.finish()
   }
 
   /// The client has a reply of the downstream, and goes on, unless that was the last one.
@@ -278,10 +278,10 @@ extension Engine {
   /// A log-in was with the downstream connection that is gone. On a new one its mail would be a stranger's
   /// and be refused for good: the client is told to come again and log in.
   mutating func loginLost(_ i: ClientIndex, _ m: inout Moment) {
-    guard clients[i].state == .talking else { return }
-    let s = clients[i].session
-    guard clients[s].login.isAuthenticated, !clients[s].link.exists else { return }
-    switch clients[s].phase {
+    guard clients.connections[i].state == .talking else { return }
+    let s = clients.connections[i].session
+    guard clients.sessions[s].login.isAuthenticated, !clients.sessions[s].link.exists else { return }
+    switch clients.sessions[s].phase {
     case .command, .delaying: leave(i, .authenticationLost, &m)
     case .due, .opening, .forwarded, .holding, .challenge, .body, .swallow, .final, .leaving,
       .securing, .spliced:

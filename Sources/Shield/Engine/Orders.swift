@@ -30,9 +30,9 @@ extension Engine {
     // One by one through the timers, so that no single fact causes more orders than the queue takes.
     for n in 0..<clients.capacity {
       let i = ClientIndex(n)
-      switch clients[i].state {
+      switch clients.connections[i].state {
       case .announced, .waiting, .idle, .dripping, .pit: core.timers.set(i, at: m.now)
-      case .talking where clients[clients[i].session].isBetweenMessages:
+      case .talking where clients.sessions[clients.connections[i].session].isBetweenMessages:
         core.timers.set(i, at: m.now)
       case .free, .banner, .talking, .refusing, .draining, .closing, .securing: break
       }
@@ -68,24 +68,6 @@ extension Engine {
   package var isDraining: Bool { core.isDraining }
   package var isDownstreamUp: Bool? { downstream.isUp }
 
-  /// The block in which every region of an order lies.
-  package var arena: Arena {
-    _read { yield core.arena }
-    _modify { yield &core.arena }
-  }
-  package var counters: Counters {
-    _read { yield core.counters }
-    _modify { yield &core.counters }
-  }
-  package var journal: Journal {
-    _read { yield core.journal }
-    _modify { yield &core.journal }
-  }
-  /// What is known of sources; what it has learnt is to be taken from there once a turn.
-  package var memory: Memory {
-    _read { yield judge.memory }
-    _modify { yield &judge.memory }
-  }
   /// What a clock on the wall said at instant 0, in microseconds since 1970.
   package var wallClock: Int64 {
     get { downstream.wallClock }
@@ -102,8 +84,8 @@ extension Engine {
 
   /// The client at whose service downstream connection `l` is, if there is one.
   package func client(ofLink l: Int) -> Int? {
-    let s = downstream[LinkIndex(l)].session
-    return s.exists && clients[s].owner.exists ? clients[s].owner.number : nil
+    let s = downstream.links[LinkIndex(l)].session
+    return s.exists && clients.sessions[s].owner.exists ? clients.sessions[s].owner.number : nil
   }
 
   /// Whether a slot, 0 ..< slotCount, is a client's; the others are downstream connections.
@@ -111,13 +93,13 @@ extension Engine {
 
   /// The number of the listener that a client came to.
   package func listener(of slot: Slot) -> Int {
-    isClient(Int(slot.index)) ? Int(clients[ClientIndex(Int(slot.index))].listener) : 0
+    isClient(Int(slot.index)) ? Int(clients.connections[ClientIndex(Int(slot.index))].listener) : 0
   }
 
   /// Whether a slot still waits for its PROXY header.
   package func awaitsHeader(_ slot: Slot) -> Bool {
     guard isClient(Int(slot.index)) else { return false }
-    let connection = clients[ClientIndex(Int(slot.index))]
+    let connection = clients.connections[ClientIndex(Int(slot.index))]
     return connection.generation == slot.generation && connection.state == .announced
   }
 
@@ -125,7 +107,7 @@ extension Engine {
   package func announcedPeer(_ slot: Slot) -> Peer {
     let i = ClientIndex(Int(slot.index))
     var peer = clients.peer(i)
-    peer.via = headers[clients[i].headerPlace].balancer
+    peer.via = headers[clients.connections[i].headerPlace].balancer
     return peer
   }
 
@@ -133,7 +115,7 @@ extension Engine {
   package mutating func measure() {
     var (waiting, dripping, talking) = (UInt64(0), UInt64(0), UInt64(0))
     for n in 0..<clients.capacity {
-      switch clients[ClientIndex(n)].state {
+      switch clients.connections[ClientIndex(n)].state {
       case .announced, .waiting: waiting += 1
       case .dripping, .pit: dripping += 1
       case .talking, .banner, .idle, .securing: talking += 1

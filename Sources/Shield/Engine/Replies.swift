@@ -9,26 +9,26 @@ extension Engine {
   mutating func apply(_ event: LinkEvent, _ l: LinkIndex, _ m: inout Moment) {
     switch event {
     case .moved(let other):
-      noteFailure(l, downstream[other].session, .connect, now: m.now)
-      if let holder = downstream[other].holder { judge.shares.take(.links, holder) }
-      let s = downstream[other].session
-      if s.exists { clients[s].attach(other, now: m.now) }
+      noteFailure(l, downstream.links[other].session, .connect, now: m.now)
+      if let holder = downstream.links[other].holder { judge.shares.take(.links, holder) }
+      let s = downstream.links[other].session
+      if s.exists { clients.sessions[s].attach(other, now: m.now) }
       return
     case .lost(let loss):
       linkLost(l, loss, &m)
       return
     case .clear(let s):
       guard s.exists else { return }
-      clients[s].detach()
-      guard clients[s].phase == .opening else { return }
-      clients[s].enter(.due(.forward))
-      wake(clients[s].owner)
+      clients.sessions[s].detach()
+      guard clients.sessions[s].phase == .opening else { return }
+      clients.sessions[s].enter(.due(.forward))
+      wake(clients.sessions[s].owner)
       return
     default: break
     }
-    let s = downstream[l].session
+    let s = downstream.links[l].session
     guard s.exists else { return }
-    let i = clients[s].owner
+    let i = clients.sessions[s].owner
     switch event {
     case .none, .moved, .lost, .clear: break
     case .ready: linkReady(i, l, &m)
@@ -39,15 +39,15 @@ extension Engine {
     case .refusedEarly: messageRefusedEarly(i, l, &m)
     case .refusedLine(let code):
       // The client hears so; that connection is of no more use, for the rest of the line could be a command there.
-      passReply(i, l, to: clients[s].verb, now: m.now)
+      passReply(i, l, to: clients.sessions[s].verb, now: m.now)
       dropLink(of: i, &m)
-      clients[s].finish()
+      clients.sessions[s].finish()
       goOn(i, after: code, &m)
     case .piece: passPiece(s, l)
-    case .readAll: if downstream[l].state == .busy { flush(i, &m) }
+    case .readAll: if downstream.links[l].state == .busy { flush(i, &m) }
     case .hasRoom: downstream.sayMore(clients.argument(s, core), l, &core, &m)
     case .forwarded:
-      if downstream[l].state == .spliced { spliceForwarded(i, &m) } else { bodyForwarded(i, &m) }
+      if downstream.links[l].state == .spliced { spliceForwarded(i, &m) } else { bodyForwarded(i, &m) }
     case .passing: deliverSplice(i, l, &m)
     }
   }
@@ -56,21 +56,21 @@ extension Engine {
   /// is held back holds those behind it, and so does a client that does not take its own.
   mutating func readReplies(_ l: LinkIndex, _ m: inout Moment) {
     while true {
-      let s = downstream[l].session
-      if downstream[l].state == .busy && s.exists {
-        downstream[l].input.resume()
-        if case .holding = clients[s].phase { return }
-        if clients[s].outbox.room < Layout.replyBytes {
+      let s = downstream.links[l].session
+      if downstream.links[l].state == .busy && s.exists {
+        downstream.links[l].input.resume()
+        if case .holding = clients.sessions[s].phase { return }
+        if clients.sessions[s].outbox.room < Layout.replyBytes {
           awaitClient(l, s, &m)
           return
         }
       }
-      let isLast = downstream[l].outstanding.count <= 1
+      let isLast = downstream.links[l].outstanding.count <= 1
       let event = downstream.next(l, &core, &m)
       apply(event, l, &m)
       if case .piece = event { continue }
       guard case .replied = event, !isLast else { return }
-      switch downstream[l].state {
+      switch downstream.links[l].state {
       case .free, .closing, .securing: return
       default: break
       }
@@ -86,8 +86,8 @@ extension Engine {
   /// Replies wait until the client has taken those before them. The downstream's clock stands meanwhile, and the
   /// client's runs.
   private mutating func awaitClient(_ l: LinkIndex, _ s: SessionIndex, _ m: inout Moment) {
-    let i = clients[s].owner
-    downstream[l].input.pause()
+    let i = clients.sessions[s].owner
+    downstream.links[l].input.pause()
     core.timers.cancel(l)
     core.timers.set(i, at: m.now.after(microseconds: core.policy.timeouts.send))
     flush(i, &m)
@@ -95,18 +95,18 @@ extension Engine {
 
   /// Hands a piece of a challenge to the client, for which there is room. From here on that reply has begun.
   private mutating func passPiece(_ s: SessionIndex, _ l: LinkIndex) {
-    let piece = core.layout.linkReply(l).prefix(downstream[l].input.pieceCount)
-    core.arena.move(piece, to: clients[s].outbox.free(in: core.layout.outbox(s)).offset)
-    clients[s].outbox.append(piece.count)
-    downstream[l].input.pieceTaken()
+    let piece = core.layout.linkReply(l).prefix(downstream.links[l].input.pieceCount)
+    core.arena.move(piece, to: clients.sessions[s].outbox.free(in: core.layout.outbox(s)).offset)
+    clients.sessions[s].outbox.append(piece.count)
+    downstream.links[l].input.pieceTaken()
   }
 
   // MARK: Ready
 
   private mutating func linkReady(_ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    guard clients[s].phase == .opening else { return }
-    if clients[s].verb == .ehlo {
+    let s = clients.connections[i].session
+    guard clients.sessions[s].phase == .opening else { return }
+    if clients.sessions[s].verb == .ehlo {
       // The connection is not kept: who has said EHLO may say nothing more for minutes.
       let offers = downstream.readOffers(l, core)
       dropLink(of: i, &m)
@@ -114,15 +114,15 @@ extension Engine {
       wake(i)
       return
     }
-    if !clients[i].flags.contains(.passed) {
-      clients[i].flags.insert(.passed)
+    if !clients.connections[i].flags.contains(.passed) {
+      clients.connections[i].flags.insert(.passed)
       core.counters.passed += 1
-      let isNew = clients[i].flags.isDisjoint(with: .vouched)
+      let isNew = clients.connections[i].flags.isDisjoint(with: .vouched)
       core.journal.append(clients.entry(isNew ? .passNew : .passOld, i, core, now: m.now))
     }
-    if clients[s].envelope.isParked {
+    if clients.sessions[s].envelope.isParked {
       // MAIL again, on this connection; the recipient at hand follows when it is accepted.
-      let line = core.layout.mail(s).prefix(Int(clients[s].envelope.mailCount))
+      let line = core.layout.mail(s).prefix(Int(clients.sessions[s].envelope.mailCount))
       _ = downstream.repeatMail(line, of: acquaintance(i), l, &core, &m)
       return
     }
@@ -134,11 +134,11 @@ extension Engine {
   private mutating func clientRefused(
     _ i: ClientIndex, _ l: LinkIndex, _ code: UInt16, _ m: inout Moment
   ) {
-    let s = clients[i].session
-    passReply(i, l, to: clients[s].verb, now: m.now)
-    clients[s].envelope.lose()
+    let s = clients.connections[i].session
+    passReply(i, l, to: clients.sessions[s].verb, now: m.now)
+    clients.sessions[s].envelope.lose()
     dropLink(of: i, &m)
-    clients[s].finish()
+    clients.sessions[s].finish()
     goOn(i, after: code, &m)
   }
 
@@ -148,10 +148,10 @@ extension Engine {
     _ i: ClientIndex, _ l: LinkIndex, _ verb: Verb, _ code: UInt16, isLast: Bool,
     _ m: inout Moment
   ) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     if verb == .rcpt {
       let path = downstream.recallRecipient(l, core)
-      clients[s].envelope.keepRecipient(UInt8(path.count))
+      clients.sessions[s].envelope.keepRecipient(UInt8(path.count))
       core.arena.move(path, to: core.layout.recipient(s).offset)
     }
     if code == 421 {
@@ -161,13 +161,13 @@ extension Engine {
       goOn(i, after: 421, &m)
       return
     }
-    if clients[s].phase == .opening {
+    if clients.sessions[s].phase == .opening {
       mailRepeated(i, l, code, &m)
       return
     }
     guard let wait = take(verb, code, i, l, &m) else { return }
     // With more replies to come, those first: the next command finds it bad then.
-    if core.policy.mode == .enforce && clients[i].tier == .bad && isLast {
+    if core.policy.mode == .enforce && clients.connections[i].tier == .bad && isLast {
       moveToTarpit(i, &m)
       return
     }
@@ -176,7 +176,7 @@ extension Engine {
       return
     }
     releaseReply(i, &m)
-    if verb == .starttls && downstream.terms.tls != .off && !downstream[l].isSecured {
+    if verb == .starttls && downstream.terms.tls != .off && !downstream.links[l].isSecured {
       // In clear because the handshake was to be the client's. Mail goes over one that is opened for it.
       dropLink(of: i, &m)
     }
@@ -189,14 +189,14 @@ extension Engine {
   private mutating func take(
     _ verb: Verb, _ code: UInt16, _ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment
   ) -> Int64? {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     switch verb {
-    case .mail: if code < 300 { clients[s].envelope.mailAccepted() }
+    case .mail: if code < 300 { clients.sessions[s].envelope.mailAccepted() }
     case .rcpt where code < 300:
-      clients[s].envelope.recipientAccepted()
+      clients.sessions[s].envelope.recipientAccepted()
       core.counters.recipients += 1
     case .rcpt:
-      clients[s].envelope.recipientRefused()
+      clients.sessions[s].envelope.recipientRefused()
       return recipientRejected(i, code, now: m.now)
     case .data where code < 400:
       downstream.beginBody(l)
@@ -205,7 +205,7 @@ extension Engine {
       }
       passReply(i, l, to: .data, now: m.now)
       downstream.replyPassed(l)
-      clients[s].finish(to: .body)
+      clients.sessions[s].finish(to: .body)
       beginBody(i, l, &m)
       return nil
     case .starttls where code < 300:
@@ -214,7 +214,7 @@ extension Engine {
     // One that is refused changes nothing (RFC 5321, 4.1.4): its reply goes on.
     case .ehlo where code < 300, .helo where code < 300:
       let offers =
-        downstream[l].isExtended ? downstream.readOffers(l, core) : Capabilities()
+        downstream.links[l].isExtended ? downstream.readOffers(l, core) : Capabilities()
       downstream.learn(l, offers, core)
       beginAnew(i)
       sayHello(i, offered(i, of: offers), &m)
@@ -231,25 +231,25 @@ extension Engine {
   private mutating func takeLogin(
     _ code: UInt16, _ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment
   ) -> Int64? {
-    let s = clients[i].session
-    let wasCancelled = clients[s].login.exchange == .cancelling
-    clients[s].login.endExchange()
+    let s = clients.connections[i].session
+    let wasCancelled = clients.sessions[s].login.exchange == .cancelling
+    clients.sessions[s].login.endExchange()
     if wasCancelled {
-      answer(i, clients[s].owed, &m)
+      answer(i, clients.sessions[s].owed, &m)
       wake(i)
       return nil
     }
-    downstream[l].passedReply()
+    downstream.links[l].passedReply()
     if code.isGoOn(to: .auth) {
-      clients[s].login.challenged()
+      clients.sessions[s].login.challenged()
       passReply(i, l, to: .auth, now: m.now)
-      clients[s].finish(to: .challenge)
-      clients[s].resume(.auth)
+      clients.sessions[s].finish(to: .challenge)
+      clients.sessions[s].resume(.auth)
       wake(i)
       return nil
     }
     if code < 300 {
-      clients[s].login.succeeded()
+      clients.sessions[s].login.succeeded()
       judge.forgetForm(i, &clients, core, now: m.now)
     } else if code == 535 {
       // 454 and 538 say nothing of the password: an outage must not lock out who knows it.
@@ -265,9 +265,9 @@ extension Engine {
   ) -> Int64 {
     // 503: it stands behind a MAIL that was refused, which says nothing about the recipient.
     guard code >= 500 && code != 503 else { return 0 }
-    let s = clients[i].session
-    clients[s].countBadRecipient()
-    let count = clients[s].badRecipients
+    let s = clients.connections[i].session
+    clients.sessions[s].countBadRecipient()
+    let count = clients.sessions[s].badRecipients
     if count >= UInt32(core.policy.session.badRecipients) {
       judge.note(.badRecipients, i, &clients, &core, now: now)
     }
@@ -279,15 +279,15 @@ extension Engine {
   private mutating func mailRepeated(
     _ i: ClientIndex, _ l: LinkIndex, _ code: UInt16, _ m: inout Moment
   ) {
-    let s = clients[i].session
-    clients[s].envelope.unpark()
+    let s = clients.connections[i].session
+    clients.sessions[s].envelope.unpark()
     if code < 300 {
       sendCommand(i, l, &m)
     } else {
       // What it took before it refuses now: the recipient hears so.
-      passReply(i, l, to: clients[s].verb, now: m.now)
-      clients[s].envelope.lose()
-      clients[s].finish()
+      passReply(i, l, to: clients.sessions[s].verb, now: m.now)
+      clients.sessions[s].envelope.lose()
+      clients.sessions[s].finish()
       endIfUsedUp(i, &m)
     }
     wake(i)
@@ -300,9 +300,9 @@ extension Engine {
     _ i: ClientIndex, _ l: LinkIndex, for wait: Int64, _ verb: Verb, isLast: Bool,
     _ m: inout Moment
   ) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     core.timers.cancel(l)
-    clients[s].enter(.holding(verb == .auth ? .authFailure : .recipientRejected))
+    clients.sessions[s].enter(.holding(verb == .auth ? .authFailure : .recipientRejected))
     if verb == .rcpt && isLast && wait >= Downstream.parkAfter { holdAlone(i, l, &m) }
     core.timers.set(i, at: m.now.after(microseconds: wait))
     flush(i, &m)
@@ -311,35 +311,35 @@ extension Engine {
 
   /// Lets the downstream go while the client waits for its reply, which lies in the outbox until then.
   private mutating func holdAlone(_ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     letGo(i, &m)
-    guard !clients[s].link.exists else { return }
-    let before = clients[s].outbox.room
+    guard !clients.sessions[s].link.exists else { return }
+    let before = clients.sessions[s].outbox.room
     passReply(i, l, to: .rcpt, now: m.now)
-    clients[s].outbox.hold(before - clients[s].outbox.room)
+    clients.sessions[s].outbox.hold(before - clients.sessions[s].outbox.room)
   }
 
   /// Gives the client the reply that lies ready at its link, or in its outbox.
   mutating func releaseReply(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    let l = clients[s].link
-    if clients[s].outbox.holdsReply {
-      clients[s].outbox.hold(0)
-      clients[s].finish()
+    let s = clients.connections[i].session
+    let l = clients.sessions[s].link
+    if clients.sessions[s].outbox.holdsReply {
+      clients.sessions[s].outbox.hold(0)
+      clients.sessions[s].finish()
       endIfUsedUp(i, &m)
       return
     }
-    guard l.exists, downstream[l].input.replyCount > 0 else {
+    guard l.exists, downstream.links[l].input.replyCount > 0 else {
       answer(i, .downstreamLost, &m)
       return
     }
-    passReply(i, l, to: downstream[l].repliedVerb, now: m.now)
-    if downstream[l].outstanding.isEmpty {
-      clients[s].finish()
+    passReply(i, l, to: downstream.links[l].repliedVerb, now: m.now)
+    if downstream.links[l].outstanding.isEmpty {
+      clients.sessions[s].finish()
     } else {
-      clients[s].enter(.forwarded)
+      clients.sessions[s].enter(.forwarded)
     }
-    if clients[s].login.failures >= UInt32(core.policy.session.authFailures) {
+    if clients.sessions[s].login.failures >= UInt32(core.policy.session.authFailures) {
       core.limitReached(i, .authFailures, clients, now: m.now)
       leave(i, .tooManyErrors, &m)
       return
@@ -354,10 +354,10 @@ extension Engine {
   private mutating func messageRefusedEarly(
     _ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment
   ) {
-    let s = clients[i].session
-    clients[s].resume(.data)
+    let s = clients.connections[i].session
+    clients.sessions[s].resume(.data)
     passReply(i, l, to: .data, isEndOfData: true, now: m.now)
-    clients[s].keepVerdict()
+    clients.sessions[s].keepVerdict()
     swallow(i, .downstreamLost, &m)
     goOnSwallowing(i, &m)
   }
@@ -365,16 +365,16 @@ extension Engine {
   private mutating func messageReplied(
     _ i: ClientIndex, _ l: LinkIndex, _ code: UInt16, _ m: inout Moment
   ) {
-    let s = clients[i].session
-    clients[s].resume(.data)
+    let s = clients.connections[i].session
+    clients.sessions[s].resume(.data)
     if code.isTaken {
       core.counters.messages += 1
-      core.counters.messageBytes += clients[s].passage.size
-      clients[s].messageAccepted(now: m.now)
+      core.counters.messageBytes += clients.sessions[s].passage.size
+      clients.sessions[s].messageAccepted(now: m.now)
       var accepted = clients.entry(.accepted, i, core, now: m.now)
-      accepted.recipients = clients[s].envelope.acceptedRecipients
+      accepted.recipients = clients.sessions[s].envelope.acceptedRecipients
       // The last one said, which is kept, may be one that was refused.
-      if clients[s].envelope.hasRefusedRecipient { accepted.text.recipientCount = 0 }
+      if clients.sessions[s].envelope.hasRefusedRecipient { accepted.text.recipientCount = 0 }
       // It holds the number under which the server's own log goes on.
       accepted.quoteFirstLine(core.arena.span(downstream.reply(l, core)))
       core.journal.append(accepted)
@@ -382,7 +382,7 @@ extension Engine {
     }
     passReply(i, l, to: .data, isEndOfData: true, now: m.now)
     endTransaction(i)
-    clients[s].enter(.command)
+    clients.sessions[s].enter(.command)
     goOn(i, after: code, &m)
   }
 }

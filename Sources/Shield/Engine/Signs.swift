@@ -9,15 +9,15 @@ extension Engine {
   ///
   /// - Returns: whether the peer belongs into the tarpit now.
   mutating func inspect(_ i: ClientIndex, now: Instant) -> Bool {
-    let s = clients[i].session
-    let hasMore = clients[s].inbox.hasMore
-    switch clients[s].verb {
+    let s = clients.connections[i].session
+    let hasMore = clients.sessions[s].inbox.hasMore
+    switch clients.sessions[s].verb {
     case .ehlo, .helo:
       takeName(s)
       judge.recognizePool(i, &clients, core, now: now)
       // RFC 2920, 3.1: EHLO must be the last command of a group, its answer says what may follow.
       var bad = hasMore && note(.pipelining, i, now: now)
-      if clients[s].greeting.isGreeted { bad = countIdle(i, now: now) || bad }
+      if clients.sessions[s].greeting.isGreeted { bad = countIdle(i, now: now) || bad }
       if let signal = heloSignal(i) { bad = note(signal, i, now: now) || bad }
       return bad
     case .http, .header: return note(.nonSMTP, i, now: now)
@@ -32,7 +32,7 @@ extension Engine {
     case .quit: return false
     }
     // Without EHLO there is no pipelining (RFC 2920, 3).
-    return hasMore && !clients[s].greeting.isExtended && note(.pipelining, i, now: now)
+    return hasMore && !clients.sessions[s].greeting.isExtended && note(.pipelining, i, now: now)
   }
 
   private mutating func note(_ signal: Signal, _ i: ClientIndex, now: Instant) -> Bool {
@@ -43,8 +43,8 @@ extension Engine {
   ///
   /// - Returns: whether the peer belongs into the tarpit for it.
   private mutating func countIdle(_ i: ClientIndex, now: Instant) -> Bool {
-    let s = clients[i].session
-    return clients[s].use.countIdle(core.policy.session, now: now)
+    let s = clients.connections[i].session
+    return clients.sessions[s].use.countIdle(core.policy.session, now: now)
       && note(.commandFlood, i, now: now)
   }
 
@@ -55,14 +55,14 @@ extension Engine {
     // What is too long for a name is none, and no beginning of it is one.
     let kept = name.count <= HeloForm.octetsMax ? name : name.prefix(0)
     core.arena.move(kept, to: core.layout.helo(s).offset)
-    clients[s].greeting.keepName(kept.count)
+    clients.sessions[s].greeting.keepName(kept.count)
   }
 
   private func heloSignal(_ i: ClientIndex) -> Signal? {
     // What users' machines call themselves tells nothing: they are where their network puts them.
-    if core.policy.role(of: clients[i]) == .outbound { return nil }
-    let name = core.arena.span(clients.argument(clients[i].session, core))
-    let address = clients[i].address
+    if core.policy.role(of: clients.connections[i]) == .outbound { return nil }
+    let name = core.arena.span(clients.argument(clients.connections[i].session, core))
+    let address = clients.connections[i].address
     // Our own names and addresses are the truth where we say them ourselves.
     let own = core.policy.ownAddresses
     let isOurs = address.isLoopback || own.contains(address)

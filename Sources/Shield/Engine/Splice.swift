@@ -9,11 +9,11 @@ import Suspicion
 extension Engine {
   /// The downstream said 220: from here on octets pass.
   mutating func beginSplice(_ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     passReply(i, l, to: .starttls, now: m.now)
     downstream.splice(l, &core)
-    clients[s].finish(to: .spliced)
-    clients[s].inbox.emptied()
+    clients.sessions[s].finish(to: .spliced)
+    clients.sessions[s].inbox.emptied()
     core.counters.spliced += 1
     core.journal.append(clients.entry(.spliced, i, core, now: m.now))
     flush(i, &m)
@@ -22,9 +22,9 @@ extension Engine {
 
   /// Reads more of the client, as much as its source's byte rate has credit for.
   mutating func readSplice(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].passage.resume()
-    if clients[s].inbox.isFilling || clients[s].isRelaying { return }
+    let s = clients.connections[i].session
+    clients.sessions[s].passage.resume()
+    if clients.sessions[s].inbox.isFilling || clients.sessions[s].isRelaying { return }
     if clients.age(i, now: m.now) > core.policy.timeouts.session {
       core.limitReached(i, .time, clients, now: m.now)
       close(i, &m)
@@ -44,18 +44,18 @@ extension Engine {
 
   /// `count` octets of the client are on their way.
   mutating func spliceHeard(_ i: ClientIndex, _ count: Int, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].beginRelaying()
-    let piece = core.layout.input(s).from(Int(clients[s].inbox.fillStart)).prefix(count)
-    downstream.forward(piece, clients[s].link, &core, &m)
+    let s = clients.connections[i].session
+    clients.sessions[s].beginRelaying()
+    let piece = core.layout.input(s).from(Int(clients.sessions[s].inbox.fillStart)).prefix(count)
+    downstream.forward(piece, clients.sessions[s].link, &core, &m)
   }
 
   /// Those are with the downstream.
   mutating func spliceForwarded(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    clients[s].endRelaying()
-    core.timers.cancel(clients[s].link)
-    if clients[s].inbox.hasEnded {
+    let s = clients.connections[i].session
+    clients.sessions[s].endRelaying()
+    core.timers.cancel(clients.sessions[s].link)
+    if clients.sessions[s].inbox.hasEnded {
       finishSplice(i, &m)
     } else {
       readSplice(i, &m)
@@ -66,19 +66,19 @@ extension Engine {
   /// what it accepted must not be sent again for want of its reply. One deadline for all of that.
   mutating func finishSplice(_ i: ClientIndex, _ m: inout Moment) {
     core.timers.set(i, at: m.now.after(microseconds: core.spliceTimeout))
-    m.append(.finish(downstream.slot(clients[clients[i].session].link)))
+    m.append(.finish(downstream.slot(clients.sessions[clients.connections[i].session].link)))
   }
 
   /// Octets of the downstream lie ready, or the client has taken those before: one piece at a time.
   mutating func deliverSplice(_ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    let count = downstream[l].input.passing
-    guard count > 0, clients[s].outbox.isReset else { return }
+    let s = clients.connections[i].session
+    let count = downstream.links[l].input.passing
+    guard count > 0, clients.sessions[s].outbox.isReset else { return }
     core.arena.move(core.layout.linkIn(l).prefix(count), to: core.layout.outbox(s).offset)
-    clients[s].outbox.append(count)
-    downstream[l].input.passed()
+    clients.sessions[s].outbox.append(count)
+    downstream.links[l].input.passed()
     // The answer is what the client waits for: its time begins anew.
-    if !clients[s].passage.isPaused && !clients[s].inbox.hasEnded {
+    if !clients.sessions[s].passage.isPaused && !clients.sessions[s].inbox.hasEnded {
       core.timers.set(i, at: m.now.after(microseconds: core.spliceTimeout))
     }
     flush(i, &m)
@@ -87,7 +87,7 @@ extension Engine {
 
   /// The downstream is gone: the client gets what it said before, and then the end.
   mutating func spliceLost(_ i: ClientIndex, _ m: inout Moment) {
-    if clients[clients[i].session].outbox.isEmpty {
+    if clients.sessions[clients.connections[i].session].outbox.isEmpty {
       endSession(i, &m)
     } else {
       beginLeaving(i, &m)

@@ -12,7 +12,7 @@ extension Engine {
   mutating func enterTarpit(
     _ i: ClientIndex, _ text: PitText, owed: UInt32 = 0, _ m: inout Moment
   ) {
-    if !clients[i].flags.contains(.countedBad) {
+    if !clients.connections[i].flags.contains(.countedBad) {
       // A bot with many sessions gets a few of them held and the rest told to go: slots are for many
       // sources, and one source must not fill them.
       let held = judge.countBad(i, &clients) ?? .max
@@ -27,11 +27,11 @@ extension Engine {
       entry.stage = text.stage
       entry.micros = core.policy.delays[entry.stage].bad
       core.journal.append(entry)
-      clients[i].delayed = UInt16(clamping: clients.age(i, now: m.now) / 10_000)
+      clients.connections[i].delayed = UInt16(clamping: clients.age(i, now: m.now) / 10_000)
     }
     dropLink(of: i, &m)
     returnSession(i)
-    clients[i].owed = owed
+    clients.connections[i].owed = owed
     clients.drip(text, i, &core, &m)
   }
 
@@ -39,7 +39,7 @@ extension Engine {
   ///
   /// - Parameter ending: `.shed`, or `.tarpit` if its time is up.
   mutating func shed(_ i: ClientIndex, as ending: Verdict, _ m: inout Moment) {
-    if clients[i].state == .dripping && clients[i].position > 0 {
+    if clients.connections[i].state == .dripping && clients.connections[i].position > 0 {
       if ending == .shed { core.counters.shed += 1 }
       close(i, as: ending, &m)
     } else {
@@ -55,7 +55,7 @@ extension Engine {
       shed(i, as: isShort ? .shed : .tarpit, &m)
       return
     }
-    guard clients[i].state == .dripping else {
+    guard clients.connections[i].state == .dripping else {
       timedOut(i, now: m.now)
       refuse(i, .timeout, &m)
       return
@@ -63,22 +63,22 @@ extension Engine {
     switch clients.dripOne(i, &core, &m) {
     case .goesOn: break
     case .cutOff: shed(i, as: .tarpit, &m)
-    case .said where clients[i].flags.contains(.last): beginDraining(i, &m)
-    case .said where clients[i].text == .starttls: secureInPit(i, &m)
+    case .said where clients.connections[i].flags.contains(.last): beginDraining(i, &m)
+    case .said where clients.connections[i].text == .starttls: secureInPit(i, &m)
     case .said: answerNext(i, &m)
     }
   }
 
   /// Bytes from a peer in the tarpit, in its turn.
   mutating func heardInPit(_ i: ClientIndex, _ bytes: Span<UInt8>, _ m: inout Moment) {
-    var owed = clients[i].owed
+    var owed = clients.connections[i].owed
     guard clients.owe(i, bytes, &owed) else {
-      clients[i].flags.insert(.last)
-      clients[i].owed = 0
+      clients.connections[i].flags.insert(.last)
+      clients.connections[i].owed = 0
       clients.drip(.tooMany, i, &core, &m)
       return
     }
-    clients[i].owed = owed
+    clients.connections[i].owed = owed
     answerNext(i, &m)
   }
 
@@ -88,13 +88,13 @@ extension Engine {
       listenInPit(i, &m)
       return
     }
-    if next == .quit { clients[i].flags.insert(.last) }
+    if next == .quit { clients.connections[i].flags.insert(.last) }
     clients.drip(pitText(i, to: next, now: m.now), i, &core, &m)
   }
 
   /// It is the peer's turn.
   mutating func listenInPit(_ i: ClientIndex, _ m: inout Moment) {
-    clients[i].state = .pit
+    clients.connections[i].state = .pit
     // The deadline is for the whole line: letters that trickle in do not move it.
     if !core.timers.isSet(i) {
       core.timers.set(i, at: m.now.after(microseconds: core.commandTimeout(i, clients)))
@@ -104,13 +104,13 @@ extension Engine {
 
   /// 220 to STARTTLS is out: the stutter goes on in TLS.
   private mutating func secureInPit(_ i: ClientIndex, _ m: inout Moment) {
-    if clients[i].owed != 0 || clients[i].word != .none {
+    if clients.connections[i].owed != 0 || clients.connections[i].word != .none {
       // Said in clear behind STARTTLS.
       core.counters.protocolFaults += 1
       close(i, &m)
       return
     }
-    clients[i].state = .securing
+    clients.connections[i].state = .securing
     beginHandshake(i, &m)
   }
 
@@ -122,7 +122,7 @@ extension Engine {
     case .helo: return .helo
     // One text for all: to whom STARTTLS may not be offered (RFC 3207, 4.2) it is the short form.
     case .ehlo:
-      return core.policy.offersTLS(clients[i]) == core.policy.offersTLS ? .ehlo : .helo
+      return core.policy.offersTLS(clients.connections[i]) == core.policy.offersTLS ? .ehlo : .helo
     case .mail: return .mail
     case .recipient: return .recipient
     case .data: return .data
@@ -130,7 +130,7 @@ extension Engine {
     case .harmless: return .done
     case .starttls:
       let mayBegin =
-        core.policy.offersTLS(clients[i]) && judge.takeTLSPlace(i, &clients, &core, now: now)
+        core.policy.offersTLS(clients.connections[i]) && judge.takeTLSPlace(i, &clients, &core, now: now)
       return mayBegin ? .starttls : .unknown
     case .unknown: return .unknown
     }
@@ -138,28 +138,28 @@ extension Engine {
 
   /// Moves a talking client into the tarpit: the command at hand and those behind it are answered there.
   mutating func moveToTarpit(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    if clients[s].outbox.isSending || !clients[s].outbox.isEmpty {
+    let s = clients.connections[i].session
+    if clients.sessions[s].outbox.isSending || !clients.sessions[s].outbox.isEmpty {
       // Replies already given go out first, or the dialogue would lose one.
       beginLeaving(i, to: .tarpit, &m)
       return
     }
     // A copy of at most what `owed` can keep: the session's buffer is given back below.
-    let waiting = clients[s].inbox.waiting(in: core.layout.input(s))
+    let waiting = clients.sessions[s].inbox.waiting(in: core.layout.input(s))
     let count = min(waiting.count, 512)
-    clients[i].word = .none
-    clients[i].flags.remove(.pastWord)
+    clients.connections[i].word = .none
+    clients.connections[i].flags.remove(.pastWord)
     var kept = InlineArray<512, UInt8>(repeating: 0)
     for k in 0..<count { kept[k] = core.arena[waiting.offset + k] }
     var owed: UInt32 = 0
     let fits = clients.owe(i, kept.span.extracting(0..<count), &owed)
     guard fits else {
-      clients[i].flags.insert(.last)
+      clients.connections[i].flags.insert(.last)
       enterTarpit(i, .tooMany, &m)
       return
     }
     let first = PitCommand(rawValue: owed & 15) ?? .unknown
-    if first == .quit { clients[i].flags.insert(.last) }
+    if first == .quit { clients.connections[i].flags.insert(.last) }
     let text = pitText(i, to: first, now: m.now)
     enterTarpit(i, text, owed: owed >> 4, &m)
   }

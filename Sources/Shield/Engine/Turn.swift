@@ -10,20 +10,20 @@ extension Engine {
   /// Runs the sessions that were woken, until none is left.
   mutating func runWoken(_ m: inout Moment) {
     while let s = woken.next() {
-      clients[s].isWoken = false
-      let i = clients[s].owner
+      clients.sessions[s].isWoken = false
+      let i = clients.sessions[s].owner
       if i.exists { run(i, &m) }
     }
   }
 
   /// Deals with the command that is due and those in the input buffer, until one must wait or none is whole.
   private mutating func run(_ i: ClientIndex, _ m: inout Moment) {
-    while clients[i].state == .talking, step(i, &m) {}
-    guard clients[i].state == .talking else { return }
+    while clients.connections[i].state == .talking, step(i, &m) {}
+    guard clients.connections[i].state == .talking else { return }
     flush(i, &m)
-    let s = clients[i].session
-    let l = clients[s].link
-    if l.exists, downstream[l].input.isPaused, clients[s].outbox.isEmpty {
+    let s = clients.connections[i].session
+    let l = clients.sessions[s].link
+    if l.exists, downstream.links[l].input.isPaused, clients.sessions[s].outbox.isEmpty {
       core.timers.cancel(i)
       readOn(l, &m)
     }
@@ -31,10 +31,10 @@ extension Engine {
 
   /// - Returns: whether there may be more to do at once.
   private mutating func step(_ i: ClientIndex, _ m: inout Moment) -> Bool {
-    let s = clients[i].session
-    switch clients[s].phase {
+    let s = clients.connections[i].session
+    switch clients.sessions[s].phase {
     case .due(let due):
-      clients[s].enter(.command)
+      clients.sessions[s].enter(.command)
       switch due {
       case .execute: execute(i, &m)
       case .forward: forward(i, &m)
@@ -54,7 +54,7 @@ extension Engine {
   private mutating func hasOutboxRoom(
     _ i: ClientIndex, _ s: SessionIndex, _ m: inout Moment
   ) -> Bool {
-    if clients[s].outbox.room >= Layout.replyBytes { return true }
+    if clients.sessions[s].outbox.room >= Layout.replyBytes { return true }
     if !core.timers.isSet(i) {
       core.timers.set(i, at: m.now.after(microseconds: core.policy.timeouts.send))
     }
@@ -68,15 +68,15 @@ extension Engine {
     _ i: ClientIndex, _ s: SessionIndex, _ m: inout Moment
   ) -> Bool {
     // A command that others follow downstream is done with here: only its reply is still to come.
-    let ahead = Int(clients[s].inbox.lineConsumed)
-    let region = clients[s].inbox.waiting(in: core.layout.input(s), ahead: ahead)
-    let (step, lines) = clients[s].inbox.nextLine(
+    let ahead = Int(clients.sessions[s].inbox.lineConsumed)
+    let region = clients.sessions[s].inbox.waiting(in: core.layout.input(s), ahead: ahead)
+    let (step, lines) = clients.sessions[s].inbox.nextLine(
       in: core.arena.span(region), limit: core.commandLineMost)
     guard case .line(let length, let consumed) = step,
       mayJoin(i, region.prefix(length), isAll: consumed == region.count, now: m.now)
     else { return false }
-    clients[s].inbox.skip(ahead)
-    clients[s].inbox.keep(lines)
+    clients.sessions[s].inbox.skip(ahead)
+    clients.sessions[s].inbox.keep(lines)
     begin(i, length, consumed: consumed, &m)
     return true
   }
@@ -85,16 +85,16 @@ extension Engine {
   private mutating func nextLine(
     _ i: ClientIndex, _ s: SessionIndex, _ m: inout Moment
   ) -> Bool {
-    let region = clients[s].inbox.waiting(in: core.layout.input(s))
-    if clients[s].inbox.isSkipping && !skipLine(s, region) { return true }
-    let isAnswer = clients[s].phase == .challenge
-    var (step, lines) = clients[s].inbox.nextLine(
+    let region = clients.sessions[s].inbox.waiting(in: core.layout.input(s))
+    if clients.sessions[s].inbox.isSkipping && !skipLine(s, region) { return true }
+    let isAnswer = clients.sessions[s].phase == .challenge
+    var (step, lines) = clients.sessions[s].inbox.nextLine(
       in: core.arena.span(region), limit: isAnswer ? core.loginLineMost : core.commandLineMost)
     if step == .tooLong && !isAnswer && isLogin(i, region) {
-      (step, lines) = clients[s].inbox.nextLine(
+      (step, lines) = clients.sessions[s].inbox.nextLine(
         in: core.arena.span(region), limit: core.loginLineMost)
     }
-    clients[s].inbox.keep(lines)
+    clients.sessions[s].inbox.keep(lines)
     switch step {
     case .line(let length, let consumed):
       begin(i, length, consumed: consumed, &m)
@@ -118,13 +118,13 @@ extension Engine {
   private mutating func begin(
     _ i: ClientIndex, _ length: Int, consumed: Int, _ m: inout Moment
   ) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     if consumed == length + 1 {
       judge.note(.bareNewline, i, &clients, &core, now: m.now)
     }
     core.timers.cancel(i)
-    clients[s].inbox.begin(length, consumed: consumed)
-    if clients[s].phase == .challenge {
+    clients.sessions[s].inbox.begin(length, consumed: consumed)
+    if clients.sessions[s].phase == .challenge {
       answerChallenge(i, &m)
     } else {
       command(i, &m)
@@ -134,9 +134,9 @@ extension Engine {
   /// No whole line is there: the client's turn, or its end.
   private mutating func awaitMore(_ i: ClientIndex, _ s: SessionIndex, _ m: inout Moment) {
     flush(i, &m)
-    if clients[s].inbox.hasEnded {
+    if clients.sessions[s].inbox.hasEnded {
       clientLeft(i, &m)
-    } else if core.isDraining && clients[s].isBetweenMessages {
+    } else if core.isDraining && clients.sessions[s].isBetweenMessages {
       leave(i, .shuttingDown, &m)
     } else {
       // The deadline is for the whole command: bytes that trickle in do not move it.
@@ -149,15 +149,15 @@ extension Engine {
 
   /// Asks for more input, where there is room for it.
   mutating func askForMore(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
-    if clients[s].inbox.isFilling || clients[s].isRelaying { return }
-    let room = clients[s].inbox.room(in: core.layout.input(s), &core.arena)
+    let s = clients.connections[i].session
+    if clients.sessions[s].inbox.isFilling || clients.sessions[s].isRelaying { return }
+    let room = clients.sessions[s].inbox.room(in: core.layout.input(s), &core.arena)
     if room.count > 0 { receive(i, into: room, &m) }
   }
 
   /// All a client said is answered and nothing more will come: the end, after what is still to be sent.
   mutating func clientLeft(_ i: ClientIndex, _ m: inout Moment) {
-    if clients[clients[i].session].outbox.isEmpty {
+    if clients.sessions[clients.connections[i].session].outbox.isEmpty {
       hungUp(i, &m)
     } else {
       dropLink(of: i, &m)
@@ -168,14 +168,14 @@ extension Engine {
   private mutating func lineTooLong(
     _ i: ClientIndex, isAnswer: Bool, _ region: Region, _ m: inout Moment
   ) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     core.counters.protocolFaults += 1
     core.timers.cancel(i)
-    clients[s].inbox.skipRest(keepingCount: !isAnswer)
+    clients.sessions[s].inbox.skipRest(keepingCount: !isAnswer)
     if isAnswer {
       endChallenge(i, .loginTooLong, &m)
     } else {
-      clients[s].resume(.unknown)
+      clients.sessions[s].resume(.unknown)
       answer(i, isLogin(i, region) ? .loginTooLong : .commandTooLong, &m)
     }
   }
@@ -187,32 +187,32 @@ extension Engine {
     if region.count == 0 { return true }
     let end = core.lineEnd(in: region)
     let isWhole = end < region.count
-    clients[s].inbox.skipped(isWhole ? end + 1 : end, isWhole: isWhole)
+    clients.sessions[s].inbox.skipped(isWhole ? end + 1 : end, isWhole: isWhole)
     return false
   }
 
   /// Whether a line that is not whole yet begins as AUTH, where that may come.
   private func isLogin(_ i: ClientIndex, _ region: Region) -> Bool {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     return beginsLogin(core.arena.span(region))
-      && core.policy.role(of: clients[i]) == .outbound
-      && clients[s].greeting.isExtended && !clients[s].login.isAuthenticated
-      && clients[s].greeting.offered.contains(.auth)
+      && core.policy.role(of: clients.connections[i]) == .outbound
+      && clients.sessions[s].greeting.isExtended && !clients.sessions[s].login.isAuthenticated
+      && clients.sessions[s].greeting.offered.contains(.auth)
   }
 
   // MARK: A command
 
   private mutating func command(_ i: ClientIndex, _ m: inout Moment) {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     let command = Command(line: core.arena.span(clients.line(s, core)))
     let verb = core.policy.refusesLapses ? command.strictVerb : command.verb
-    clients[s].begin(verb, command.form)
-    clients[s].inbox.setArgument(command.argument)
-    clients[s].use.countCommand()
+    clients.sessions[s].begin(verb, command.form)
+    clients.sessions[s].inbox.setArgument(command.argument)
+    clients.sessions[s].use.countCommand()
     if endIfUsedUp(i, &m) { return }
     if verb != command.strictVerb { _ = lapsed(i, .unknownCommand, now: m.now) }
     // The tier may have changed since the last command: by words that crossed with the banner, by a reload.
-    if inspect(i, now: m.now) || core.policy.effectiveTier(clients[i]) == .bad {
+    if inspect(i, now: m.now) || core.policy.effectiveTier(clients.connections[i]) == .bad {
       moveToTarpit(i, &m)
       return
     }
@@ -222,7 +222,7 @@ extension Engine {
     case .slow(let wait): least = wait
     // A message that has a recipient is not lost for that.
     case .tempfail,
-      .drop where clients[s].envelope.acceptedRecipients > 0:
+      .drop where clients.sessions[s].envelope.acceptedRecipients > 0:
       rateRefused(i, verb == .rcpt ? .recipientRate : .messageRate, &m)
       return
     case .refuse:
@@ -233,7 +233,7 @@ extension Engine {
       close(i, as: .dropped, &m)
       return
     }
-    if clients[s].use.isOver(core.policy.session) && !clients[i].flags.contains(.trusted) {
+    if clients.sessions[s].use.isOver(core.policy.session) && !clients.connections[i].flags.contains(.trusted) {
       least = max(least, SessionUse.pause)
     }
     delay(i, verb.stage, least: least, &m)
@@ -243,18 +243,18 @@ extension Engine {
   private mutating func delay(
     _ i: ClientIndex, _ stage: Stage, least: Int64, _ m: inout Moment
   ) {
-    let s = clients[i].session
-    let most = clients[s].envelope.delayMost(stage, sum: core.policy.delays.recipientSum)
+    let s = clients.connections[i].session
+    let most = clients.sessions[s].envelope.delayMost(stage, sum: core.policy.delays.recipientSum)
     var wait = judge.delay(
       stage, i, least: least, most: most, &clients, &core, now: m.now)
     if stage == .mail { wait += delayAhead(i, after: wait, now: m.now) }
-    if stage == .recipientAccepted { clients[s].envelope.payRecipient(wait) }
+    if stage == .recipientAccepted { clients.sessions[s].envelope.payRecipient(wait) }
     if wait == 0 {
       execute(i, &m)
       return
     }
     if wait >= Downstream.parkAfter { letGo(i, &m) }
-    clients[s].enter(.delaying(stage))
+    clients.sessions[s].enter(.delaying(stage))
     core.timers.set(i, at: m.now.after(microseconds: wait))
     flush(i, &m)
     m.append(.watch(clients.slot(i)))
@@ -263,9 +263,9 @@ extension Engine {
   /// The delays of the first recipient and of DATA, where they fit under MAIL's ceiling: they are spent before the
   /// downstream is opened, so that it is not kept waiting by us.
   private mutating func delayAhead(_ i: ClientIndex, after wait: Int64, now: Instant) -> Int64 {
-    let s = clients[i].session
-    let isGreeted = clients[s].greeting.isGreeted
-    guard isGreeted || !core.policy.refusesLapses, !clients[s].envelope.hasMail else { return 0 }
+    let s = clients.connections[i].session
+    let isGreeted = clients.sessions[s].greeting.isGreeted
+    guard isGreeted || !core.policy.refusesLapses, !clients.sessions[s].envelope.hasMail else { return 0 }
     // What an earlier transaction left behind, if its downstream died, ends here.
     endTransaction(i)
     var room = core.policy.delays[.mail].ceiling - wait
@@ -276,16 +276,16 @@ extension Engine {
       room -= sum
     }
     if fits(.data, i, room) {
-      clients[s].envelope.payDataAhead()
+      clients.sessions[s].envelope.payDataAhead()
       let data = judge.delay(.data, i, &clients, &core, now: now)
       sum += data
       room -= data
     }
     if fits(.recipientAccepted, i, room) {
-      clients[s].envelope.payRecipientAhead()
+      clients.sessions[s].envelope.payRecipientAhead()
       let first = judge.delay(
         .recipientAccepted, i, most: core.policy.delays.recipientSum, &clients, &core, now: now)
-      clients[s].envelope.payRecipient(first)
+      clients.sessions[s].envelope.payRecipient(first)
       sum += first
     }
     return sum
@@ -293,8 +293,8 @@ extension Engine {
 
   /// Whether the curve asks for a delay at this stage, and for no more than there is room.
   private func fits(_ stage: Stage, _ i: ClientIndex, _ room: Int64) -> Bool {
-    let score = core.policy.score(clients[i].signals)
-    let due = core.policy.delays.delay(stage, tier: clients[i].tier, score: score, count: 1)
+    let score = core.policy.score(clients.connections[i].signals)
+    let due = core.policy.delays.delay(stage, tier: clients.connections[i].tier, score: score, count: 1)
     return due > 0 && due <= room
   }
 
@@ -302,11 +302,11 @@ extension Engine {
   private mutating func excess(_ i: ClientIndex, now: Instant) -> Judge.Excess {
     // Enforce would have refused it or held it before it could use up anything.
     if core.policy.mode == .observe
-      && (clients[i].tier == .bad || clients[i].wouldBeTurnedAway)
+      && (clients.connections[i].tier == .bad || clients.connections[i].wouldBeTurnedAway)
     {
       return .within
     }
-    return switch clients[clients[i].session].verb {
+    return switch clients.sessions[clients.connections[i].session].verb {
     case .mail: judge.take(.messages, .messages, i, &clients, &core, now: now)
     case .rcpt: judge.take(.recipients, .recipients, i, &clients, &core, now: now)
     default: .within
@@ -315,7 +315,7 @@ extension Engine {
 
   /// Refuses a command that is over a rate.
   private mutating func rateRefused(_ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment) {
-    clients[clients[i].session].ending = .refused
+    clients.sessions[clients.connections[i].session].ending = .refused
     reject(i, reply, &m)
   }
 }

@@ -6,8 +6,8 @@ import Suspicion
 
 /// All clients: the connections, held or talking, the sessions of those that talk, and what is known of those under TLS.
 struct Clients: ~Copyable {
-  private var connections: Slab<Connection>
-  private var sessions: Slab<Session>
+  var connections: Slab<Connection>
+  var sessions: Slab<Session>
   var secured: SecuredTable
   /// Upper bits of every session id, so that ids of two workers or two runs differ.
   private let salt: UInt64
@@ -22,18 +22,6 @@ struct Clients: ~Copyable {
 
   /// How many connections there may be.
   var capacity: Int { connections.capacity }
-
-  @inline(__always)
-  subscript(_ i: ClientIndex) -> Connection {
-    _read { yield connections[i] }
-    _modify { yield &connections[i] }
-  }
-
-  @inline(__always)
-  subscript(_ s: SessionIndex) -> Session {
-    _read { yield sessions[s] }
-    _modify { yield &sessions[s] }
-  }
 
   // MARK: Connections
 

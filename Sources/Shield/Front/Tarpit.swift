@@ -44,9 +44,9 @@ enum PitStep {
 extension Clients {
   /// Begins to drip a text.
   mutating func drip(_ text: PitText, _ i: ClientIndex, _ core: inout Core, _ m: inout Moment) {
-    self[i].state = .dripping
-    self[i].text = text
-    self[i].position = 0
+    connections[i].state = .dripping
+    connections[i].text = text
+    connections[i].position = 0
     core.timers.set(i, atTick: core.line(text).due(0, after: core.timers.tickAtOrBefore(m.now)))
     m.append(.watch(slot(i)))
   }
@@ -65,18 +65,18 @@ extension Clients {
     var n = first
     while n < capacity, !m.isFullOfDrips {
       let i = ClientIndex(n)
-      guard self[i].isDripping,
-        UInt32(truncatingIfNeeded: tick) &- self[i].accepted < most
+      guard connections[i].isDripping,
+        UInt32(truncatingIfNeeded: tick) &- connections[i].accepted < most
       else { break }
-      let line = core.texts[number: self[i].textNumber]
-      let position = self[i].nextStep
+      let line = core.texts[number: connections[i].textNumber]
+      let position = connections[i].nextStep
       let next = position &+ 1
       guard next < line.count else { break }
       m.append(
         Drip(
-          Slot(index: UInt32(truncatingIfNeeded: n), generation: self[i].generation),
+          Slot(index: UInt32(truncatingIfNeeded: n), generation: connections[i].generation),
           core.arena[Int(line.offset &+ position)]))
-      self[i].takeStep()
+      connections[i].takeStep()
       n = core.timers.renew(n, atTick: line.due(next, after: tick))
     }
     let sent = m.dripCount - before
@@ -87,14 +87,14 @@ extension Clients {
 
   /// Sends one byte of a peer whose time has come, perhaps its text's last.
   mutating func dripOne(_ i: ClientIndex, _ core: inout Core, _ m: inout Moment) -> PitStep {
-    if self[i].position == Connection.noRest { return .cutOff }
-    let line = core.line(self[i].text)
-    let position = Int(self[i].position)
+    if connections[i].position == Connection.noRest { return .cutOff }
+    let line = core.line(connections[i].text)
+    let position = Int(connections[i].position)
     if position < Int(line.count) {
       m.append(Drip(slot(i), core.arena[Int(line.offset) + position]))
       core.counters.drips += 1
       core.counters.bytesOut += 1
-      self[i].position += 1
+      connections[i].position += 1
     }
     if position + 1 < Int(line.count) {
       let tick = core.timers.tickAtOrBefore(m.now)
@@ -116,15 +116,15 @@ extension Clients {
       if byte == UInt8(ascii: "\n") {
         if owed >> 28 != 0 { return false }
         let used = UInt32(32 - owed.leadingZeroBitCount)
-        owed |= PitCommand(self[i].word).rawValue << ((used + 3) / 4 * 4)
-        self[i].word = .none
-        self[i].flags.remove(.pastWord)
-      } else if !self[i].flags.contains(.pastWord) {
+        owed |= PitCommand(connections[i].word).rawValue << ((used + 3) / 4 * 4)
+        connections[i].word = .none
+        connections[i].flags.remove(.pastWord)
+      } else if !connections[i].flags.contains(.pastWord) {
         let upper = byte & 0xDF
         if upper >= 65 && upper <= 90 {
-          self[i].word.take(upper)
+          connections[i].word.take(upper)
         } else {
-          self[i].flags.insert(.pastWord)
+          connections[i].flags.insert(.pastWord)
         }
       }
     }
@@ -133,8 +133,8 @@ extension Clients {
 
   /// The next command that a peer is owed a reply to; nil if there is none.
   mutating func nextOwed(_ i: ClientIndex) -> PitCommand? {
-    let next = PitCommand(rawValue: self[i].owed & 15)
-    self[i].owed >>= 4
+    let next = PitCommand(rawValue: connections[i].owed & 15)
+    connections[i].owed >>= 4
     return next
   }
 
@@ -145,21 +145,21 @@ extension Clients {
   mutating func changeTexts(from old: Texts, _ core: borrowing Core) {
     for n in 0..<capacity {
       let i = ClientIndex(n)
-      let state = self[i].state
+      let state = connections[i].state
       guard state == .dripping || state == .banner || state == .refusing else { continue }
-      let text = state == .banner ? PitText.banner : self[i].text
+      let text = state == .banner ? PitText.banner : connections[i].text
       let (new, old) = (core.line(text), old[text])
       let goesOn: Bool
       if state == .dripping {
         // Who may not be offered STARTTLS may have begun a text that has it now.
         goesOn =
-          core.begins(new, as: old, upTo: Int(self[i].position))
-          && (text != .ehlo || core.policy.offersTLS(self[i]) == core.policy.offersTLS)
+          core.begins(new, as: old, upTo: Int(connections[i].position))
+          && (text != .ehlo || core.policy.offersTLS(connections[i]) == core.policy.offersTLS)
       } else {
         // The send in flight has all that is left of the old one; only what it does not take would be read here.
         goesOn = new.count == old.count && core.begins(new, as: old, upTo: Int(old.count) - 1)
       }
-      if !goesOn { self[i].position = Connection.noRest }
+      if !goesOn { connections[i].position = Connection.noRest }
     }
   }
 }

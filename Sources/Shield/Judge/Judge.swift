@@ -9,12 +9,12 @@ import Suspicion
 /// Nothing else in the engine decides how long anyone waits.
 ///
 /// Its answers are values. It never speaks to a peer, and what it must be told of a client it reads from the record.
-struct Judge: ~Copyable {
+package struct Judge: ~Copyable {
   var buckets: BucketTable
   var open: OpenCounts
   var shares: Shares
   /// What is known of sources.
-  var memory: Memory
+  package var memory: Memory
   let hash: SipHash
   private let staysPut = StaysPut()
 
@@ -54,36 +54,36 @@ struct Judge: ~Copyable {
     _ clients: inout Clients, _ core: inout Core, now: Instant
   ) -> Bool {
     if core.policy[signal].action == .ignore { return false }
-    let isNew = !clients[i].signals.contains(SignalSet(signal))
-    let before = clients[i].tier
-    clients[i].signals.insert(SignalSet(signal))
+    let isNew = !clients.connections[i].signals.contains(SignalSet(signal))
+    let before = clients.connections[i].tier
+    clients.connections[i].signals.insert(SignalSet(signal))
     judge(i, &clients, core, now: now)
     // Of a peer the operator vouches for the closing line says enough.
-    if isNew && !clients[i].flags.contains(.trusted) {
+    if isNew && !clients.connections[i].flags.contains(.trusted) {
       var entry = clients.entry(.signal, i, core, now: now)
       entry.signal = signal
       entry.quoteFirstLine(words)
       core.journal.append(entry)
     }
-    if core.policy.mode == .observe && clients[i].tier == .bad && before != .bad {
+    if core.policy.mode == .observe && clients.connections[i].tier == .bad && before != .bad {
       wouldTarpit(i, clients, &core, now: now)
     }
-    return core.policy.mode == .enforce && clients[i].tier == .bad
+    return core.policy.mode == .enforce && clients.connections[i].tier == .bad
   }
 
   /// Sets the tier from the signals seen, and remembers a proof.
   mutating func judge(
     _ i: ClientIndex, _ clients: inout Clients, _ core: borrowing Core, now: Instant
   ) {
-    let before = clients[i].tier
-    let flags = clients[i].flags
+    let before = clients.connections[i].tier
+    let flags = clients.connections[i].flags
     let tier = core.policy.tier(
-      clients[i].signals, known: flags.contains(.known), trusted: flags.contains(.trusted))
-    clients[i].tier = tier
-    if tier == .bad && before != .bad && !clients[i].signals.contains(SignalSet(.listedBad)) {
+      clients.connections[i].signals, known: flags.contains(.known), trusted: flags.contains(.trusted))
+    clients.connections[i].tier = tier
+    if tier == .bad && before != .bad && !clients.connections[i].signals.contains(SignalSet(.listedBad)) {
       // Only the address: a network may slow its members, and one bot must not slow its neighbours.
       memory.learn(
-        .proven, of: Source(host: clients[i].address), for: core.policy.badFor, now: now)
+        .proven, of: Source(host: clients.connections[i].address), for: core.policy.badFor, now: now)
     }
   }
 
@@ -92,9 +92,9 @@ struct Judge: ~Copyable {
     _ i: ClientIndex, _ clients: borrowing Clients, _ core: inout Core, now: Instant
   ) {
     if clients.wouldBeRefused(i) { return }
-    let s = clients[i].session
+    let s = clients.connections[i].session
     var entry = clients.entry(.tarpit, i, core, now: now)
-    entry.stage = s.exists ? clients[s].verb.stage : .banner
+    entry.stage = s.exists ? clients.sessions[s].verb.stage : .banner
     entry.micros = core.policy.delays[entry.stage].bad
     core.journal.append(entry)
   }
@@ -110,9 +110,9 @@ struct Judge: ~Copyable {
   func heloDomain(
     _ i: ClientIndex, _ clients: borrowing Clients, _ core: borrowing Core
   ) -> Source? {
-    let s = clients[i].session
-    guard s.exists, clients[s].greeting.nameCount > 0 else { return nil }
-    let kept = core.layout.helo(s).prefix(Int(clients[s].greeting.nameCount))
+    let s = clients.connections[i].session
+    guard s.exists, clients.sessions[s].greeting.nameCount > 0 else { return nil }
+    let kept = core.layout.helo(s).prefix(Int(clients.sessions[s].greeting.nameCount))
     let name = core.arena.span(kept)
     guard let domain = SMTP.heloDomain(name) else { return nil }
     return memory.source(heloDomain: name.extracting(domain))
@@ -124,10 +124,10 @@ struct Judge: ~Copyable {
   mutating func recognizePool(
     _ i: ClientIndex, _ clients: inout Clients, _ core: borrowing Core, now: Instant
   ) {
-    guard !clients[i].flags.contains(.known), let domain = heloDomain(i, clients, core),
-      memory.isGood(domain, now: now), memory.isGood(Self.network(clients[i].address), now: now)
+    guard !clients.connections[i].flags.contains(.known), let domain = heloDomain(i, clients, core),
+      memory.isGood(domain, now: now), memory.isGood(Self.network(clients.connections[i].address), now: now)
     else { return }
-    clients[i].flags.insert(.known)
+    clients.connections[i].flags.insert(.known)
     judge(i, &clients, core, now: now)
   }
 
@@ -135,14 +135,14 @@ struct Judge: ~Copyable {
   mutating func earnedTrust(
     _ i: ClientIndex, _ clients: inout Clients, _ core: borrowing Core, now: Instant
   ) {
-    let address = clients[i].address
+    let address = clients.connections[i].address
     let period = core.policy.goodFor
     memory.learn(.accepted, of: Source(host: address), for: period, now: now)
     memory.learn(.accepted, of: Self.network(address), for: period, now: now)
     if let domain = heloDomain(i, clients, core) {
       memory.learn(.accepted, of: domain, for: period, now: now)
     }
-    clients[i].flags.insert(.known)
+    clients.connections[i].flags.insert(.known)
     judge(i, &clients, core, now: now)
   }
 
@@ -151,9 +151,9 @@ struct Judge: ~Copyable {
     _ i: ClientIndex, _ clients: inout Clients, _ core: borrowing Core, now: Instant
   ) {
     // In observe mode alone: enforce had not let it come so far.
-    if clients[i].tier == .bad { return }
-    clients[i].signals.subtract(.ofForm)
-    clients[clients[i].session].use.forgive()
+    if clients.connections[i].tier == .bad { return }
+    clients.connections[i].signals.subtract(.ofForm)
+    clients.sessions[clients.connections[i].session].use.forgive()
     judge(i, &clients, core, now: now)
   }
 }
@@ -161,8 +161,8 @@ struct Judge: ~Copyable {
 extension Clients {
   /// In observe mode: whether enforce would have refused this client, or a command of it.
   func wouldBeRefused(_ i: ClientIndex) -> Bool {
-    let s = self[i].session
-    return self[i].wouldBeTurnedAway || s.exists && self[s].ending == .wouldRefuse
+    let s = connections[i].session
+    return connections[i].wouldBeTurnedAway || s.exists && sessions[s].ending == .wouldRefuse
   }
 }
 

@@ -20,7 +20,7 @@ extension Judge {
     _ stage: Stage, _ i: ClientIndex, count: Int = 1, least: Int64 = 0, most: Int64 = .max,
     _ clients: inout Clients, _ core: inout Core, now: Instant
   ) -> Int64 {
-    let connection = clients[i]
+    let connection = clients.connections[i]
     let tier = connection.tier
     guard tier != .bad, core.policy.mode == .enforce || !connection.wouldBeTurnedAway else {
       return 0
@@ -81,7 +81,7 @@ extension Judge {
   }
 
   private func add(_ delay: Int64, _ i: ClientIndex, _ clients: inout Clients) {
-    clients[i].delayed = UInt16(clamping: Int64(clients[i].delayed) + delay / 10_000)
+    clients.connections[i].delayed = UInt16(clamping: Int64(clients.connections[i].delayed) + delay / 10_000)
   }
 
   private func secondChance(
@@ -90,7 +90,7 @@ extension Judge {
   ) -> Int64 {
     let after = core.policy.secondChanceAfter
     var best = memory.divisor(
-      Self.network(clients[i].address), stage: stage.rawValue, after: after, now: now)
+      Self.network(clients.connections[i].address), stage: stage.rawValue, after: after, now: now)
     if let domain = heloDomain(i, clients, core) {
       let other = memory.divisor(domain, stage: stage.rawValue, after: after, now: now)
       // 0 lifts the delay, 2 halves it, 1 leaves it: the kindest of the two keys counts.
@@ -105,16 +105,16 @@ extension Judge {
     now: Instant
   ) {
     var stages = Self.bit(stage)
-    let s = clients[i].session
+    let s = clients.connections[i].session
     if s.exists {
       // What is spent ahead of its stage is lifted with the one it is spent at.
-      if clients[s].envelope.hasPaidRecipient { stages |= Self.bit(.recipientAccepted) }
-      if clients[s].envelope.hasPaidData { stages |= Self.bit(.data) }
+      if clients.sessions[s].envelope.hasPaidRecipient { stages |= Self.bit(.recipientAccepted) }
+      if clients.sessions[s].envelope.hasPaidData { stages |= Self.bit(.data) }
     }
-    let tier = clients[i].tier
+    let tier = clients.connections[i].tier
     guard tier == .clean || tier == .suspicious, core.policy.mode == .enforce else { return }
     let after = core.policy.secondChanceAfter
-    let network = Self.network(clients[i].address)
+    let network = Self.network(clients.connections[i].address)
     memory.learn(.left, of: network, stages: stages, chanceAfter: after, now: now)
     if let domain = heloDomain(i, clients, core) {
       memory.learn(.left, of: domain, stages: stages, chanceAfter: after, now: now)

@@ -32,20 +32,20 @@ extension Judge {
   mutating func loginFailed(
     _ i: ClientIndex, _ clients: inout Clients, _ core: inout Core, now: Instant
   ) -> Int {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     core.counters.loginsFailed += 1
-    let user = clients[s].login.failed()
+    let user = clients.sessions[s].login.failed()
     note(.authFailure, i, &clients, &core, now: now)
-    var count = Int(clients[s].login.failures)
-    if clients[i].flags.contains(.trusted) { return count }
-    let address = clients[i].address
+    var count = Int(clients.sessions[s].login.failures)
+    if clients.connections[i].flags.contains(.trusted) { return count }
+    let address = clients.connections[i].address
     count = max(count, learnFailure(of: Source(host: address), core, now: now))
     let network = Source(networkOf: address, length: address.isIPv4 ? 24 : 48)
     count = max(count, learnFailure(of: network, core, now: now))
     if user != 0 {
       count = max(count, learnFailure(of: Source(.user, hash: user), core, now: now))
     }
-    if mayNotTry(clients[i], core, now: now) {
+    if mayNotTry(clients.connections[i], core, now: now) {
       core.limitReached(i, .authFailures, clients, now: now)
     }
     return count

@@ -18,13 +18,13 @@ extension Judge {
   mutating func connectionExcess(
     _ i: ClientIndex, _ clients: inout Clients, _ core: inout Core, now: Instant
   ) -> Excess {
-    guard let rule = clients.rateRule(i, core), !clients[i].flags.contains(.trusted) else {
+    guard let rule = clients.rateRule(i, core), !clients.connections[i].flags.contains(.trusted) else {
       return .within
     }
     let rate = take(.connections, .connections, i, &clients, &core, now: now)
-    if let key = concurrencyKey(clients[i].address, rule) {
+    if let key = concurrencyKey(clients.connections[i].address, rule) {
       let count = open.increment(key)
-      if count != nil { clients[i].flags.insert(.counted) }
+      if count != nil { clients.connections[i].flags.insert(.counted) }
       // Not counted: the table is full, which is no fault of this key, or the key is at what can be counted.
       if count ?? open.count(key) > rule.concurrency {
         // A fifth of a minute is long enough to thin out a crowd, and below every ceiling.
@@ -40,15 +40,15 @@ extension Judge {
     _ limited: LimitKind, _ subject: Subject, _ i: ClientIndex, units: UInt64 = 1,
     _ clients: inout Clients, _ core: inout Core, now: Instant
   ) -> Excess {
-    guard !clients[i].flags.contains(.trusted), let rule = clients.rateRule(i, core),
+    guard !clients.connections[i].flags.contains(.trusted), let rule = clients.rateRule(i, core),
       let rate = rule.rate(limited)
     else { return .within }
-    let key = rule.key(for: clients[i].address, limited)
+    let key = rule.key(for: clients.connections[i].address, limited)
     var wait: Int64 = 0
     if rule.over == .slow {
       wait = (buckets.earliest(key, units, rate, now: now) - now).microseconds
       // What no allowed delay can make up for is put off, or the limit would end where the delays do.
-      let spent = Int64(clients[i].delayed) * 10_000
+      let spent = Int64(clients.connections[i].delayed) * 10_000
       let left = min(core.policy.delays[.mail].ceiling, core.policy.delays.sumMost - spent)
       if wait > left && core.policy.mode == .enforce {
         return exceeded(
@@ -80,11 +80,11 @@ extension Judge {
     let action = action ?? rule.over
     let isArrival = subject == .connections || subject == .concurrency
     if core.policy.mode == .observe && action != .slow {
-      let s = clients[i].session
+      let s = clients.connections[i].session
       if isArrival {
-        clients[i].wouldTurnAway()
+        clients.connections[i].wouldTurnAway()
       } else if s.exists {
-        clients[s].ending = .wouldRefuse
+        clients.sessions[s].ending = .wouldRefuse
       }
     }
     core.counters.rateLimited += 1
@@ -119,9 +119,9 @@ extension Judge {
     _ i: ClientIndex, _ clients: borrowing Clients, _ core: borrowing Core, now: Instant
   ) -> Int? {
     guard core.policy.mode == .enforce, let rule = clients.rateRule(i, core), let rate = rule.bytes,
-      !clients[i].flags.contains(.trusted)
+      !clients.connections[i].flags.contains(.trusted)
     else { return nil }
-    let key = rule.key(for: clients[i].address, .bytes)
+    let key = rule.key(for: clients.connections[i].address, .bytes)
     // A quarter of the burst at a time: those who share a bucket take turns at it.
     let turn = max(rate.burst / 4, 2_048)
     return Int(clamping: min(buckets.peek(key, rate, now: now), turn))
@@ -133,7 +133,7 @@ extension Judge {
     _ i: ClientIndex, _ clients: borrowing Clients, _ core: borrowing Core, now: Instant
   ) -> Instant? {
     guard let rule = clients.rateRule(i, core), let rate = rule.bytes else { return nil }
-    let key = rule.key(for: clients[i].address, .bytes)
+    let key = rule.key(for: clients.connections[i].address, .bytes)
     let due = buckets.earliest(key, min(rate.burst, 2_048), rate, now: now)
     let latest = now.after(microseconds: core.policy.delays[.body].ceiling / 2)
     return min(max(due, now.after(microseconds: 10_000)), latest)
@@ -145,9 +145,9 @@ extension Judge {
     now: Instant
   ) {
     guard let rule = clients.rateRule(i, core), let rate = rule.bytes,
-      !clients[i].flags.contains(.trusted)
+      !clients.connections[i].flags.contains(.trusted)
     else { return }
-    _ = buckets.charge(rule.key(for: clients[i].address, .bytes), UInt64(count), rate, now: now)
+    _ = buckets.charge(rule.key(for: clients.connections[i].address, .bytes), UInt64(count), rate, now: now)
   }
 
   // MARK: Counts
@@ -169,20 +169,20 @@ extension Judge {
   ///
   /// - Returns: how many of its source are there; nil if that cannot be counted.
   mutating func countBad(_ i: ClientIndex, _ clients: inout Clients) -> UInt32? {
-    let held = open.increment(badKey(clients[i].address))
-    if held != nil { clients[i].flags.insert(.countedBad) }
+    let held = open.increment(badKey(clients.connections[i].address))
+    if held != nil { clients.connections[i].flags.insert(.countedBad) }
     return held
   }
 
   /// A client's connection ends.
   mutating func uncount(_ i: ClientIndex, _ clients: inout Clients, _ core: borrowing Core) {
-    if clients[i].flags.contains(.counted),
-      let key = concurrencyKey(clients[i].address, clients.rateRule(i, core))
+    if clients.connections[i].flags.contains(.counted),
+      let key = concurrencyKey(clients.connections[i].address, clients.rateRule(i, core))
     {
       open.decrement(key)
     }
-    if clients[i].flags.contains(.countedBad) { open.decrement(badKey(clients[i].address)) }
-    clients[i].flags.remove(.counts)
+    if clients.connections[i].flags.contains(.countedBad) { open.decrement(badKey(clients.connections[i].address)) }
+    clients.connections[i].flags.remove(.counts)
   }
 
   /// Counts all open connections anew, under the rules of a new policy: some 0.2 µs a connection.
@@ -194,19 +194,19 @@ extension Judge {
     open.removeAll()
     for n in 0..<clients.capacity {
       let i = ClientIndex(n)
-      if clients[i].state == .free { continue }
-      if beginsToAct && !clients[i].flags.contains(.countedBad) { clients[i].delayed = 0 }
-      if clients[i].flags.contains(.counted) {
-        clients[i].flags.remove(.counted)
-        if let key = concurrencyKey(clients[i].address, clients.rateRule(i, core)),
+      if clients.connections[i].state == .free { continue }
+      if beginsToAct && !clients.connections[i].flags.contains(.countedBad) { clients.connections[i].delayed = 0 }
+      if clients.connections[i].flags.contains(.counted) {
+        clients.connections[i].flags.remove(.counted)
+        if let key = concurrencyKey(clients.connections[i].address, clients.rateRule(i, core)),
           open.increment(key) != nil
         {
-          clients[i].flags.insert(.counted)
+          clients.connections[i].flags.insert(.counted)
         }
       }
-      if clients[i].flags.contains(.countedBad) {
-        if open.increment(badKey(clients[i].address)) == nil {
-          clients[i].flags.remove(.countedBad)
+      if clients.connections[i].flags.contains(.countedBad) {
+        if open.increment(badKey(clients.connections[i].address)) == nil {
+          clients.connections[i].flags.remove(.countedBad)
         }
       }
     }
@@ -216,6 +216,6 @@ extension Judge {
 extension Clients {
   /// The rule of the rate table that holds for a client.
   func rateRule(_ i: ClientIndex, _ core: borrowing Core) -> RateRule? {
-    core.policy.rates.lookup(self[i].address)
+    core.policy.rates.lookup(connections[i].address)
   }
 }

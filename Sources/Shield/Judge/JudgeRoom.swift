@@ -40,9 +40,9 @@ extension Judge {
   mutating func mayTake(
     _ pool: Pool, _ i: ClientIndex, _ clients: borrowing Clients, _ core: inout Core, now: Instant
   ) -> Bool {
-    guard clients[i].isCounted else { return true }
-    let room = room(pool, isKnown: clients[i].tier == .known, clients, core, now: now)
-    guard let scope = shares.excess(pool, clients[i].address, room, core.policy) else {
+    guard clients.connections[i].isCounted else { return true }
+    let room = room(pool, isKnown: clients.connections[i].tier == .known, clients, core, now: now)
+    guard let scope = shares.excess(pool, clients.connections[i].address, room, core.policy) else {
       return true
     }
     var entry = clients.entry(.share, i, core, now: now)
@@ -85,12 +85,12 @@ extension Judge {
   func isOverdue(
     _ i: ClientIndex, _ clients: borrowing Clients, _ core: borrowing Core, now: Instant
   ) -> Bool {
-    guard clients[i].isCounted, core.isPressed(i, clients) else { return false }
-    let session = clients[clients[i].session]
+    guard clients.connections[i].isCounted, core.isPressed(i, clients) else { return false }
+    let session = clients.sessions[clients.connections[i].session]
     let pool: Pool = session.link.exists ? .links : .sessions
-    let isKnown = clients[i].tier == .known
+    let isKnown = clients.connections[i].tier == .known
     let isGreedy = shares.isGreedy(
-      pool, clients[i].address, room(pool, isKnown: isKnown, clients, core, now: now),
+      pool, clients.connections[i].address, room(pool, isKnown: isKnown, clients, core, now: now),
       core.policy)
     var allowed = core.policy.timeouts.messageUnderStress / (isGreedy ? 2 : 1)
     allowed += Int64(session.envelope.acceptedRecipients) * 1_000_000
@@ -129,7 +129,7 @@ extension Judge {
     _ i: ClientIndex, _ clients: inout Clients, _ core: inout Core, now: Instant
   ) -> Bool {
     let most: Double =
-      switch clients[i].tier {
+      switch clients.connections[i].tier {
       case .known: 1
       case .bad: 0.5
       case .clean, .suspicious: 1 - core.policy.reservedForKnown
@@ -139,29 +139,29 @@ extension Judge {
     else { return false }
     let handshakes = core.limits.handshakes
     let hasRoom = clients.secured.hasRoom(most, handshakes: handshakes)
-    let isInTurn = hasRoom && !hasCredit(clients[i], core, now: now)
+    let isInTurn = hasRoom && !hasCredit(clients.connections[i], core, now: now)
     let isFree =
       isInTurn ? clients.secured.hasRoom(min(most, 0.5), handshakes: handshakes) : hasRoom
     guard isFree, clients.secured.add(i, isInTurn: isInTurn) else {
       core.limitReached(i, .tlsSessions, clients, now: now)
       return false
     }
-    clients[i].flags.insert(.encrypted)
-    took(.tlsPlaces, clients[i])
-    took(.handshakes, clients[i])
+    clients.connections[i].flags.insert(.encrypted)
+    took(.tlsPlaces, clients.connections[i])
+    took(.handshakes, clients.connections[i])
     return true
   }
 
   /// A client's handshake is over.
   mutating func handshakeDone(_ i: ClientIndex, _ clients: borrowing Clients) {
-    if clients.secured[i]?.isInHandshake == true { gaveBack(.handshakes, clients[i]) }
+    if clients.secured[i]?.isInHandshake == true { gaveBack(.handshakes, clients.connections[i]) }
   }
 
   /// Gives a client's place for TLS back, if it has one; nothing of it may be in flight.
   mutating func giveBackTLSPlace(_ i: ClientIndex, _ clients: inout Clients) {
-    guard clients[i].flags.contains(.encrypted) else { return }
+    guard clients.connections[i].flags.contains(.encrypted) else { return }
     handshakeDone(i, clients)
-    gaveBack(.tlsPlaces, clients[i])
+    gaveBack(.tlsPlaces, clients.connections[i])
     clients.secured.remove(i)
   }
 }
@@ -195,10 +195,10 @@ extension Core {
 
   /// Whether a pool of which a client holds a place runs out.
   func isPressed(_ i: ClientIndex, _ clients: borrowing Clients) -> Bool {
-    let s = clients[i].session
+    let s = clients.connections[i].session
     return isUnderStress(.slots, clients) || s.exists && isUnderStress(.sessions, clients)
-      || s.exists && clients[s].link.exists && isUnderStress(.links, clients)
-      || clients[i].flags.contains(.encrypted) && isUnderStress(.tlsPlaces, clients)
+      || s.exists && clients.sessions[s].link.exists && isUnderStress(.links, clients)
+      || clients.connections[i].flags.contains(.encrypted) && isUnderStress(.tlsPlaces, clients)
       || clients.secured[i]?.isInHandshake == true && isUnderStress(.handshakes, clients)
   }
 
