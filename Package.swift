@@ -28,15 +28,17 @@ let package = Package(
     .target(name: "Suspicion", dependencies: ["Structures", "Flow"], swiftSettings: dialect),
     .target(name: "Reputation", dependencies: ["Structures"], swiftSettings: dialect),
     .target(
+      name: "Policy", dependencies: ["Structures", "Flow", "Suspicion"], swiftSettings: dialect),
+    .target(
       name: "Shield",
-      dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Reputation"],
+      dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy"],
       swiftSettings: dialect),
     .target(name: "Personas", dependencies: ["Structures"], swiftSettings: dialect),
     .target(name: "Reports", dependencies: ["Personas", "Structures"], swiftSettings: dialect),
     .target(
       name: "Simulator",
       dependencies: [
-        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Personas",
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Personas",
       ],
       swiftSettings: dialect),
 
@@ -58,7 +60,7 @@ let package = Package(
     .target(
       name: "Daemon",
       dependencies: [
-        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Uring", "TLS",
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Uring", "TLS",
         "Personas", "CShipped",
         .product(name: "Logging", package: "swift-log"),
         .product(name: "Yams", package: "Yams"),
@@ -66,7 +68,8 @@ let package = Package(
     .executableTarget(
       name: "sluice",
       dependencies: [
-        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring", "TLS", "Personas",
+        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Policy", "Shield", "Uring", "TLS",
+        "Personas",
         "Simulator",
         "Reports", "CBuild",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
@@ -82,7 +85,7 @@ let package = Package(
       path: "Tests/TableBenchmark", swiftSettings: dialect),
     .executableTarget(
       name: "drip-benchmark",
-      dependencies: ["Daemon", "Shield", "Flow", "Suspicion", "Uring", "Structures"],
+      dependencies: ["Daemon", "Shield", "Flow", "Suspicion", "Policy", "Uring", "Structures"],
       path: "Tests/DripBenchmark", swiftSettings: dialect),
     .testTarget(
       name: "StructuresTests", dependencies: ["Structures", "TableTwins"], swiftSettings: dialect),
@@ -95,16 +98,18 @@ let package = Package(
     .testTarget(
       name: "ShieldTests",
       dependencies: [
-        "CAllocations", "Shield", "Simulator", "SMTP", "Flow", "Suspicion", "Reputation",
+        "CAllocations", "Shield", "Simulator", "SMTP", "Flow", "Suspicion", "Reputation", "Policy",
         "Structures",
       ], swiftSettings: dialect),
     .testTarget(
       name: "SimulatorTests",
-      dependencies: ["Simulator", "Personas", "Shield", "Flow", "Suspicion", "Structures"],
+      dependencies: [
+        "Simulator", "Personas", "Shield", "Flow", "Suspicion", "Policy", "Structures",
+      ],
       swiftSettings: dialect),
     .testTarget(
       name: "DialogueTests",
-      dependencies: ["Daemon", "Simulator", "Shield", "SMTP", "Suspicion", "Structures"],
+      dependencies: ["Daemon", "Simulator", "Shield", "SMTP", "Suspicion", "Policy", "Structures"],
       swiftSettings: dialect),
     .testTarget(
       name: "UringTests", dependencies: ["Uring", "CUring", "CRefusals", "Structures"],
@@ -115,7 +120,8 @@ let package = Package(
     .testTarget(
       name: "DaemonTests",
       dependencies: [
-        "Daemon", "Flow", "Personas", "SMTP", "Suspicion", "Shield", "Structures", "TLS", "Uring",
+        "Daemon", "Flow", "Personas", "SMTP", "Suspicion", "Policy", "Shield", "Structures", "TLS",
+        "Uring",
       ],
       swiftSettings: dialect),
     .testTarget(

@@ -6,6 +6,7 @@
 // at a time.
 
 import Glibc
+import Policy
 package import Structures
 import Synchronization
 
@@ -28,9 +29,6 @@ package final class HostAddresses: Sendable {
     var pause: Int64
     var next: Int64?
   }
-
-  /// The most addresses that are made use of.
-  package static let most = 8
 
   private let host: String
   private let pace: Pace
@@ -126,7 +124,7 @@ package final class HostAddresses: Sendable {
   }
 }
 
-/// The addresses of a host, at most `HostAddresses.most`: itself if it is one, else what the resolver says, in its order
+/// The addresses of a host, at most `Server.addressesMost`: itself if it is one, else what the resolver says, in its order
 /// (RFC 6724). None if there is none. Waits for the resolver.
 package func addresses(of host: String) -> [Address] {
   if let address = Address(host) { return [address] }
@@ -143,7 +141,7 @@ private func lookUp(_ host: String) -> [Address] {
   defer { freeaddrinfo(list) }
   var found: [Address] = []
   var next = list
-  while let entry = next, found.count < HostAddresses.most {
+  while let entry = next, found.count < Server.addressesMost {
     if let place = entry.pointee.ai_addr, let address = addressOf(place), !found.contains(address) {
       found.append(address)
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Glibc
+import Policy
 import SMTP
 package import Structures
 import Suspicion
@@ -59,7 +60,7 @@ package struct Preflight: Sendable {
     var security: RelayProbe.Security?
     do throws(TLSContextError) {
       if let settings = downstream.clientSettings {
-        security = .init(try TLSClientContext(settings), isImplicit: downstream.tlsImplicit)
+        security = .init(try TLSClientContext(settings), isImplicit: downstream.terms.isImplicitTLS)
       }
     } catch {
       self.init(unable: "\(downstream.text) could not be asked under TLS: \(error)")
@@ -69,7 +70,7 @@ package struct Preflight: Sendable {
     let probes = askers.flatMap { asker in
       addresses.map { address in
         RelayProbe(
-          address: address, port: downstream.port, identity: downstream.identity,
+          address: address, port: downstream.port, identity: downstream.terms.introduction,
           client: asker.client, hostname: hostname, security: security)
       }
     }
@@ -84,7 +85,7 @@ package struct Preflight: Sendable {
     self.init(downstream, answers)
     if !answers.contains(where: \.isWorking),
       outcomes.contains(where: { if case .mismatch = $0.finding { true } else { false } }),
-      downstream.identity != .none
+      downstream.terms.introduction != .none
     {
       let plain = RelayProbe(
         address: addresses[0], port: downstream.port, identity: .none, client: .stranger,
@@ -112,7 +113,9 @@ package struct Preflight: Sendable {
   /// Those that clients come as: a listener of IPv6 takes IPv6 only, and behind a load balancer both may come.
   static func askers(_ configuration: Configuration) -> [(client: ClientEnds, isSure: Bool)] {
     // Where the server sees us and not the client, one family is as good as the other.
-    guard configuration.downstream.identity.namesClient else { return [(.stranger, true)] }
+    guard configuration.downstream.terms.introduction.namesClient else {
+      return [(.stranger, true)]
+    }
     let direct = configuration.listeners.filter { $0.balancers == nil }
     let isBalanced = direct.count < configuration.listeners.count
     return [ClientEnds.stranger, .strangerV6].compactMap { client in
@@ -175,7 +178,7 @@ package struct Preflight: Sendable {
 
   private mutating func add(_ answer: Answer, _ downstream: Downstream) {
     let asker =
-      downstream.identity.namesClient
+      downstream.terms.introduction.namesClient
       ? "a client at \(answer.client.address)" : "this machine, which stands for every client"
     switch answer.outcome.finding {
     case .refuses(let reply):
@@ -205,7 +208,7 @@ package struct Preflight: Sendable {
     case .mismatch(let why):
       say(
         .error,
-        "\(downstream.text) does not take identity \(downstream.identity.rawValue): \(why). All mail would be "
+        "\(downstream.text) does not take identity \(downstream.terms.introduction.rawValue): \(why). All mail would be "
           + "deferred with 451")
     case .insecure(let why):
       say(.error, "\(insecurity(downstream)): \(why). All mail would be deferred with 451")
@@ -223,7 +226,7 @@ package struct Preflight: Sendable {
         )
       case .mismatch(let why):
         (
-          "\(downstream.text) does not take identity \(downstream.identity.rawValue) for \(answer.family) "
+          "\(downstream.text) does not take identity \(downstream.terms.introduction.rawValue) for \(answer.family) "
             + "clients", why
         )
       case .insecure(let why):
@@ -241,14 +244,14 @@ package struct Preflight: Sendable {
   }
 
   private func insecurity(_ downstream: Downstream) -> String {
-    "\(downstream.text) cannot be reached with downstream.tls: \(downstream.tls.rawValue)"
-      + (downstream.tlsImplicit ? " and tls_implicit" : "")
+    "\(downstream.text) cannot be reached with downstream.tls: \(downstream.terms.tls.rawValue)"
+      + (downstream.terms.isImplicitTLS ? " and tls_implicit" : "")
   }
 
   private func remedy(_ downstream: Downstream) -> String {
-    downstream.identity.namesClient
+    downstream.terms.introduction.namesClient
       ? "Its relay rules let strangers through (Postfix: mynetworks, smtpd_relay_restrictions)."
-      : "It trusts this machine's address, and with identity \(downstream.identity.rawValue) everybody comes "
+      : "It trusts this machine's address, and with identity \(downstream.terms.introduction.rawValue) everybody comes "
         + "from there. Let it expect the client's address (docs/recipes.md) and set downstream.identity: "
         + "proxy_v2, or take this address out of what it trusts (Postfix: mynetworks)."
   }
@@ -258,7 +261,7 @@ package struct Preflight: Sendable {
     case .silent, .insecure: say(.error, "Without it, it does not answer either.")
     case .refuses, .unclear, .putsOff, .relays, .mismatch:
       let edit =
-        switch downstream.identity {
+        switch downstream.terms.introduction {
         case .proxyV1, .proxyV2:
           "let it expect the header (Postfix: -o smtpd_upstream_proxy_protocol=haproxy; others: "
             + "docs/recipes.md)"

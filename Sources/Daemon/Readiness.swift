@@ -5,6 +5,7 @@
 // with.
 
 import Glibc
+import Policy
 import Shield
 import TLS
 import Uring

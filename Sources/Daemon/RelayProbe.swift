@@ -5,6 +5,7 @@
 // service runs and for `check`; bounded by a deadline over the whole conversation.
 
 import Glibc
+package import Policy
 package import SMTP
 package import Structures
 package import TLS
@@ -62,7 +63,7 @@ package struct RelayProbe: Sendable {
 
   package let address: Address
   package let port: UInt16
-  package let identity: Downstream.Identity
+  package let identity: Introduction
   /// Whom it is told about.
   package let client: ClientEnds
   /// Our own name, for the sender if `<>` is not taken.
@@ -71,7 +72,7 @@ package struct RelayProbe: Sendable {
   package let security: Security?
 
   package init(
-    address: Address, port: UInt16, identity: Downstream.Identity, client: ClientEnds,
+    address: Address, port: UInt16, identity: Introduction, client: ClientEnds,
     hostname: String, security: Security?
   ) {
     self.address = address

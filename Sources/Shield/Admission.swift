@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Policy
 import Reputation
 import SMTP
 package import Structures
@@ -40,7 +41,9 @@ extension Engine {
   package mutating func accepted(
     _ peer: Peer, now: Instant, into effects: inout EffectQueue
   ) -> Admission {
-    if hasBalancers, peer.via == nil, let balancers = terms[Int(peer.listener)].balancers {
+    if hasBalancers, peer.via == nil,
+      let balancers = policy.balancers(ofListener: Int(peer.listener))
+    {
       return acceptedBehind(balancers, peer, now: now, into: &effects)
     }
     counters.accepted += 1

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Policy
 import Reputation
 import SMTP
 package import Structures
-package import Suspicion
+import Suspicion
 
 // TLS as the engine sees it: when it begins, with whom, and what it came to. The octets of it are the driver's: a
 // slot that is secured hears and says plain text here, as every other.
@@ -191,19 +192,13 @@ extension Engine {
 
   // MARK: The downstream
 
-  /// How the downstream is spoken to.
-  package mutating func setDownstreamTLS(_ mode: DownstreamTLS, implicit: Bool) {
-    downstream.tls = mode
-    downstream.isImplicitTLS = implicit && mode != .off
-  }
-
   /// Whether a link is to be secured before mail goes over it.
   func wantsTLS(_ l: Int, now: Instant) -> Bool {
-    if links[l].isSecured || links[l].staysClear || downstream.tls == .off { return false }
+    if links[l].isSecured || links[l].staysClear || downstream.terms.tls == .off { return false }
     let s = Int(links[l].session)
     // There the handshake is the client's.
     if s >= 0 && sessions[s].verb == .starttls { return false }
-    return downstream.tls != .opportunistic || now >= downstream.clearUntil
+    return downstream.terms.tls != .opportunistic || now >= downstream.clearUntil
   }
 
   mutating func secureLink(_ l: Int, now: Instant, into effects: inout EffectQueue) {
@@ -224,7 +219,7 @@ extension Engine {
       sayOnLink(l, "STARTTLS", now: now, into: &effects)
       return true
     }
-    if downstream.tls == .opportunistic { return false }
+    if downstream.terms.tls == .opportunistic { return false }
     linkFailed(l, .noTLS, now: now, into: &effects)
     return true
   }
@@ -241,7 +236,7 @@ extension Engine {
     links[l].inEnd = 0
     links[l].reader.reset()
     links[l].replyCount = 0
-    if downstream.isImplicitTLS {
+    if downstream.terms.beginsWithTLS {
       awaitGreeting(l, now: now, into: &effects)
     } else {
       greetDownstream(l, extended: true, now: now, into: &effects)
@@ -250,7 +245,9 @@ extension Engine {
   }
 
   /// Whether clear text does where a handshake fails.
-  var mayStayClear: Bool { downstream.tls == .opportunistic && !downstream.isImplicitTLS }
+  var mayStayClear: Bool {
+    downstream.terms.tls == .opportunistic && !downstream.terms.beginsWithTLS
+  }
 
   mutating func linkNotSecured(
     _ l: Int, _ why: Subject, now: Instant, into effects: inout EffectQueue

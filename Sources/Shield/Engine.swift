@@ -2,8 +2,9 @@
 import Flow
 import Reputation
 import SMTP
+package import Policy
 package import Structures
-package import Suspicion
+import Suspicion
 
 /// The shield without I/O: facts and time go in, orders come out.
 ///
@@ -19,8 +20,7 @@ package struct Engine: ~Copyable {
   /// The block in which every region of an order lies.
   package var arena: Arena
   private let layout: Layout
-  /// Each listener's, by its number; where there are fewer, nothing is known of the others.
-  let terms: [ListenerTerms]
+  /// Whether any listener stands behind a load balancer: fixed at the start, as the sockets are.
   let hasBalancers: Bool
   var headers: Slab<PendingHeader>
   var headerIndexes: IndexAllocator
@@ -43,7 +43,7 @@ package struct Engine: ~Copyable {
   package var memory: Memory
   var secured: SecuredTable
   var shares: Shares
-  var downstream = Downstream()
+  var downstream: Downstream
   let hash: SipHash
   /// Upper bits of every session id, so that ids of two workers or two runs differ.
   let salt: UInt64
@@ -61,14 +61,12 @@ package struct Engine: ~Copyable {
   ///   - seed: of the hash keys and the session ids.
   ///   - secret: under which names are remembered. All workers must have it in common; without it, one of the seed.
   ///   - epoch: what a clock on the wall says at instant 0, in microseconds since 1970.
-  ///   - identity: how the downstream is told who the client is.
-  ///   - listeners: what there is to know of each, by its number.
+  ///   - servers: the downstreams; one, as yet.
   ///   - worker: which of the workers this is; a client that a load balancer names may be another's.
   package init(
     policy: Policy, limits: Limits, seed: UInt64, secret: (UInt64, UInt64)? = nil,
     epoch: Int64 = 0,
-    identity: Identity = .none,
-    listeners: [ListenerTerms] = [], worker: Int = 0, workers: Int = 1
+    servers: [Server] = [Server()], worker: Int = 0, workers: Int = 1
   ) {
     var random = SeededGenerator(seed: seed)
     hash = SipHash(k0: random.next(), k1: random.next())
@@ -79,8 +77,7 @@ package struct Engine: ~Copyable {
     self.policy = policy
     self.limits = limits
     journal = Journal(capacity: limits.journal)
-    terms = listeners
-    hasBalancers = listeners.contains { $0.balancers != nil }
+    hasBalancers = policy.listeners.contains { $0.balancers != nil }
     self.worker = worker
     self.workers = workers
     let pending = hasBalancers ? limits.proxyHeaders : 0
@@ -106,7 +103,8 @@ package struct Engine: ~Copyable {
       secret: secret ?? ownSecret, epoch: epoch)
     secured = SecuredTable(capacity: limits.tlsSessions)
     shares = Shares(limits, hash: hash)
-    downstream.identity = identity
+    invariant(servers.count == 1, "one downstream, and \(servers.count) were given")
+    downstream = Downstream(servers[0])
     prepareTexts()
   }
 

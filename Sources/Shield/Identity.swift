@@ -1,43 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import SMTP
-package import Structures
+import Policy
+import Structures
 import Suspicion
-
-/// How the downstream learns who the client is.
-package enum Identity: UInt8, BitwiseCopyable, Sendable {
-  /// Not at all: it sees Sluice's address, and must not trust it.
-  case none
-  /// PROXY protocol, version 1 (a line of text).
-  case proxyV1
-  /// PROXY protocol, version 2 (binary).
-  case proxyV2
-  /// Postfix's XCLIENT, before the first transaction.
-  case xclient
-  /// Postfix's XFORWARD, before each transaction: for the log, not for access.
-  case xforward
-  /// A trace header on top of each message.
-  case received
-
-  /// Whether the downstream expects something before it says a word.
-  var isHeader: Bool { self == .proxyV1 || self == .proxyV2 }
-}
-
-/// What the engine must know of a listener beside its role.
-package struct ListenerTerms: Sendable {
-  /// Where it listens; of a wildcard nothing is known about what the client dialled.
-  package var address: Address
-  package var port: UInt16
-  /// The load balancers that speak for others here, by a PROXY header; nil where clients come by themselves.
-  package var balancers: PrefixTable?
-
-  package init(address: Address, port: UInt16, balancers: PrefixTable? = nil) {
-    self.address = address
-    self.port = port
-    self.balancers = balancers
-  }
-
-  var isWildcard: Bool { address == Address(v4: 0) || address == Address(high: 0, low: 0) }
-}
 
 // What is said of the client on a downstream connection. Each belongs to one client from its opening to its
 // end, so a header or an XCLIENT is said once; XFORWARD and the trace header go with each transaction.
@@ -49,8 +14,8 @@ extension Engine {
     guard i >= 0 else { return ClientDetails(.stranger) }
     var ends = ClientEnds(address: connections[i].address, port: connections[i].port)
     let listener = Int(connections[i].listener)
-    if listener < terms.count {
-      let terms = terms[listener]
+    if listener < policy.listeners.count {
+      let terms = policy.listeners[listener]
       ends = ClientEnds(
         address: ends.address, port: ends.port, server: terms.isWildcard ? nil : terms.address,
         serverPort: terms.port)
@@ -72,7 +37,7 @@ extension Engine {
 
   /// Puts the PROXY header of a link's client into its buffer, where it is to begin with one.
   mutating func writeProxyHeader(_ l: Int) {
-    let identity = downstream.identity
+    let identity = downstream.terms.introduction
     guard identity.isHeader else { return }
     let details = details(ofLink: l)
     let s = Int(links[l].session)
@@ -100,13 +65,13 @@ extension Engine {
 
   /// Whether a link's greeting is still in Sluice's own name: who may say XCLIENT is not its client.
   func isUnintroduced(_ l: Int) -> Bool {
-    downstream.identity == .xclient && !links[l].isIntroduced
+    downstream.terms.introduction == .xclient && !links[l].isIntroduced
   }
 
   /// Whether HELO may be tried where EHLO was refused. What takes a header has EHLO: the refusal was meant for
   /// the header, and the answers to come would pair with the wrong commands.
   func mayFallBack(_ l: Int) -> Bool {
-    !downstream.identity.isHeader && downstream.identity != .xclient
+    !downstream.terms.introduction.isHeader && downstream.terms.introduction != .xclient
   }
 
   /// Before the client's own EHLO: tells the downstream about it by XCLIENT.
@@ -128,7 +93,7 @@ extension Engine {
   ///
   /// - Returns: false if there is nothing to be told, or it was told.
   mutating func forwardDetails(_ l: Int, now: Instant, into effects: inout EffectQueue) -> Bool {
-    guard downstream.identity == .xforward, !links[l].listed.isEmpty else { return false }
+    guard downstream.terms.introduction == .xforward, !links[l].listed.isEmpty else { return false }
     if links[l].isIntroduced {
       links[l].isIntroduced = false
       return false
@@ -161,7 +126,7 @@ extension Engine {
   mutating func introduced(
     _ l: Int, _ code: UInt16, now: Instant, into effects: inout EffectQueue
   ) {
-    let isXCLIENT = downstream.identity == .xclient
+    let isXCLIENT = downstream.terms.introduction == .xclient
     // 220 to XCLIENT, 250 to XFORWARD; by its first digit (RFC 5321, 4.3.2), save a goodbye.
     guard code / 100 == 2, code != 221 else {
       linkRefused(l, .identityRefused, code, now: now, into: &effects)
@@ -179,7 +144,7 @@ extension Engine {
 
   /// Puts the trace header into a link's buffer: it goes out before the message. Once for each message.
   mutating func writeTrace(_ l: Int, now: Instant, into effects: inout EffectQueue) {
-    guard downstream.identity == .received else { return }
+    guard downstream.terms.introduction == .received else { return }
     let details = details(ofLink: l)
     let host = policy.hostnameBytes
     let date = (wallClock &+ now.microseconds) / 1_000_000
@@ -196,18 +161,19 @@ extension Engine {
   /// it answers to a header that it does not expect, or how it waits for one that does not come.
   func cause(_ why: Subject, _ l: Int) -> Subject {
     switch (links[l].state, why) {
-    case (.greeting, .silence) where !downstream.identity.isHeader,
-      (.greeting, .closed) where !downstream.identity.isHeader:
+    case (.greeting, .silence) where !downstream.terms.introduction.isHeader,
+      (.greeting, .closed) where !downstream.terms.introduction.isHeader:
       .greetingMissing
     // Postfix, after 5 s.
-    case (.greeting, .greeting) where !downstream.identity.isHeader && links[l].reader.code == 421:
+    case (.greeting, .greeting)
+    where !downstream.terms.introduction.isHeader && links[l].reader.code == 421:
       .greetingMissing
     // A greeting that cannot be read says nothing of a header.
     case (.greeting, .closed), (.greeting, .unexpectedReply), (.ehlo, .closed),
       (.ehlo, .unexpectedReply), (.ehlo, .heloRefused), (.helo, .closed),
       (.helo, .unexpectedReply), (.helo, .heloRefused):
       // Once it has taken one, it is this client that it does not take.
-      downstream.identity.isHeader && (links[l].session < 0 || downstream.isUp != true)
+      downstream.terms.introduction.isHeader && (links[l].session < 0 || downstream.isUp != true)
         ? .headerNotTaken : why
     default: why
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 package import Flow
+import Policy
 package import SMTP
 package import Structures
 package import Suspicion

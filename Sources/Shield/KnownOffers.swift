@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import SMTP
 import Structures
 import Suspicion
@@ -107,7 +108,7 @@ extension Engine {
     if !offersAuth(i) || s >= 0 && sessions[s].flags.contains(.authenticated) {
       own.keywords.remove(.auth)
     }
-    if connections[i].flags.contains(.encrypted) && downstream.tls == .verify {
+    if connections[i].flags.contains(.encrypted) && downstream.terms.tls == .verify {
       own.keywords.insert(.requiretls)
     }
     own.sizeMax = policy.session.messageBytes

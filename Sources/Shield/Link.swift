@@ -1,24 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
 import SMTP
+package import Policy
 package import Structures
 import Suspicion
 
 /// What is known of the downstream.
 struct Downstream: Sendable {
-  var identity = Identity.none
-  var tls = DownstreamTLS.off
-  /// TLS begins with the connection, not by STARTTLS.
-  var isImplicitTLS = false
+  /// How it is spoken to and where it is: the driver knows the addresses by their numbers.
+  var server: Server
   /// Until when an opportunistic downstream whose TLS does not work is spoken to in clear.
   var clearUntil = Instant.origin
   static let clearFor: Int64 = 300_000_000
   var offers = KnownOffers()
-  var servers = ServerChoice()
+  var servers: ServerChoice
   /// Whether the last attempt to reach it worked; nil before the first.
   var isUp: Bool?
-  /// How often it is asked again, in microseconds.
-  var probeEvery: Int64 = 60_000_000
   var nextProbe = Instant.origin
   /// A probe is under way; there is never more than one.
   var isProbing = false
@@ -27,6 +24,13 @@ struct Downstream: Sendable {
   /// A delay of this length or more, in microseconds, is not spent with a downstream connection open, where
   /// that can be avoided: the shield would raise the concurrency that it is there to lower.
   static let parkAfter: Int64 = 1_000_000
+
+  init(_ server: Server) {
+    self.server = server
+    servers = ServerChoice(count: server.addresses.count)
+  }
+
+  var terms: DownstreamTerms { server.terms }
 }
 
 // A downstream connection from its opening until it is ready for its client, and its end; what goes over it between
@@ -34,15 +38,20 @@ struct Downstream: Sendable {
 // answer.
 extension Engine {
   package var isDownstreamUp: Bool? { downstream.isUp }
-
-  /// How often the downstream is asked what it offers, in microseconds.
-  package mutating func setProbeInterval(_ interval: Int64) { downstream.probeEvery = interval }
+  /// The downstreams as they are now.
+  package var servers: [Server] { [downstream.server] }
 
   // MARK: Opening
 
-  /// How many addresses the downstream has from now on; the next probe looks at them at once.
-  package mutating func setServers(count: Int, now: Instant) {
-    downstream.servers.adopt(count: count)
+  /// Where the downstreams are and how they are spoken to from now on; one that has moved is probed at once.
+  ///
+  /// - Parameter servers: one, as yet. The driver must know its addresses before this is called.
+  package mutating func adopt(_ servers: [Server], now: Instant) {
+    invariant(servers.count == 1, "one downstream, and \(servers.count) were given")
+    let hasMoved = servers[0].addresses != downstream.server.addresses
+    downstream.server = servers[0]
+    guard hasMoved else { return }
+    downstream.servers = ServerChoice(count: servers[0].addresses.count)
     downstream.nextProbe = now
   }
 
@@ -126,7 +135,7 @@ extension Engine {
   /// Asks the downstream what it offers, when it is time.
   mutating func keepProbing(now: Instant, into effects: inout EffectQueue) {
     guard now >= downstream.nextProbe else { return }
-    downstream.nextProbe = now.after(microseconds: downstream.probeEvery)
+    downstream.nextProbe = now.after(microseconds: downstream.terms.probeEvery)
     if isDraining || downstream.isProbing { return }
     downstream.isProbing = openLink(for: -1, now: now, into: &effects) != nil
   }
@@ -135,7 +144,7 @@ extension Engine {
     guard links[l].state == .connecting else { return }
     writeProxyHeader(l)
     flushLink(l, into: &effects)
-    if downstream.isImplicitTLS {
+    if downstream.terms.beginsWithTLS {
       // The header goes in clear before the handshake, as with HAProxy.
       if links[l].outEnd == 0 {
         secureLink(l, now: now, into: &effects)
@@ -199,7 +208,7 @@ extension Engine {
   mutating func learn(_ l: Int, _ offers: Capabilities) {
     links[l].offer = LinkOffer(offers)
     let mayBeTold =
-      links[l].isSecured || downstream.tls == .off || downstream.tls == .opportunistic
+      links[l].isSecured || downstream.terms.tls == .off || downstream.terms.tls == .opportunistic
     if mayBeTold && !isUnintroduced(l) {
       if links[l].isProbe {
         downstream.offers.probeHeard(offers)
@@ -208,7 +217,7 @@ extension Engine {
       }
     }
     let word: StaticString? =
-      switch downstream.identity {
+      switch downstream.terms.introduction {
       case .xforward: "XFORWARD"
       case .xclient: "XCLIENT"
       case .none, .proxyV1, .proxyV2, .received: nil
@@ -224,7 +233,7 @@ extension Engine {
     links[l].state = .ready
     let s = Int(links[l].session)
     guard s >= 0 else {
-      if downstream.identity == .xforward && links[l].listed.isEmpty {
+      if downstream.terms.introduction == .xforward && links[l].listed.isEmpty {
         var entry = JournalEntry(.downstreamFailed, at: now)
         entry.subject = .identityNotOffered
         journal.append(entry)
@@ -301,9 +310,9 @@ extension Engine {
   /// Whether what is answered on a link that is not ready yet may be about its client.
   private func knowsClient(_ l: Int) -> Bool {
     switch links[l].state {
-    case .greeting: downstream.identity.isHeader
+    case .greeting: downstream.terms.introduction.isHeader
     case .ehlo, .helo: !isUnintroduced(l)
-    case .introducing: downstream.identity == .xclient
+    case .introducing: downstream.terms.introduction == .xclient
     default: false
     }
   }

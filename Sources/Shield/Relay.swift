@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Policy
 import SMTP
 import Structures
 import Suspicion
@@ -541,7 +542,7 @@ extension Engine {
     case .starttls:
       if isWelcome(code) {
         secureLink(l, now: now, into: &effects)
-      } else if downstream.tls == .opportunistic {
+      } else if downstream.terms.tls == .opportunistic {
         // In clear, then. What it offers was not kept, so it is asked again.
         links[l].staysClear = true
         greetDownstream(l, extended: true, now: now, into: &effects)
@@ -713,7 +714,7 @@ extension Engine {
       return
     }
     releaseReply(i, now: now, into: &effects)
-    if verb == .starttls && downstream.tls != .off && !links[l].isSecured {
+    if verb == .starttls && downstream.terms.tls != .off && !links[l].isSecured {
       // In clear because the handshake was to be the client's. Mail goes over one that is opened for it.
       dropLink(of: i, now: now, into: &effects)
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Policy
 import SMTP
 import Structures
 import Suspicion
@@ -442,7 +443,7 @@ extension Engine {
   /// Whether the message goes on with the trace header that was put before it. What an access filter goes by must
   /// be ours alone.
   private func continuesTrace(_ data: EndOfDataScanner, _ piece: Region) -> Bool {
-    downstream.identity == .received && data.beginsWithSpace(arena.span(piece))
+    downstream.terms.introduction == .received && data.beginsWithSpace(arena.span(piece))
   }
 
   private mutating func bodyFault(

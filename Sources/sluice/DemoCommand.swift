@@ -13,6 +13,7 @@ import Foundation
 import Glibc
 import Logging
 import Personas
+import Policy
 import Reports
 import Shield
 import Structures
@@ -178,12 +179,12 @@ private final class Arrangement {
     limits.connections = most + 1_000
     limits.sessions = 1_000
     limits.downstreamConnections = 500
-    var settings = ServiceSettings(
-      policy: policy, limits: limits,
-      listeners: [ListenerTerms(address: Address(v4: 0x7F00_0001), port: 0)],
-      downstream: ([Address(v4: 0x7F00_0001)], port), workers: 2,
+    let home = Address(v4: 0x7F00_0001)
+    policy.listeners = [ListenerTerms(address: home, port: 0)]
+    let server = Server(DownstreamTerms(probeEvery: 5_000_000), at: [home], port: port)
+    let settings = ServiceSettings(
+      policy: policy, limits: limits, servers: [server], workers: 2,
       seed: UInt64.random(in: .min ... .max))
-    settings.probeEvery = 5_000_000
     let lines = try LogSink(path: log, host: "demo")
     let logger = Logger(label: "smtpd") { label in LineLogHandler(component: label, sink: lines) }
     do { return try Service(settings, logger: logger) } catch {

@@ -9,6 +9,7 @@ import Flow
 import Foundation
 import Glibc
 import Logging
+import Policy
 import Shield
 import Structures
 import Suspicion
@@ -213,25 +214,9 @@ struct ServeCommand: ParsableCommand {
 
     var settings = ServiceSettings(
       policy: configuration.enginePolicy, limits: configuration.limits,
-      listeners: configuration.listeners.map {
-        ListenerTerms(
-          address: $0.address, port: $0.port, balancers: $0.balancerTable)
-      },
-      downstream: (found, configuration.downstream.port), workers: configuration.workers,
+      servers: [configuration.downstream.server(at: found)], workers: configuration.workers,
       seed: UInt64.random(in: .min ... .max))
-    settings.identity =
-      switch configuration.downstream.identity {
-      case .none: .none
-      case .proxyV1: .proxyV1
-      case .proxyV2: .proxyV2
-      case .xclient: .xclient
-      case .xforward: .xforward
-      case .received: .received
-      }
     settings.secret = configuration.nameKey.map { ($0.high, $0.low) }
-    settings.probeEvery = configuration.downstream.probeEvery
-    settings.downstreamTLS = configuration.downstream.tls
-    settings.isImplicitTLS = configuration.downstream.tlsImplicit
     do {
       settings.tls = try TLSContexts(
         configuration, listeners: configuration.listeners,
@@ -499,15 +484,16 @@ struct ServeCommand: ParsableCommand {
     // The sockets are those of the start, and so are their roles: by their number in the new file an
     // inbound port could become an outbound one.
     var policy = configuration.enginePolicy
-    policy.roles = started.listeners.map(\.role)
-    policy.tls = started.listeners.map { listener in
+    policy.listeners = started.listeners.map { listener in
+      var terms = listener.terms
       let asked = configuration.listeners.first { $0.text == listener.text }?.tls ?? listener.tls
       // One that is not in the file any more. Of TLS alone, it closes at once.
-      return asked == .starttls && configuration.tls.certificates.isEmpty ? .off : asked
+      terms.tls = asked == .starttls && configuration.tls.certificates.isEmpty ? .off : asked
+      return terms
     }
     do {
       tls = try TLSContexts(
-        configuration, listeners: started.listeners, modes: policy.tls,
+        configuration, listeners: started.listeners, modes: policy.listeners.map(\.tls),
         downstream: started.downstream, before: tls)
     } catch {
       logger.error("TLS: \(error.reason)")

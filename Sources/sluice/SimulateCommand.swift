@@ -8,6 +8,7 @@ import Daemon
 import Dispatch
 import Foundation
 import Personas
+import Policy
 import Reports
 import Shield
 import Simulator

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Policy
 import Shield
 import Structures
 import Suspicion
@@ -51,7 +52,7 @@ struct ConfigurationTests {
     let configuration = try #require(good.configuration)
     #expect(configuration.policy.hostname == "mx2.example.org")
     #expect(configuration.listeners.map(\.role) == [.inbound, .outbound])
-    #expect(configuration.downstream.probeEvery == 5_000_000)
+    #expect(configuration.downstream.terms.probeEvery == 5_000_000)
     let balancers = configuration.listeners.map { $0.balancers?.map(\.description) }
     #expect(balancers == [["10.0.0.9/32", "2001:db8::/64"], nil])
     #expect(configuration.listeners[0].balancerTable?.lookup(Address(v4: 0x0A00_0009)) != nil)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
 import Glibc
+import Policy
 import Structures
 import Suspicion
 import Testing
@@ -181,11 +182,11 @@ struct LoadTests {
     let read = read(yaml, Overrides(downstream: "b:2", mode: "enforce"))
     #expect(read.problems == [])
     #expect(read.configuration?.downstream.host == "b")
-    #expect(read.configuration?.downstream.identity == .proxyV1)
+    #expect(read.configuration?.downstream.terms.introduction == .proxyV1)
     #expect(read.configuration?.policy.mode == .enforce)
     let told = Configuration.load(
       file: nil, overrides: Overrides(identity: "xclient"), environment: machine)
-    #expect(told.configuration?.downstream.identity == .xclient)
+    #expect(told.configuration?.downstream.terms.introduction == .xclient)
   }
 
   @Test("a mistake in an option names the option")

@@ -2,6 +2,7 @@
 import Daemon
 import Flow
 import Foundation
+import Policy
 import Shield
 import Simulator
 import Structures

@@ -7,7 +7,7 @@ struct ImportRuleTests {
   static let sources = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
     .deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("Sources")
   static let pure = [
-    "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Personas",
+    "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Personas",
     "Reports", "Simulator",
   ]
 

@@ -4,6 +4,7 @@
 // whoever may wait for that.
 
 import Glibc
+import Policy
 package import Structures
 import Suspicion
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 package import Flow
 import Foundation
-package import Shield
+package import Policy
+import Shield
 package import Structures
-package import Suspicion
+import Suspicion
 package import TLS
 
 /// Everything the operator decides, as one immutable value that is swapped as a whole on reload.
@@ -53,8 +54,7 @@ package struct Configuration: Sendable {
   /// The policy with what the engine must know of the listeners.
   package var enginePolicy: Policy {
     var policy = policy
-    policy.roles = listeners.map(\.role)
-    policy.tls = listeners.map(\.tls)
+    policy.listeners = listeners.map(\.terms)
     policy.authOnClear = tls.authOnClear
     policy.timeouts.handshake = tls.handshakeTimeout
     return policy
@@ -66,16 +66,16 @@ package struct Configuration: Sendable {
       "listener \($0.text) has tls: pass_through: after STARTTLS Sluice sees bytes and time and nothing "
         + "else there. Commands are not limited, mail is not counted, nobody becomes known."
     }
-    guard !downstream.identity.namesClient else { return found }
+    guard !downstream.terms.introduction.namesClient else { return found }
     // What is said with each transaction ends where we are blind. XCLIENT is said before, stays, and is then refused.
     found += listeners.filter { $0.tls == .passThrough }.map {
-      "listener \($0.text) has tls: pass_through, and downstream.identity is \(downstream.identity.rawValue): of "
+      "listener \($0.text) has tls: pass_through, and downstream.identity is \(downstream.terms.introduction.rawValue): of "
         + "who says STARTTLS there, \(downstream.text) learns nothing, neither an address nor a name, and may be "
         + "told anything: what XCLIENT or XFORWARD it takes from Sluice's address it takes from such a client. "
         + "Set proxy_v2 or proxy_v1 on both sides."
     }
     found += [
-      "downstream.identity is \(downstream.identity.rawValue): \(downstream.text) sees every client with "
+      "downstream.identity is \(downstream.terms.introduction.rawValue): \(downstream.text) sees every client with "
         + "Sluice's own address. If that server trusts this address (Postfix: mynetworks), it is an OPEN "
         + "RELAY to the world. Take the address out there, or set proxy_v2, proxy_v1 or xclient on both "
         + "sides; sluice check --probe-downstream tries it out."
@@ -145,6 +145,11 @@ package struct Listener: Sendable, Equatable {
     self.tls = tls ?? .off
   }
 
+  /// The same for the engine.
+  package var terms: ListenerTerms {
+    ListenerTerms(address: address, port: port, role: role, tls: tls, balancers: balancerTable)
+  }
+
   /// Whether it is open as the other is: all but TLS, which a reload changes.
   package func isOpenLike(_ other: Listener) -> Bool {
     text == other.text && address == other.address && port == other.port && role == other.role
@@ -172,36 +177,27 @@ extension Role {
 
 /// The mail server behind us.
 package struct Downstream: Sendable, Equatable {
-  /// How it learns who the client is.
-  package enum Identity: String, Sendable, CaseIterable {
-    case proxyV2 = "proxy_v2"
-    case proxyV1 = "proxy_v1"
-    case xclient, xforward, received
-    /// Not at all: it sees our address, and must not trust that address.
-    case none
-
-    /// Whether that server decides about the client by the client's own address; else by ours.
-    package var namesClient: Bool { self == .proxyV2 || self == .proxyV1 || self == .xclient }
-  }
-
   /// A name or an address, without brackets; resolved elsewhere.
   package internal(set) var host = "127.0.0.1"
   package internal(set) var port: UInt16 = 10_025
   /// As given.
   package internal(set) var text = "127.0.0.1:10025"
-  package internal(set) var identity = Identity.proxyV2
+  /// How it is spoken to, by the engine and by our probes.
+  package internal(set) var terms = DownstreamTerms(.proxyV2)
   /// Enforce although it relays for strangers.
   package internal(set) var allowsOpenRelay = false
-  /// How often we look whether it is there and what it offers, in microseconds.
-  package internal(set) var probeEvery: Int64 = 60_000_000
-  package internal(set) var tls = DownstreamTLS.off
   /// Sent as SNI and looked for in its certificate; nil for `host`, if that is a name.
   package internal(set) var tlsName: String?
   package internal(set) var tlsAuthorities = TLSAuthorities.system
-  /// From the first byte on, without STARTTLS.
-  package internal(set) var tlsImplicit = false
 
   package init() {}
+
+  /// The same for engine and driver, with its name looked up.
+  ///
+  /// - Parameter addresses: at least one.
+  package func server(at addresses: [Address]) -> Server {
+    Server(terms, at: addresses, port: port)
+  }
 }
 
 /// Where the per-CIDR tables are; nil for none. Absolute, or relative to where the process was started.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 package import Flow
+import Policy
 import Shield
 import Structures
 import Suspicion
@@ -293,10 +294,10 @@ extension ConfigurationReader {
     if let address = Address(downstream.host), let reason = draft.circle(at: address) {
       problems.add(.error, at: place, reason, Configuration.circleHint)
     }
-    if draft.policy.mode == .enforce && !downstream.identity.namesClient {
+    if draft.policy.mode == .enforce && !downstream.terms.introduction.namesClient {
       problems.add(
         .warning, at: places["downstream.identity"] ?? places["mode"] ?? whole,
-        "with identity \(downstream.identity.rawValue) the downstream takes every client for Sluice itself, and if it trusts that "
+        "with identity \(downstream.terms.introduction.rawValue) the downstream takes every client for Sluice itself, and if it trusts that "
           + "address it is an open relay",
         "write identity: proxy_v2 (or proxy_v1, xclient) and let the downstream expect it; or make sure "
           + "that it does not trust this address (Postfix: mynetworks)")

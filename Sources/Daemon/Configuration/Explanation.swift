@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 package import Flow
+package import Policy
 package import Structures
 package import Suspicion
 

@@ -5,6 +5,7 @@
 // is refused here is said with the way to mean it.
 
 import Flow
+import Policy
 import Suspicion
 
 /// What of a configuration's files speaks for a loss that nobody meant.

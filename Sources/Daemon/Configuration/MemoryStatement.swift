@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+package import Policy
 import Reputation
-package import Shield
+import Shield
 import Structures
 import Suspicion
 
@@ -103,8 +104,8 @@ package struct MemoryStatement: Sendable {
   /// For a configuration with its tables.
   package init(_ configuration: Configuration, units: Units = Units()) {
     var units = units
-    if configuration.downstream.tls != .off { units.downstream += units.tlsSession }
-    if configuration.downstream.tls != .off
+    if configuration.downstream.terms.tls != .off { units.downstream += units.tlsSession }
+    if configuration.downstream.terms.tls != .off
       || configuration.listeners.contains(where: { $0.tls == .starttls || $0.tls == .implicit })
     {
       units.worker += Driver.secureBufferCount * Driver.secureBufferBytes

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import Shield
 import Structures
 import Suspicion
@@ -68,10 +69,10 @@ extension Setting {
         },
         show: { Form.write(text: $0.downstream.text) }),
       choice(
-        "downstream.identity", \.downstream.identity,
-        Downstream.Identity.allCases.map { ($0.rawValue, $0) }),
+        "downstream.identity", \.downstream.terms.introduction,
+        Introduction.allCases.map { ($0.rawValue, $0) }),
       toggle("downstream.allow_open_relay", \.downstream.allowsOpenRelay),
-      duration("downstream.probe_every", \.downstream.probeEvery, second...day),
+      duration("downstream.probe_every", \.downstream.terms.probeEvery, second...day),
     ] + downstreamTLS
 
   private static let tables: [Setting] = [

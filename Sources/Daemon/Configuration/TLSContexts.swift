@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-package import Suspicion
+package import Policy
+import Suspicion
 package import TLS
 
 /// The contexts a worker's handshakes are made from. Sessions keep the one they began with.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
 import Glibc
+import Policy
 import Structures
 import Suspicion
 package import TLS
@@ -65,7 +66,7 @@ package struct TLSSection: Sendable {
 extension Downstream {
   /// What the context towards it is made from; nil without TLS.
   package var clientSettings: TLSClientSettings? {
-    guard let level = TLSClientSettings.Level(rawValue: tls.rawValue) else { return nil }
+    guard let level = TLSClientSettings.Level(rawValue: terms.tls.rawValue) else { return nil }
     // RFC 6066, 3: without the dot at the end.
     let name =
       tlsName
@@ -251,11 +252,11 @@ extension ConfigurationReader {
           "on port 25 mail servers begin in clear text, and would not get through",
           "write tls: starttls; implicit TLS is for port 465")
       }
-      if mode == .passThrough && draft.downstream.tls != .off {
+      if mode == .passThrough && draft.downstream.terms.tls != .off {
         problems.add(
           .warning, at: place,
           "clients are not offered the downstream's STARTTLS here: with downstream.tls: "
-            + "\(draft.downstream.tls.rawValue) Sluice has TLS with the downstream itself",
+            + "\(draft.downstream.terms.tls.rawValue) Sluice has TLS with the downstream itself",
           "write tls: starttls and a certificate, or downstream: {tls: off}")
       }
     }
@@ -264,19 +265,19 @@ extension ConfigurationReader {
   private mutating func checkDownstreamTLS(_ whole: SourcePosition) {
     let downstream = draft.downstream
     let place = places["downstream.tls"] ?? whole
-    if downstream.tlsImplicit {
+    if downstream.terms.isImplicitTLS {
       let implicit = places["downstream.tls_implicit"] ?? place
-      if downstream.tls == .off {
+      if downstream.terms.tls == .off {
         problems.add(
           .warning, at: implicit, "without downstream.tls this does nothing",
           "write tls: required or verify beside it")
-      } else if downstream.tls == .opportunistic {
+      } else if downstream.terms.tls == .opportunistic {
         problems.add(
           .error, at: implicit, "TLS from the first byte on leaves no way back to clear text",
           "write tls: required or verify, or tls_implicit: no")
       }
     }
-    if downstream.tlsAuthorities != .system && downstream.tls != .verify {
+    if downstream.tlsAuthorities != .system && downstream.terms.tls != .verify {
       problems.add(
         .warning, at: places["downstream.tls_ca"] ?? place,
         "authorities are asked at tls: verify alone",
@@ -331,7 +332,7 @@ extension TLSAuthorities {
 extension Setting {
   static let downstreamTLS: [Setting] = [
     choice(
-      "downstream.tls", \.downstream.tls, DownstreamTLS.allCases.map { ($0.rawValue, $0) }),
+      "downstream.tls", \.downstream.terms.tls, DownstreamTLS.allCases.map { ($0.rawValue, $0) }),
     Setting(
       key: "downstream.tls_name", range: "a name, an address, or auto",
       read: { (node, reader) throws(BadValue) in
@@ -352,7 +353,7 @@ extension Setting {
         reader.draft.downstream.tlsAuthorities = try reader.readAuthorities(word, at: node.place)
       },
       show: { $0.downstream.tlsAuthorities.text }),
-    toggle("downstream.tls_implicit", \.downstream.tlsImplicit),
+    toggle("downstream.tls_implicit", \.downstream.terms.isImplicitTLS),
   ]
 
   static let tls: [Setting] = [

@@ -5,11 +5,12 @@
 // and a slot is given back to the engine only when it is 0 and the descriptor is closed.
 
 import Glibc
+package import Policy
 package import Reputation
 import SMTP
 package import Shield
-package import Structures
-package import Suspicion
+import Structures
+import Suspicion
 import TLS
 package import Uring
 
@@ -74,8 +75,8 @@ package enum WorkerOrder: Sendable {
   /// Bring the snapshot up to date.
   case publish
   case stop
-  /// The downstream is at these addresses from now on.
-  case connectTo([(Address, UInt16)])
+  /// The downstreams are there from now on.
+  case connectTo([Server])
   /// A client whom a load balancer has named to another worker, and its socket.
   case take(Peer, descriptor: Int32)
 }
@@ -132,7 +133,7 @@ package struct Driver: ~Copyable {
   private var run: [Int32] = []
   /// Twice as many as there may be: a connect that is not submitted yet still reads what its number meant before.
   private let servers: UnsafeMutablePointer<SocketAddress>
-  private static let serversMost = HostAddresses.most
+  private static let serversMost = Server.addressesMost
   private var serverStart = 0
   /// Every byte value once: what a drip is sent from. No held peer owns a buffer.
   let octets: UnsafeMutablePointer<UInt8>
@@ -158,13 +159,12 @@ package struct Driver: ~Copyable {
   ///
   /// - Parameters:
   ///   - listeners: plain descriptors of listening sockets; the number in the array is the listener's.
-  ///   - servers: addresses of the downstreams, by number.
   ///   - ringEntries: of the submission queue; the completion queue has four times as many.
   ///   - origin: the clock reading, in microseconds, that is the engine's instant 0.
   ///   - handOver: gives a client and its descriptor to the worker it belongs to; nil where there is none.
   package init(
-    engine: consuming Engine, listeners: [Int32], servers: [(Address, UInt16)], origin: Int64,
-    ringEntries: Int, tls: TLSContexts = TLSContexts(),
+    engine: consuming Engine, listeners: [Int32], origin: Int64, ringEntries: Int,
+    tls: TLSContexts = TLSContexts(),
     handOver: (@Sendable (Int, Peer, Int32) -> Void)? = nil
   ) throws(RingError) {
     let slots = engine.slotCount
@@ -200,21 +200,23 @@ package struct Driver: ~Copyable {
     widths = .allocate(capacity: 2)
     widths.initialize(to: Driver.narrow)
     (widths + 1).initialize(to: Driver.wide)
-    set(servers)
+    setAddresses(self.engine.servers)
     for number in listeners.indices { acceptOn(number) }
   }
 
-  /// The downstream is at these addresses from now on; connections that stand stay as they are.
-  package mutating func connectTo(_ servers: [(Address, UInt16)]) {
+  /// The downstreams are there from now on; connections that stand stay as they are.
+  package mutating func adopt(_ servers: [Server]) {
     serverStart = Driver.serversMost - serverStart
-    set(servers)
+    setAddresses(servers)
+    engine.adopt(servers, now: now())
   }
 
-  private mutating func set(_ servers: [(Address, UInt16)]) {
-    for (number, server) in servers.prefix(Driver.serversMost).enumerated() {
-      self.servers[serverStart + number] = SocketAddress(server.0, port: server.1)
+  private func setAddresses(_ servers: [Server]) {
+    for server in servers {
+      for (number, address) in server.addresses.enumerated() {
+        self.servers[serverStart + number] = SocketAddress(address, port: server.port)
+      }
     }
-    engine.setServers(count: min(servers.count, Driver.serversMost), now: now())
   }
 
   deinit {

@@ -6,28 +6,22 @@
 
 import Glibc
 package import Logging
+package import Policy
 import Reputation
-package import Shield
+import Shield
 package import Structures
-package import Suspicion
+import Suspicion
 import Synchronization
 package import Uring
 
 /// What a shield is started with.
 package struct ServiceSettings: Sendable {
+  /// Its listeners are those that are opened.
   package var policy: Policy
   package var limits: Limits
-  /// Port 0 is any that is free.
-  package var listeners: [ListenerTerms]
-  /// All addresses of it, in the order in which they are tried, and its port.
-  package var downstream: ([Address], UInt16)
-  package var identity = Identity.none
-  package var downstreamTLS = DownstreamTLS.off
-  /// TLS begins with the connection to the downstream, not by STARTTLS.
-  package var isImplicitTLS = false
+  /// The mail servers behind; one, as yet.
+  package var servers: [Server]
   package var tls = TLSContexts()
-  /// In microseconds.
-  package var probeEvery: Int64 = 60_000_000
   package var workers: Int
   /// Lines of one kind a second before they are counted instead of written.
   package var floodLines = 50
@@ -38,13 +32,11 @@ package struct ServiceSettings: Sendable {
   package var secret: (UInt64, UInt64)?
 
   package init(
-    policy: Policy, limits: Limits, listeners: [ListenerTerms], downstream: ([Address], UInt16),
-    workers: Int, seed: UInt64
+    policy: Policy, limits: Limits, servers: [Server], workers: Int, seed: UInt64
   ) {
     self.policy = policy
     self.limits = limits
-    self.listeners = listeners
-    self.downstream = downstream
+    self.servers = servers
     self.workers = workers
     self.seed = seed
   }
@@ -145,36 +137,30 @@ package final class Service: Sendable {
     // A listener accepts nothing before its worker's ring does: what connects meanwhile waits.
     let listeners: Listeners
     do throws(ListenError) {
-      listeners = try Listeners(settings.listeners, workers: settings.workers)
+      listeners = try Listeners(settings.policy.listeners, workers: settings.workers)
     } catch { throw .listen(error) }
     self.listeners = listeners
     ports = listeners.ports
     journal = JournalQueue(capacity: settings.limits.journal)
     let origin = MonotonicClock.now()
-    let (addresses, port) = settings.downstream
+    let policy = Service.policy(settings.policy, at: listeners.ports)
     logThread = LogThread(
-      queue: journal, policy: settings.policy, logger: logger, floodLines: settings.floodLines,
-      downstream: Service.names(addresses, port), origin: origin)
+      queue: journal, policy: policy, logger: logger, floodLines: settings.floodLines,
+      downstream: Service.names(settings.servers), origin: origin)
     let share = settings.limits.share(of: settings.workers)
     var workers: [Worker] = []
-    var terms = settings.listeners
-    for (number, port) in listeners.ports.enumerated() { terms[number].port = port }
     let siblings = Siblings()
     do throws(RingError) {
       for number in 0..<settings.workers {
         var mine = Worker.Settings(
-          policy: settings.policy, limits: share, identity: settings.identity,
-          probeEvery: settings.probeEvery, seed: settings.seed &+ UInt64(number),
-          listeners: listeners.descriptors.map { $0[number] }, terms: terms,
-          workers: settings.workers,
+          policy: policy, limits: share, servers: settings.servers,
+          seed: settings.seed &+ UInt64(number),
+          listeners: listeners.descriptors.map { $0[number] }, workers: settings.workers,
           handOver: { siblings.hand(to: $0, $1, descriptor: $2) },
-          servers: addresses.map { ($0, port) },
           origin: origin, ringEntries: Limits.ringEntries(workers: settings.workers))
         if settings.workers > 1 { mine.tell = { siblings.tell($0, of: number) } }
         mine.secret = settings.secret ?? (settings.seed, ~settings.seed)
         mine.tls = settings.tls
-        mine.downstreamTLS = settings.downstreamTLS
-        mine.isImplicitTLS = settings.isImplicitTLS
         workers.append(try Worker(number: number, settings: mine, journal: journal))
       }
     } catch { throw .ring(error) }
@@ -201,24 +187,36 @@ package final class Service: Sendable {
   }
 
   /// Puts a new policy in force in every worker, and new certificates for handshakes to come.
+  ///
+  /// - Parameter policy: with the listeners of the start, in their order.
   package func adopt(_ policy: Policy, _ tls: TLSContexts) {
+    let policy = Service.policy(policy, at: ports)
     logThread.adopt(policy)
     for worker in workers { worker.order(.adopt(policy, tls)) }
   }
 
   /// The downstream has other addresses from now on.
   package func connect(to addresses: [Address]) {
-    let port = settings.downstream.1
-    logThread.adopt(downstream: Service.names(addresses, port))
-    for worker in workers { worker.order(.connectTo(addresses.map { ($0, port) })) }
+    let servers = settings.servers.map { $0.moved(to: addresses) }
+    logThread.adopt(downstream: Service.names(servers))
+    for worker in workers { worker.order(.connectTo(servers)) }
   }
 
   /// Whether a worker does not reach the downstream, as of about a second ago.
   package var isDownstreamFailing: Bool { workers.contains { $0.snapshot.downstreamUp == false } }
 
   /// As the log names it, by the number of the address.
-  private static func names(_ addresses: [Address], _ port: UInt16) -> [String] {
-    addresses.map { "[\($0)]:\(port)" }
+  private static func names(_ servers: [Server]) -> [String] {
+    servers.flatMap { server in server.addresses.map { "[\($0)]:\(server.port)" } }
+  }
+
+  /// A policy whose listeners have the ports that their sockets got.
+  private static func policy(_ policy: Policy, at ports: [UInt16]) -> Policy {
+    var policy = policy
+    for (number, port) in zip(policy.listeners.indices, ports) {
+      policy.listeners[number].port = port
+    }
+    return policy
   }
 
   /// No new clients; sessions may end their transaction.

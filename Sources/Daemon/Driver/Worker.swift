@@ -5,10 +5,11 @@
 // journal entries. Invariant: nothing here blocks but the ring's own wait.
 
 import Glibc
+package import Policy
 package import Reputation
 package import Shield
-package import Structures
-package import Suspicion
+import Structures
+import Suspicion
 import Synchronization
 import TLS
 package import Uring
@@ -113,12 +114,9 @@ package final class Worker: Sendable {
   package struct Settings: Sendable {
     package var policy: Policy
     package var limits: Limits
-    package var identity: Identity
-    package var probeEvery: Int64
+    package var servers: [Server]
     package var seed: UInt64
     package var listeners: [Int32]
-    /// What the engine must know of each.
-    package var terms: [ListenerTerms]
     package var workers: Int
     /// Gives a client to another worker.
     package var handOver: @Sendable (Int, Peer, Int32) -> Void
@@ -126,29 +124,22 @@ package final class Worker: Sendable {
     package var tell: (@Sendable (Change) -> Void)?
     /// Under which names are remembered; all workers have it in common.
     package var secret: (UInt64, UInt64)?
-    package var servers: [(Address, UInt16)]
     package var origin: Int64
     package var ringEntries: Int
     package var tls = TLSContexts()
-    package var downstreamTLS = DownstreamTLS.off
-    package var isImplicitTLS = false
 
     package init(
-      policy: Policy, limits: Limits, identity: Identity, probeEvery: Int64, seed: UInt64,
-      listeners: [Int32], terms: [ListenerTerms], workers: Int,
-      handOver: @escaping @Sendable (Int, Peer, Int32) -> Void, servers: [(Address, UInt16)],
-      origin: Int64, ringEntries: Int
+      policy: Policy, limits: Limits, servers: [Server], seed: UInt64, listeners: [Int32],
+      workers: Int, handOver: @escaping @Sendable (Int, Peer, Int32) -> Void, origin: Int64,
+      ringEntries: Int
     ) {
       self.policy = policy
       self.limits = limits
-      self.identity = identity
-      self.probeEvery = probeEvery
+      self.servers = servers
       self.seed = seed
       self.listeners = listeners
-      self.terms = terms
       self.workers = workers
       self.handOver = handOver
-      self.servers = servers
       self.origin = origin
       self.ringEntries = ringEntries
     }
@@ -198,15 +189,11 @@ package final class Worker: Sendable {
     do throws(RingError) {
       var engine = Engine(
         policy: settings.policy, limits: settings.limits, seed: settings.seed,
-        secret: settings.secret, epoch: wallClock(), identity: settings.identity,
-        listeners: settings.terms,
-        worker: number,
+        secret: settings.secret, epoch: wallClock(), servers: settings.servers, worker: number,
         workers: settings.workers)
-      engine.setProbeInterval(settings.probeEvery)
-      engine.setDownstreamTLS(settings.downstreamTLS, implicit: settings.isImplicitTLS)
       engine.wallClock = wallClock()
       var driver = try Driver(
-        engine: engine, listeners: settings.listeners, servers: settings.servers,
+        engine: engine, listeners: settings.listeners,
         origin: settings.origin, ringEntries: settings.ringEntries, tls: settings.tls,
         handOver: settings.workers > 1 ? settings.handOver : nil)
       driver.arm(wakeUp)
@@ -246,7 +233,7 @@ package final class Worker: Sendable {
             // Walks every connection, so only when somebody asks.
             driver.engine.measure()
             nextSnapshot = 0
-          case .connectTo(let servers): driver.connectTo(servers)
+          case .connectTo(let servers): driver.adopt(servers)
           case .take(let peer, let descriptor): driver.take(peer, descriptor: descriptor)
           case .stop: return
           }

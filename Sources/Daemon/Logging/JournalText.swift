@@ -5,10 +5,11 @@
 // client". Everything a client said is escaped. Not the writing itself: that is LineLogHandler's.
 
 import Flow
+package import Policy
 import SMTP
 package import Shield
 import Structures
-package import Suspicion
+import Suspicion
 import TLS
 
 package struct JournalText {

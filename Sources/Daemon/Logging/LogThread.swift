@@ -5,6 +5,7 @@
 
 import Glibc
 import Logging
+import Policy
 import Shield
 import Structures
 import Suspicion

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 package import Flow
 package import Structures
+package import Suspicion
 
 /// How a peer stands at the moment it connects, by the tables and what is remembered of it.
 ///
