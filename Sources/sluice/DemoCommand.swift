@@ -7,7 +7,10 @@
 // simulated: the sockets, the delays and the mail are real, and each figure is that of its own arrangement.
 
 import ArgumentParser
+import Configuration
 import Daemon
+import Driver
+import Service
 import Flow
 import Foundation
 import Glibc

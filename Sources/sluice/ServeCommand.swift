@@ -4,7 +4,9 @@
 // What is wrong in it they all print the same way, and all exit with the same codes (sysexits).
 
 import ArgumentParser
-import Daemon
+import Configuration
+import Driver
+import Service
 import Flow
 import Foundation
 import Glibc
@@ -25,8 +27,8 @@ extension ConfigurationOptions {
   /// - Returns: nil if there is an error; then `exitCode` says which.
   func load(
     file: String? = nil, printing: Bool = true, keeping detail: TableDetail = .lines
-  ) -> (configuration: Daemon.Configuration?, exitCode: Int32) {
-    let (configuration, problems) = Daemon.Configuration.load(
+  ) -> (configuration: Configuration?, exitCode: Int32) {
+    let (configuration, problems) = Configuration.load(
       file: file ?? config, overrides: overrides, keeping: detail)
     if printing { for problem in problems { StandardError.write(problem.description) } }
     return (configuration, problems.exitCode)
@@ -85,7 +87,7 @@ struct CheckCommand: ParsableCommand {
   }
 
   /// Whether `serve` could start here and now.
-  private func checkMachine(_ configuration: Daemon.Configuration) throws {
+  private func checkMachine(_ configuration: Configuration) throws {
     raiseDescriptorLimit()
     let readiness = Readiness(configuration)
     for note in readiness.notes { StandardError.write(note) }
@@ -93,7 +95,7 @@ struct CheckCommand: ParsableCommand {
     if let first = readiness.obstacles.first { throw ExitCode(first.exitCode) }
   }
 
-  private func probe(_ configuration: Daemon.Configuration, at found: [Address]) throws {
+  private func probe(_ configuration: Configuration, at found: [Address]) throws {
     let preflight = Preflight(configuration, at: found)
     for sentence in preflight.sentences {
       let word =
@@ -109,7 +111,7 @@ struct CheckCommand: ParsableCommand {
 }
 
 /// Where the downstream is; ends the command if its name has no address, or if it is one of our own listeners.
-private func downstreamAddresses(_ configuration: Daemon.Configuration) throws -> [Address] {
+private func downstreamAddresses(_ configuration: Configuration) throws -> [Address] {
   let found = addresses(of: configuration.downstream.host)
   if found.isEmpty {
     StandardError.write(
@@ -122,10 +124,10 @@ private func downstreamAddresses(_ configuration: Daemon.Configuration) throws -
 }
 
 /// Ends a command whose downstream is one of our own listeners.
-private func refuseCircle(_ configuration: Daemon.Configuration, at addresses: [Address]) throws {
+private func refuseCircle(_ configuration: Configuration, at addresses: [Address]) throws {
   guard let reason = addresses.lazy.compactMap(configuration.circle).first else { return }
   StandardError.write(
-    "downstream.address: error: \(reason)\n  hint: \(Daemon.Configuration.circleHint)")
+    "downstream.address: error: \(reason)\n  hint: \(Configuration.circleHint)")
   throw ExitCode(78)
 }
 
@@ -227,7 +229,7 @@ struct ServeCommand: ParsableCommand {
     }
     settings.floodLines = configuration.log.floodLinesPerSecond
 
-    var units = MemoryStatement.Units()
+    var units = MemoryStatement.Units(.measured)
     if !canWidenSockets() { units.connectionKernel = 4_100 + 131_800 }
     let statement = MemoryStatement(configuration, units: units).description
     for line in statement.split(separator: "\n") { logger.info("\(line)") }
@@ -274,7 +276,7 @@ struct ServeCommand: ParsableCommand {
   /// Asks the downstream whether it takes what it is told about clients, and whether it relays for strangers, and says
   /// what came of it. One that gives no answer is asked again later.
   private func ask(
-    _ configuration: Daemon.Configuration, _ addresses: [Address], isGuarded: Bool,
+    _ configuration: Configuration, _ addresses: [Address], isGuarded: Bool,
     _ watch: RelayWatch, _ logger: Logger
   ) -> Preflight {
     heed(
@@ -282,7 +284,7 @@ struct ServeCommand: ParsableCommand {
   }
 
   private func heed(
-    _ preflight: Preflight, _ configuration: Daemon.Configuration, isGuarded: Bool,
+    _ preflight: Preflight, _ configuration: Configuration, isGuarded: Bool,
     _ watch: RelayWatch, _ logger: Logger
   ) -> Preflight {
     tell(preflight, configuration, logger)
@@ -297,7 +299,7 @@ struct ServeCommand: ParsableCommand {
   }
 
   private func tell(
-    _ preflight: Preflight, _ configuration: Daemon.Configuration, _ logger: Logger
+    _ preflight: Preflight, _ configuration: Configuration, _ logger: Logger
   ) {
     for sentence in preflight.sentences {
       switch sentence.level {
@@ -309,14 +311,14 @@ struct ServeCommand: ParsableCommand {
   }
 
   /// Says what is wrong in the log and, once, on standard error, where whoever starts it looks first.
-  private func fail(_ text: String, _ configuration: Daemon.Configuration, _ logger: Logger) {
+  private func fail(_ text: String, _ configuration: Configuration, _ logger: Logger) {
     logger.error("\(text)")
     if configuration.log.destination != .stderr { StandardError.write("error: \(text)") }
   }
 
   /// Waits for signals and for the workers' end.
   private func attend(
-    _ service: Service, _ configuration: Daemon.Configuration, _ downstream: HostAddresses,
+    _ service: Service, _ configuration: Configuration, _ downstream: HostAddresses,
     tls: TLSContexts,
     watch: RelayWatch, signals: SignalQueue, sink: LogSink, logger: Logger
   ) throws {
@@ -406,7 +408,7 @@ struct ServeCommand: ParsableCommand {
 
   /// Whether mail may go to an address that the downstream's name has now.
   private func isUsable(
-    _ address: Address, _ configuration: Daemon.Configuration, _ logger: Logger
+    _ address: Address, _ configuration: Configuration, _ logger: Logger
   ) -> Bool {
     guard let reason = configuration.circle(at: address) else { return true }
     logger.error("downstream.address: \(reason)")
@@ -435,19 +437,19 @@ struct ServeCommand: ParsableCommand {
 
   /// What a reload has read, and asked of the downstream where that is to be known first.
   private struct Reread: Sendable {
-    let configuration: Daemon.Configuration?
+    let configuration: Configuration?
     let problems: [Problem]
     let preflight: Preflight?
   }
 
   private func reread(
-    _ rereading: Rereading<Reread>, started: Daemon.Configuration,
-    inForce: Daemon.Configuration, at addresses: [Address], _ logger: Logger
+    _ rereading: Rereading<Reread>, started: Configuration,
+    inForce: Configuration, at addresses: [Address], _ logger: Logger
   ) {
     let (file, overrides) = (options.config, options.overrides)
     do throws(ThreadError) {
       _ = try rereading.begin {
-        let (found, problems) = Daemon.Configuration.load(
+        let (found, problems) = Configuration.load(
           file: file, overrides: overrides, keeping: .lines)
         let losses = found?.losses(of: inForce) ?? []
         guard let found, losses.isEmpty else {
@@ -466,9 +468,9 @@ struct ServeCommand: ParsableCommand {
 
   /// - Returns: the configuration now in force, or nil if nothing has changed.
   private func reload(
-    _ read: Reread, _ service: Service, started: Daemon.Configuration,
+    _ read: Reread, _ service: Service, started: Configuration,
     tls: inout TLSContexts, watch: RelayWatch, logger: Logger
-  ) -> Daemon.Configuration? {
+  ) -> Configuration? {
     tell(read.problems, logger)
     guard let configuration = read.configuration else {
       logger.error("RELOAD failed: the configuration in force stays")
@@ -526,7 +528,7 @@ struct ServeCommand: ParsableCommand {
   }
 }
 
-extension Daemon.Configuration {
+extension Configuration {
   /// Whether it must not be in force in front of an open relay.
   fileprivate var isGuarded: Bool { policy.mode == .enforce && !downstream.allowsOpenRelay }
 }

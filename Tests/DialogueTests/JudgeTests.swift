@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import Daemon
+import Configuration
 import Flow
 import Foundation
 import Policy

@@ -5,7 +5,7 @@
 // length have the same start, so their difference is what the drips cost. One thread, because valgrind lets
 // only one run at a time and a daemon's worker sleeps in the kernel.
 
-import Daemon
+import Driver
 import Flow
 import Glibc
 import Policy
