@@ -68,19 +68,6 @@ struct Place: BitwiseCopyable {
   }
 }
 
-/// What another thread may ask of a worker.
-package enum WorkerOrder: Sendable {
-  case adopt(Policy, TLSContexts)
-  case drain
-  /// Bring the snapshot up to date.
-  case publish
-  case stop
-  /// The downstreams are there from now on.
-  case connectTo([Server])
-  /// A client whom a load balancer has named to another worker, and its socket.
-  case take(Peer, descriptor: Int32)
-}
-
 /// What the driver counts besides the ring and the engine.
 package struct DriverCounters: BitwiseCopyable, Sendable, Equatable {
   package var acceptErrors: UInt64 = 0
@@ -94,6 +81,17 @@ package struct DriverCounters: BitwiseCopyable, Sendable, Equatable {
   /// Pauses of the whole process after which what had arrived was dealt with before what was due.
   package var pauses: UInt64 = 0
   package init() {}
+
+  package mutating func add(_ other: DriverCounters) {
+    acceptErrors += other.acceptErrors
+    descriptorsExhausted += other.descriptorsExhausted
+    vanishedBeforeAccept += other.vanishedBeforeAccept
+    canceled += other.canceled
+    stale += other.stale
+    installs += other.installs
+    outOfMemory += other.outOfMemory
+    pauses += other.pauses
+  }
 }
 
 package struct Driver: ~Copyable {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A worker: one thread that owns one ring, one engine and one listening socket of each listener. Other
-// threads reach it by its mailbox alone; it reaches them by a snapshot once a second and by the queue of
-// journal entries. Invariant: nothing here blocks but the ring's own wait.
+// threads reach it by its mailboxes alone, each of which has a bound; it reaches them by answers, by a snapshot
+// once a second and by the queue of journal entries. Invariant: nothing here blocks but the ring's own wait.
 
 import Glibc
 package import Policy
@@ -14,75 +14,40 @@ import Synchronization
 package import TLS
 package import Uring
 
-/// What a worker tells about itself, as of about a second ago.
-package struct Snapshot: Sendable {
-  package var engine = Counters()
-  package var ring = RingCounters()
-  package var driver = DriverCounters()
-  package var journalDropped: UInt64 = 0
-  package var downstreamUp: Bool?
-  package var connections = 0
-  package var links = 0
-  /// What was learnt of sources and had no room on its way to the other workers.
-  package var changesLost: UInt64 = 0
-  /// Until the first of the certificates ends; nil without any. Of the process, so not a worker's to tell.
-  package var tlsCertificateDays: Int64?
-  package init() {}
+/// What another thread may tell a worker to do.
+package enum WorkerOrder: Sendable {
+  case adopt(Policy, TLSContexts)
+  /// The downstreams are there from now on.
+  case connectTo([Server])
+  /// Nobody new; idle clients are told to go, and the worker ends when all have.
+  case drain
+  /// End now.
+  case stop
 }
 
-/// The journal entries of all workers on their way to the log. Bounded; what does not fit is counted.
-package final class JournalQueue: Sendable {
-  private struct State {
-    /// A ring, begun anew whenever it is empty: with little to log, little of its memory is touched.
-    var entries: [JournalEntry] = []
-    var head = 0
-    var count = 0
-    var dropped: UInt64 = 0
-  }
+/// What another thread may ask a worker.
+package enum WorkerQuery: Sendable {
+  /// How many clients and downstream connections it has.
+  case held
+  /// All its figures as of now. Walks every connection.
+  case figures
+}
 
-  private let state: Mutex<State>
-  private let capacity: Int
-  /// How many entries are handed over at a time, at most.
-  package static let portion = 128
+package enum WorkerAnswer: Sendable {
+  case held(connections: Int, links: Int)
+  case figures(Snapshot)
+}
 
-  package init(capacity: Int) {
-    self.capacity = capacity
-    var first = State()
-    first.entries.reserveCapacity(capacity)
-    state = Mutex(first)
-  }
+/// What comes to a worker from the threads that run the service.
+private enum Letter: Sendable {
+  case order(WorkerOrder)
+  case question(Question<WorkerQuery, WorkerAnswer>)
+}
 
-  package func append(_ entry: JournalEntry) {
-    state.withLock { state in
-      guard state.count < capacity else {
-        state.dropped += 1
-        return
-      }
-      let place = (state.head + state.count) % capacity
-      if place == state.entries.count {
-        state.entries.append(entry)
-      } else {
-        state.entries[place] = entry
-      }
-      state.count += 1
-    }
-  }
-
-  /// Puts the oldest entries into `portion`, which is emptied first.
-  ///
-  /// - Returns: how many entries were dropped since the last call.
-  package func take(_ portion: inout [JournalEntry]) -> UInt64 {
-    portion.removeAll(keepingCapacity: true)
-    return state.withLock { state in
-      let taken = min(state.count, Self.portion)
-      for k in 0..<taken { portion.append(state.entries[(state.head + k) % capacity]) }
-      state.count -= taken
-      state.head = state.count == 0 ? 0 : (state.head + taken) % capacity
-      let dropped = state.dropped
-      state.dropped = 0
-      return dropped
-    }
-  }
+/// A client that came to another worker, and its socket.
+private struct HandedClient: Sendable {
+  let peer: Peer
+  let descriptor: Int32
 }
 
 package final class Worker: Sendable {
@@ -94,10 +59,6 @@ package final class Worker: Sendable {
   }
 
   private struct State {
-    var orders: [WorkerOrder] = []
-    /// What other workers have learnt. Room is kept, and nothing is allocated for it later.
-    var changes: [Change] = []
-    var changesLost: UInt64 = 0
     var snapshot = Snapshot()
     var start = Start.pending
     var isDone = false
@@ -109,6 +70,9 @@ package final class Worker: Sendable {
   private let wakeUp: WakeUp
   private let journal: JournalQueue
   private let settings: Settings
+  private let orders: Mailbox<Letter>
+  private let clients: Mailbox<HandedClient>
+  private let changes: Mailbox<Change>
 
   /// What a worker is made of.
   package struct Settings: Sendable {
@@ -150,33 +114,76 @@ package final class Worker: Sendable {
     self.settings = settings
     self.journal = journal
     wakeUp = try WakeUp()
-    if settings.workers > 1 {
-      state.withLock { $0.changes.reserveCapacity(Worker.changesMost) }
-    }
+    orders = Mailbox(capacity: Worker.ordersMost)
+    let hasSiblings = settings.workers > 1
+    clients = Mailbox(capacity: hasSiblings ? Worker.clientsMost : 0)
+    changes = Mailbox(capacity: hasSiblings ? Worker.changesMost : 0)
   }
+
+  /// How many orders and questions wait at most. There are a few a day, and they are taken once a turn.
+  static let ordersMost = 64
+  /// How many clients of a load balancer wait at most that came to another worker. They are taken once a turn; one more
+  /// is closed and comes again, as one that finds a full listener.
+  static let clientsMost = 256
 
   /// How many changes wait for this worker at most. It takes them once a turn, and each has cost another worker an
   /// exchange with the downstream: more are lost, which is counted, and slows somebody less than it might.
   static let changesMost = 512
-  /// What a worker has of changes, in bytes: those of others on their way in, and its own on their way out.
-  package static var mailboxBytes: Int { 2 * changesMost * MemoryLayout<Change>.stride }
+  /// What a worker has of mailboxes, in bytes: what waits in them, what it has taken out of them, and what it has learnt
+  /// on its way to the others.
+  package static var mailboxBytes: Int {
+    2 * changesMost * MemoryLayout<Change>.stride
+      + 2 * clientsMost * MemoryLayout<HandedClient>.stride
+      + 2 * ordersMost * MemoryLayout<Letter>.stride
+  }
 
   /// Another worker has learnt something. From any thread.
   package func hear(_ change: Change) {
-    let isFirst = state.withLock { state in
-      guard state.changes.count < Worker.changesMost else {
-        state.changesLost += 1
-        return false
-      }
-      state.changes.append(change)
-      return state.changes.count == 1
-    }
-    if isFirst { wakeUp.signal() }
+    if case .first = changes.post(change) { wakeUp.signal() }
   }
 
-  package func order(_ order: WorkerOrder) {
-    state.withLock { $0.orders.append(order) }
-    wakeUp.signal()
+  /// A client that a load balancer has named to another worker. From any thread.
+  ///
+  /// - Returns: false if there is no room for it: its descriptor is still the caller's.
+  package func take(_ peer: Peer, descriptor: Int32) -> Bool {
+    switch clients.post(HandedClient(peer: peer, descriptor: descriptor)) {
+    case .first: wakeUp.signal()
+    case .behind: break
+    case .refused: return false
+    }
+    return true
+  }
+
+  /// Gives an order, to be carried out within a turn of the loop. From any thread.
+  ///
+  /// - Returns: false if too many wait, for a worker that stands still.
+  @discardableResult
+  package func order(_ order: WorkerOrder) -> Bool { post(.order(order)) }
+
+  /// Whether another order would be taken.
+  package var takesOrders: Bool { orders.hasRoom }
+
+  /// Asks, and waits for the answer. From any thread but the worker's own.
+  ///
+  /// - Parameter limit: how long to wait, in microseconds.
+  /// - Returns: nil if there is none within that time, or too much waits already.
+  package func ask(_ query: WorkerQuery, within limit: Int64) -> WorkerAnswer? {
+    begin(query)?.wait(until: MonotonicClock.now() + limit)
+  }
+
+  /// Asks without waiting, to ask several workers at once.
+  package func begin(_ query: WorkerQuery) -> Question<WorkerQuery, WorkerAnswer>? {
+    let question = Question<WorkerQuery, WorkerAnswer>(query)
+    return !isDone && post(.question(question)) ? question : nil
+  }
+
+  private func post(_ letter: Letter) -> Bool {
+    switch orders.post(letter) {
+    case .first: wakeUp.signal()
+    case .behind: break
+    case .refused: return false
+    }
+    return true
   }
 
   package var snapshot: Snapshot { state.withLock { $0.snapshot } }
@@ -218,33 +225,13 @@ package final class Worker: Sendable {
 
   private func serve(_ driver: inout Driver) throws(RingError) {
     var nextSnapshot: Int64 = 0
-    var isDraining = false
-    var changes: [Change] = []
-    changes.reserveCapacity(settings.workers > 1 ? Worker.changesMost : 0)
-    while true {
+    var post = Post(self)
+    while !post.isStopped {
       if try driver.turn(longest: 500_000) {
         wakeUp.drain()
         driver.arm(wakeUp)
-        for order in takeOrders() {
-          switch order {
-          case .adopt(let policy, let tls): driver.adopt(policy, tls)
-          case .drain:
-            driver.drain()
-            isDraining = true
-          case .publish:
-            // Walks every connection, so only when somebody asks.
-            driver.engine.measure()
-            nextSnapshot = 0
-          case .connectTo(let servers): driver.adopt(servers)
-          case .take(let peer, let descriptor): driver.take(peer, descriptor: descriptor)
-          case .stop: return
-          }
-        }
-        state.withLock { swap(&$0.changes, &changes) }
-        if !changes.isEmpty {
-          driver.learn(changes)
-          changes.removeAll(keepingCapacity: true)
-        }
+        post.take(from: self, &driver)
+        if post.isStopped { return }
       }
       while let entry = driver.engine.journal.next() { journal.append(entry) }
       while let change = driver.engine.memory.learnt.next() {
@@ -255,24 +242,72 @@ package final class Worker: Sendable {
         nextSnapshot = time + 1_000_000
         // Once a second, because somebody may set it.
         driver.engine.wallClock = wallClock()
-        publish(&driver)
+        publish(driver)
       }
-      if isDraining && driver.engine.heldCount == 0 && driver.engine.linkCount == 0 {
-        publish(&driver)
+      if post.isDraining && driver.engine.heldCount == 0 && driver.engine.linkCount == 0 {
+        publish(driver)
         return
       }
     }
   }
 
-  private func takeOrders() -> [WorkerOrder] {
-    state.withLock { state in
-      let orders = state.orders
-      state.orders = []
-      return orders
+  /// What has come by mail, and the room it is taken into.
+  private struct Post {
+    private var letters: [Letter] = []
+    private var clients: [HandedClient] = []
+    private var changes: [Change] = []
+    private(set) var isDraining = false
+    private(set) var isStopped = false
+
+    init(_ worker: Worker) {
+      letters.reserveCapacity(worker.orders.capacity)
+      clients.reserveCapacity(worker.clients.capacity)
+      changes.reserveCapacity(worker.changes.capacity)
+    }
+
+    /// Takes all that waits and carries it out.
+    mutating func take(from worker: Worker, _ driver: inout Driver) {
+      worker.orders.take(into: &letters)
+      for letter in letters where !isStopped {
+        switch letter {
+        case .order(let order): carryOut(order, &driver)
+        case .question(let question): question.answer(worker.answer(question.query, &driver))
+        }
+      }
+      letters.removeAll(keepingCapacity: true)
+      worker.clients.take(into: &clients)
+      for client in clients { driver.take(client.peer, descriptor: client.descriptor) }
+      clients.removeAll(keepingCapacity: true)
+      worker.changes.take(into: &changes)
+      if !changes.isEmpty { driver.learn(changes) }
+      changes.removeAll(keepingCapacity: true)
+    }
+
+    private mutating func carryOut(_ order: WorkerOrder, _ driver: inout Driver) {
+      switch order {
+      case .adopt(let policy, let tls): driver.adopt(policy, tls)
+      case .connectTo(let servers): driver.adopt(servers)
+      case .drain:
+        driver.drain()
+        isDraining = true
+      case .stop: isStopped = true
+      }
     }
   }
 
-  private func publish(_ driver: inout Driver) {
+  private func answer(_ query: WorkerQuery, _ driver: inout Driver) -> WorkerAnswer {
+    switch query {
+    case .held:
+      return .held(connections: driver.engine.heldCount, links: driver.engine.linkCount)
+    case .figures:
+      // Walks every connection, so only when somebody asks.
+      driver.engine.measure()
+      publish(driver)
+      return .figures(snapshot)
+    }
+  }
+
+  private func publish(_ driver: borrowing Driver) {
     var snapshot = Snapshot()
     snapshot.engine = driver.engine.counters
     snapshot.ring = driver.ring.counters
@@ -281,9 +316,7 @@ package final class Worker: Sendable {
     snapshot.downstreamUp = driver.engine.isDownstreamUp
     snapshot.connections = driver.engine.heldCount
     snapshot.links = driver.engine.linkCount
-    state.withLock { state in
-      snapshot.changesLost = state.changesLost + driver.engine.memory.learnt.lost
-      state.snapshot = snapshot
-    }
+    snapshot.changesLost = changes.refused + driver.engine.memory.learnt.lost
+    state.withLock { $0.snapshot = snapshot }
   }
 }

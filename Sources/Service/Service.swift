@@ -191,10 +191,14 @@ package final class Service: Sendable {
   /// Puts a new policy in force in every worker, and new certificates for handshakes to come.
   ///
   /// - Parameter policy: with the listeners of the start, in their order.
-  package func adopt(_ policy: Policy, _ tls: TLSContexts) {
+  /// - Returns: false if a worker takes no orders; then nothing has changed in any.
+  package func adopt(_ policy: Policy, _ tls: TLSContexts) -> Bool {
+    // Orders come from one thread alone, so the room that is there stays there.
+    guard workers.allSatisfy({ $0.isDone || $0.takesOrders }) else { return false }
     let policy = Service.policy(policy, at: ports)
     logThread.adopt(policy)
     for worker in workers { worker.order(.adopt(policy, tls)) }
+    return true
   }
 
   /// The downstream has other addresses from now on.
@@ -229,11 +233,36 @@ package final class Service: Sendable {
 
   package func stop() { for worker in workers { worker.order(.stop) } }
 
-  /// Has every worker bring its figures up to date, and gives it a moment for that.
-  package func refresh() {
-    for worker in workers { worker.order(.publish) }
-    usleep(50_000)
+  /// The figures of all workers together, as of now; of one that does not answer, as of its last second.
+  package func figures() -> Snapshot {
+    let deadline = MonotonicClock.now() + Service.patience
+    let asked = workers.map { ($0, $0.begin(.figures)) }
+    return Service.sum(
+      asked.map { worker, question in
+        if case .figures(let found)? = question?.wait(until: deadline) {
+          found
+        } else {
+          worker.snapshot
+        }
+      })
   }
+
+  /// How many clients and downstream connections there are now; nil if a worker that runs does not answer.
+  package func held() -> (connections: Int, links: Int)? {
+    let deadline = MonotonicClock.now() + Service.patience
+    var sum = (connections: 0, links: 0)
+    for (worker, question) in workers.map({ ($0, $0.begin(.held)) }) {
+      if case .held(let connections, let links)? = question?.wait(until: deadline) {
+        sum = (sum.connections + connections, sum.links + links)
+      } else if !worker.isDone {
+        return nil
+      }
+    }
+    return sum
+  }
+
+  /// How long a worker may take to answer, in microseconds: some turns of its loop.
+  private static let patience: Int64 = 250_000
 
   package var isDone: Bool { workers.allSatisfy(\.isDone) }
 
@@ -243,36 +272,11 @@ package final class Service: Sendable {
   /// The log's last lines go out. To be called when the workers are done.
   package func closeLog() { logThread.finish() }
 
-  /// The figures of all workers together.
-  package var snapshot: Snapshot {
-    var sum = Snapshot()
-    var ups: [Bool?] = []
-    for worker in workers {
-      let one = worker.snapshot
-      sum.engine.add(one.engine)
-      sum.ring.sqFull += one.ring.sqFull
-      sum.ring.cqOverflow += one.ring.cqOverflow
-      sum.ring.noBuffers += one.ring.noBuffers
-      sum.ring.enters += one.ring.enters
-      sum.ring.retries += one.ring.retries
-      sum.ring.submissions += one.ring.submissions
-      sum.ring.completions += one.ring.completions
-      sum.driver.acceptErrors += one.driver.acceptErrors
-      sum.driver.descriptorsExhausted += one.driver.descriptorsExhausted
-      sum.driver.vanishedBeforeAccept += one.driver.vanishedBeforeAccept
-      sum.driver.canceled += one.driver.canceled
-      sum.driver.stale += one.driver.stale
-      sum.driver.installs += one.driver.installs
-      sum.driver.outOfMemory += one.driver.outOfMemory
-      sum.driver.pauses += one.driver.pauses
-      sum.journalDropped += one.journalDropped
-      sum.connections += one.connections
-      sum.links += one.links
-      sum.changesLost += one.changesLost
-      ups.append(one.downstreamUp)
-    }
-    sum.downstreamUp = ups.contains(true) ? true : ups.contains(false) ? false : nil
-    return sum
+  /// The figures of all workers together, as of about a second ago.
+  package var snapshot: Snapshot { Service.sum(workers.map(\.snapshot)) }
+
+  private static func sum(_ all: [Snapshot]) -> Snapshot {
+    all.reduce(into: Snapshot()) { $0.add($1) }
   }
 }
 
@@ -296,10 +300,7 @@ private final class Siblings: Sendable {
 
   func hand(to number: Int, _ peer: Peer, descriptor: Int32) {
     let worker = all.withLock { $0[number].worker }
-    if let worker, !worker.isDone {
-      worker.order(.take(peer, descriptor: descriptor))
-    } else {
-      Glibc.close(descriptor)
-    }
+    let isTaken = worker.map { !$0.isDone && $0.take(peer, descriptor: descriptor) } ?? false
+    if !isTaken { Glibc.close(descriptor) }
   }
 }

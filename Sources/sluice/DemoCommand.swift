@@ -240,8 +240,7 @@ private final class Arrangement {
   }
 
   var engine: Counters {
-    service?.refresh()
-    return service?.snapshot.engine ?? Counters()
+    service?.figures().engine ?? Counters()
   }
 
   /// What was found; the clients are gone.
@@ -249,7 +248,6 @@ private final class Arrangement {
     guard let client, let watch else { throw ExitCode(71) }
     watch.end(client)
     let took = client.age
-    service?.refresh()
     let (findings, checks) = client.stop()
     if let fault = client.fault {
       StandardError.write(fault)
