@@ -145,8 +145,9 @@ let package = Package(
     .testTarget(
       name: "DriverTests",
       dependencies: [
-        "Driver", "Flow", "Policy", "Reputation", "Shield", "Structures", "Suspicion", "TLS",
-        "Uring",
+        "ConfigurationFixtures", "Configuration", "Driver", "Flow", "Policy", "Reputation",
+        "Shield",
+        "Structures", "Suspicion", "TLS", "Uring",
       ], swiftSettings: dialect),
     .testTarget(
       name: "ServiceTests",

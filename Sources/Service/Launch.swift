@@ -97,7 +97,7 @@ package struct Launch: Sendable {
       return error.exitCode
     }
     sayWhereItListens(service)
-    let supervisor = Supervisor(
+    var supervisor = Supervisor(
       service, configuration, tls: tls, downstream: downstream, relayGuard: relayGuard,
       reloader: Reloader(configuration, read), sink: sink, announcer: announcer,
       drainSeconds: options.drainSeconds)

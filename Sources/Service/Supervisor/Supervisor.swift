@@ -74,7 +74,7 @@ package struct Supervisor: ~Copyable {
   /// Carries out orders until the service has ended.
   ///
   /// - Parameter next: the next order, waited for that many milliseconds at most.
-  package consuming func run(_ next: (_ milliseconds: Int) -> Order?) -> Outcome {
+  package mutating func run(_ next: (_ milliseconds: Int) -> Order?) -> Outcome {
     while true {
       if let order = next(reloader.isReading ? 10 : 200) { _ = take(order) }
       if let outcome = attend() { return outcome }
