@@ -28,15 +28,17 @@ let package = Package(
     .target(name: "Suspicion", dependencies: ["Structures", "Flow"], swiftSettings: dialect),
     .target(name: "Reputation", dependencies: ["Structures"], swiftSettings: dialect),
     .target(
+      name: "Policy", dependencies: ["Structures", "Flow", "Suspicion"], swiftSettings: dialect),
+    .target(
       name: "Shield",
-      dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Reputation"],
+      dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy"],
       swiftSettings: dialect),
     .target(name: "Personas", dependencies: ["Structures"], swiftSettings: dialect),
     .target(name: "Reports", dependencies: ["Personas", "Structures"], swiftSettings: dialect),
     .target(
       name: "Simulator",
       dependencies: [
-        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Personas",
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Personas",
       ],
       swiftSettings: dialect),
 
@@ -55,19 +57,34 @@ let package = Package(
       providers: [.apt(["libssl-dev"])]),
     .target(name: "CTLS", dependencies: ["COpenSSL"]),
     .target(name: "TLS", dependencies: ["Structures", "COpenSSL", "CTLS"], swiftSettings: dialect),
+    // The house around the engine. Which may import which: Tests/StructuresTests/ImportRuleTests.swift.
     .target(
-      name: "Daemon",
+      name: "Configuration",
       dependencies: [
-        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Uring", "TLS",
-        "Personas", "CShipped",
-        .product(name: "Logging", package: "swift-log"),
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "TLS",
         .product(name: "Yams", package: "Yams"),
       ], swiftSettings: dialect),
+    .target(
+      name: "Driver",
+      dependencies: ["Structures", "SMTP", "Reputation", "Policy", "Shield", "Uring", "TLS"],
+      swiftSettings: dialect),
+    .target(
+      name: "Service",
+      dependencies: [
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Uring", "TLS",
+        "Configuration", "Driver",
+        .product(name: "Logging", package: "swift-log"),
+      ], swiftSettings: dialect),
+    // The files of personas and scenarios.
+    .target(
+      name: "Daemon",
+      dependencies: ["Structures", "Flow", "Personas", "Configuration", "CShipped"],
+      swiftSettings: dialect),
     .executableTarget(
       name: "sluice",
       dependencies: [
-        "Daemon", "Structures", "SMTP", "Flow", "Suspicion", "Shield", "Uring", "TLS", "Personas",
-        "Simulator",
+        "Configuration", "Driver", "Service", "Daemon", "Structures", "SMTP", "Flow", "Suspicion",
+        "Policy", "Shield", "Uring", "TLS", "Personas", "Simulator",
         "Reports", "CBuild",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
@@ -82,7 +99,7 @@ let package = Package(
       path: "Tests/TableBenchmark", swiftSettings: dialect),
     .executableTarget(
       name: "drip-benchmark",
-      dependencies: ["Daemon", "Shield", "Flow", "Suspicion", "Uring", "Structures"],
+      dependencies: ["Driver", "Shield", "Flow", "Suspicion", "Policy", "Uring", "Structures"],
       path: "Tests/DripBenchmark", swiftSettings: dialect),
     .testTarget(
       name: "StructuresTests", dependencies: ["Structures", "TableTwins"], swiftSettings: dialect),
@@ -95,16 +112,20 @@ let package = Package(
     .testTarget(
       name: "ShieldTests",
       dependencies: [
-        "CAllocations", "Shield", "Simulator", "SMTP", "Flow", "Suspicion", "Reputation",
+        "CAllocations", "Shield", "Simulator", "SMTP", "Flow", "Suspicion", "Reputation", "Policy",
         "Structures",
       ], swiftSettings: dialect),
     .testTarget(
       name: "SimulatorTests",
-      dependencies: ["Simulator", "Personas", "Shield", "Flow", "Suspicion", "Structures"],
+      dependencies: [
+        "Simulator", "Personas", "Shield", "Flow", "Suspicion", "Policy", "Structures",
+      ],
       swiftSettings: dialect),
     .testTarget(
       name: "DialogueTests",
-      dependencies: ["Daemon", "Simulator", "Shield", "SMTP", "Suspicion", "Structures"],
+      dependencies: [
+        "Configuration", "Simulator", "Shield", "SMTP", "Suspicion", "Policy", "Structures",
+      ],
       swiftSettings: dialect),
     .testTarget(
       name: "UringTests", dependencies: ["Uring", "CUring", "CRefusals", "Structures"],
@@ -112,12 +133,34 @@ let package = Package(
     .testTarget(
       name: "TLSTests", dependencies: ["TLS", "COpenSSL", "CAllocations", "Structures"],
       swiftSettings: dialect),
+    .target(
+      name: "ConfigurationFixtures", dependencies: ["Configuration"],
+      path: "Tests/ConfigurationFixtures", swiftSettings: dialect),
+    .testTarget(
+      name: "ConfigurationTests",
+      dependencies: [
+        "ConfigurationFixtures", "Configuration", "Flow", "SMTP", "Suspicion", "Policy", "Shield",
+        "Structures", "TLS",
+      ], swiftSettings: dialect),
+    .testTarget(
+      name: "DriverTests",
+      dependencies: [
+        "ConfigurationFixtures", "Configuration", "Driver", "Flow", "Policy", "Reputation",
+        "Shield",
+        "Structures", "Suspicion", "TLS", "Uring",
+      ], swiftSettings: dialect),
+    .testTarget(
+      name: "ServiceTests",
+      dependencies: [
+        "ConfigurationFixtures", "Configuration", "Driver", "Service", "Flow", "SMTP", "Suspicion",
+        "Policy", "Reputation", "Shield", "Structures", "TLS", "Uring",
+        .product(name: "Logging", package: "swift-log"),
+      ], swiftSettings: dialect),
     .testTarget(
       name: "DaemonTests",
       dependencies: [
-        "Daemon", "Flow", "Personas", "SMTP", "Suspicion", "Shield", "Structures", "TLS", "Uring",
-      ],
-      swiftSettings: dialect),
+        "ConfigurationFixtures", "Configuration", "Daemon", "Flow", "Personas", "Structures",
+      ], swiftSettings: dialect),
     .testTarget(
       name: "ReportsTests", dependencies: ["Reports", "Personas", "Structures"],
       swiftSettings: dialect),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+package import Policy
 package import Structures
-package import Suspicion
+import Suspicion
 
 /// What every part of the engine works with: the policy in force, the memory in which regions lie, the clocks, the
 /// places, and the ledger. It decides nothing.

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import Structures
 
 /// What one of each thing the engine keeps takes, in bytes, for the statement at start.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
 package import Personas
-package import Shield
+package import Policy
+import Shield
 import Structures
 package import Suspicion
 

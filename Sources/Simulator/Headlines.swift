@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 package import Personas
+package import Policy
 import Shield
 import Structures
-package import Suspicion
+import Suspicion
 
 // Published results made again in the simulated world, each with the band in which it counts as the same. The
 // set-ups follow what was published; what had to be chosen is in the headline's note. Nothing here changes the

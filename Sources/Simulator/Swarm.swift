@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 package import Personas
+package import Policy
 import Shield
 import Structures
-package import Suspicion
+import Suspicion
 
 /// Random worlds: everything that can go wrong, by seed, to see whether a promise breaks.
 package enum Swarm {
@@ -64,7 +65,7 @@ package enum Swarm {
     }
     // For the policy alone: no octet is sealed in virtual time, so no certificate is needed.
     if chance(0.3) {
-      run.policy.tls = [.starttls]
+      run.policy.listeners[0].tls = .starttls
       if chance(0.5) { run.limits.tlsSessions = pick(4, 50) }
     }
     run.after = 3_600

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 package import Personas
+package import Policy
 package import Shield
 import Structures
-package import Suspicion
+import Suspicion
 
 /// The engine, unchanged, among the clients of a scenario, on a virtual clock and a virtual network.
 ///

@@ -7,12 +7,16 @@
 // simulated: the sockets, the delays and the mail are real, and each figure is that of its own arrangement.
 
 import ArgumentParser
+import Configuration
 import Daemon
+import Driver
+import Service
 import Flow
 import Foundation
 import Glibc
 import Logging
 import Personas
+import Policy
 import Reports
 import Shield
 import Structures
@@ -178,12 +182,12 @@ private final class Arrangement {
     limits.connections = most + 1_000
     limits.sessions = 1_000
     limits.downstreamConnections = 500
-    var settings = ServiceSettings(
-      policy: policy, limits: limits,
-      listeners: [ListenerTerms(address: Address(v4: 0x7F00_0001), port: 0)],
-      downstream: ([Address(v4: 0x7F00_0001)], port), workers: 2,
+    let home = Address(v4: 0x7F00_0001)
+    policy.listeners = [ListenerTerms(address: home, port: 0)]
+    let server = Server(DownstreamTerms(probeEvery: 5_000_000), at: [home], port: port)
+    let settings = ServiceSettings(
+      policy: policy, limits: limits, servers: [server], workers: 2,
       seed: UInt64.random(in: .min ... .max))
-    settings.probeEvery = 5_000_000
     let lines = try LogSink(path: log, host: "demo")
     let logger = Logger(label: "smtpd") { label in LineLogHandler(component: label, sink: lines) }
     do { return try Service(settings, logger: logger) } catch {
@@ -236,8 +240,7 @@ private final class Arrangement {
   }
 
   var engine: Counters {
-    service?.refresh()
-    return service?.snapshot.engine ?? Counters()
+    service?.figures().engine ?? Counters()
   }
 
   /// What was found; the clients are gone.
@@ -245,7 +248,6 @@ private final class Arrangement {
     guard let client, let watch else { throw ExitCode(71) }
     watch.end(client)
     let took = client.age
-    service?.refresh()
     let (findings, checks) = client.stop()
     if let fault = client.fault {
       StandardError.write(fault)

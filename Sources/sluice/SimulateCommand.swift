@@ -4,10 +4,12 @@
 // world is the module Simulator, the kinds of clients are files (tuning/personas).
 
 import ArgumentParser
+import Configuration
 import Daemon
 import Dispatch
 import Foundation
 import Personas
+import Policy
 import Reports
 import Shield
 import Simulator
@@ -127,7 +129,7 @@ struct SimulateCommand: ParsableCommand {
   }
 
   private func experiment(
-    _ kinds: [Persona], _ plan: Scenario, _ configuration: Daemon.Configuration, named file: String?
+    _ kinds: [Persona], _ plan: Scenario, _ configuration: Configuration, named file: String?
   ) -> Experiment {
     var policy = configuration.enginePolicy
     // In observe nothing would happen; what is asked is what it would do. Whoever names the mode gets it.
@@ -313,7 +315,7 @@ struct SimulateCommand: ParsableCommand {
 
   // MARK: Headlines
 
-  private func printHeadlines(_ kinds: [Persona], _ configuration: Daemon.Configuration) throws {
+  private func printHeadlines(_ kinds: [Persona], _ configuration: Configuration) throws {
     let all = Headlines(
       personas: kinds, policy: configuration.enginePolicy, seed: seed,
       measured: MeasuredVolume.newest())
@@ -362,7 +364,7 @@ struct SimulateCommand: ParsableCommand {
   }
 
   private func worlds(
-    _ extent: Extent, _ kinds: [Persona], _ configuration: Daemon.Configuration
+    _ extent: Extent, _ kinds: [Persona], _ configuration: Configuration
   ) throws {
     let began = DispatchTime.now().uptimeNanoseconds
     let line = ProgressLine("random worlds", parts: 1)
@@ -398,7 +400,7 @@ struct SimulateCommand: ParsableCommand {
   }
 
   private func oneWorld(
-    _ seed: UInt64, _ kinds: [Persona], _ configuration: Daemon.Configuration
+    _ seed: UInt64, _ kinds: [Persona], _ configuration: Configuration
   ) throws {
     let run = Swarm.experiment(seed: seed, personas: kinds, policy: configuration.enginePolicy)
     var report = run.run()

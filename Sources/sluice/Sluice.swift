@@ -5,7 +5,9 @@
 
 import ArgumentParser
 import CBuild
+import Configuration
 import Daemon
+import Service
 import Structures
 
 @main

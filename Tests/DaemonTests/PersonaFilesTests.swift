@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+import ConfigurationFixtures
 import Flow
 import Personas
 import Structures
 import Testing
 
+@testable import Configuration
 @testable import Daemon
 
-private let shipped = PersonaFiles.load(directory: "\(package)/tuning/personas")
+private let shipped = PersonaFiles.load(directory: "\(projectFolder)/tuning/personas")
 
 private func persona(_ id: String) throws -> Persona {
   try #require(shipped.personas.first { $0.id == id }, "no persona \(id)")
@@ -51,7 +53,7 @@ struct ShippedPersonaTests {
   @Test("no file names a path of a machine, and each is SPDX-marked")
   func sources() throws {
     for kind in ["personas", "scenarios"] {
-      for name in try names(in: "\(package)/tuning/\(kind)", endingIn: ".yaml") {
+      for name in try names(in: "\(projectFolder)/tuning/\(kind)", endingIn: ".yaml") {
         let text = try contents("tuning/\(kind)/\(name)")
         #expect(text.hasPrefix("# SPDX-License-Identifier: Apache-2.0\n"), "\(name)")
         for path in ["/work", "/home", "/tmp", "/root"] { #expect(!text.contains(path), "\(name)") }
@@ -181,7 +183,7 @@ struct PersonaFileTests {
   func builtIn() throws {
     for (folder, ending) in [("personas", ".yaml"), ("scenarios", ".yaml"), ("results", ".json")] {
       let files = ShippedFiles.all(in: folder)
-      let wanted = try names(in: "\(package)/tuning/\(folder)", endingIn: ending)
+      let wanted = try names(in: "\(projectFolder)/tuning/\(folder)", endingIn: ending)
       #expect(files.map(\.path) == wanted.map { "\(folder)/\($0)" }, "Sources/CShipped/shipped.c")
       for file in files {
         let text = try contents("tuning/\(file.path)")
@@ -403,12 +405,12 @@ struct PersonaFileTests {
 
 struct ScenarioFileTests {
   private static let files =
-    (try? names(in: "\(package)/tuning/scenarios", endingIn: ".yaml")) ?? []
+    (try? names(in: "\(projectFolder)/tuning/scenarios", endingIn: ".yaml")) ?? []
 
   @Test("every scenario that ships loads without a problem", arguments: files)
   func loads(file: String) throws {
     let (scenario, problems) = ScenarioFile.load(
-      "\(package)/tuning/scenarios/\(file)", personas: shipped.personas)
+      "\(projectFolder)/tuning/scenarios/\(file)", personas: shipped.personas)
     #expect(problems == [])
     let loaded = try #require(scenario)
     #expect("\(loaded.name).yaml" == file)
@@ -429,7 +431,7 @@ struct ScenarioFileTests {
   private func load(_ name: String) throws -> Scenario {
     try #require(
       ScenarioFile.load(
-        "\(package)/tuning/scenarios/\(name).yaml", personas: shipped.personas
+        "\(projectFolder)/tuning/scenarios/\(name).yaml", personas: shipped.personas
       ).scenario)
   }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import Daemon
+import Configuration
 import Foundation
+import Policy
 import Shield
 import Simulator
 import Structures

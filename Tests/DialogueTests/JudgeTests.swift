@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import Daemon
+import Configuration
 import Flow
 import Foundation
+import Policy
 import Shield
 import Simulator
 import Structures

@@ -5,9 +5,10 @@
 // length have the same start, so their difference is what the drips cost. One thread, because valgrind lets
 // only one run at a time and a daemon's worker sleeps in the kernel.
 
-import Daemon
+import Driver
 import Flow
 import Glibc
+import Policy
 import Shield
 import Structures
 import Suspicion
@@ -38,8 +39,9 @@ enum DripBenchmark {
     let home = Address(v4: 0x7F00_0001)
     let listener = try ListeningSocket(home, port: 0)
     var driver = try Driver(
-      engine: Engine(policy: policy, limits: limits, seed: 1), listeners: [listener.descriptor],
-      servers: [(home, 1)], origin: MonotonicClock.now(), ringEntries: 4_096)
+      engine: Engine(
+        policy: policy, limits: limits, seed: 1, servers: [Server(at: [home], port: 1)]),
+      listeners: [listener.descriptor], origin: MonotonicClock.now(), ringEntries: 4_096)
     var clients: [Int32] = []
     let target = SocketAddress(home, port: listener.localPort)
     while clients.count < connections {

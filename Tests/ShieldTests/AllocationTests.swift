@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import CAllocations
+import Policy
 import Shield
 import Structures
 import Suspicion
@@ -116,8 +117,8 @@ struct AllocationTests {
 
   @Test(
     "a mail from connect to QUIT allocates nothing, whatever the downstream is told about its client",
-    arguments: [Identity.none, .proxyV1, .proxyV2, .xclient, .xforward, .received])
-  func mail(identity: Identity) {
+    arguments: [Introduction.none, .proxyV1, .proxyV2, .xclient, .xforward, .received])
+  func mail(introduction: Introduction) {
     let script = [
       "EHLO client.example.org\r\n", "MAIL FROM:<a@b.c> SIZE=100\r\n", "RCPT TO:<d@e.f>\r\n",
       "DATA\r\n", "Subject: x\r\n\r\nhello\r\n.\r\n", "QUIT\r\n",
@@ -126,12 +127,14 @@ struct AllocationTests {
       access: "10.0.0.0/8 trusted\n", rates: "10.0.0.0/8 conn=9999/s rcpt=9999/s\n")
     policy.timeouts.command = 30_000_000
     var driver = TightDriver(
-      Engine(policy: policy, limits: limits(), seed: 1, identity: identity), script)
+      Engine(
+        policy: policy, limits: limits(), seed: 1, servers: [Server(DownstreamTerms(introduction))]),
+      script)
     let probed = driver.engine.timeReached(driver.now, into: &driver.effects)
     driver.settle()
     driver.downstreamAnswers(driver.banner)
     driver.downstreamAnswers(driver.ehlo)
-    if identity == .xclient {
+    if introduction == .xclient {
       driver.downstreamAnswers(driver.banner)
       driver.downstreamAnswers(driver.ehlo)
     }
@@ -151,11 +154,11 @@ struct AllocationTests {
       driver.settle()
       driver.downstreamAnswers(driver.banner)
       driver.downstreamAnswers(driver.ehlo)
-      if identity == .xclient {
+      if introduction == .xclient {
         driver.downstreamAnswers(driver.banner)
         driver.downstreamAnswers(driver.ehlo)
       }
-      if identity == .xforward { driver.downstreamAnswers(driver.fine) }
+      if introduction == .xforward { driver.downstreamAnswers(driver.fine) }
       driver.downstreamAnswers(driver.fine)  // MAIL
       driver.downstreamAnswers(driver.fine)  // RCPT
       driver.downstreamAnswers(driver.goOn)  // DATA
@@ -176,8 +179,8 @@ struct AllocationTests {
     let terms = ListenerTerms(
       address: Address(v4: 0), port: 25, balancers: PrefixTable([(prefix, 0)]))
     var engine = Engine(
-      policy: policy(access: "192.0.2.0/24 reject\n"), limits: limits(), seed: 1,
-      listeners: [terms])
+      policy: policy(access: "192.0.2.0/24 reject\n") { $0.listeners = [terms] }, limits: limits(),
+      seed: 1)
     var effects = Moment(capacity: 256)
     let header = Array("PROXY TCP4 192.0.2.7 127.0.0.1 4321 25\r\n".utf8)
     let peer = Peer(address: Address(v4: 0x0A00_0001), port: 1, listener: 0)

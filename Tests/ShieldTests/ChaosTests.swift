@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Foundation
+import Policy
 import Shield
 import Simulator
 import Structures
@@ -56,8 +57,8 @@ struct ChaosTests {
         rates: "127.0.4.0/24 bytes=2k/s msgs=3/min conn=10/min concurrency=3\n"
       ) {
         $0.mode = mode
-        $0.roles = [random.next() % 4 == 0 ? .outbound : .inbound]
-        $0.tls = [tls]
+        $0.listeners[0].role = random.next() % 4 == 0 ? .outbound : .inbound
+        $0.listeners[0].tls = tls
         $0.authOnClear = random.next() % 2 == 0
         if random.next() % 4 == 0 { $0.bareNewline = .reject }
         $0.session.errors = 20
@@ -68,8 +69,7 @@ struct ChaosTests {
     shield.driver.receiveMax = receiveMax
     shield.downstream.offers += ["AUTH PLAIN LOGIN", "STARTTLS"]
     let modes: [DownstreamTLS] = [.off, .opportunistic, .required, .verify]
-    shield.driver.engine.setDownstreamTLS(
-      modes[Int(random.next() % 4)], implicit: random.next() % 4 == 0)
+    shield.driver.speak(tls: modes[Int(random.next() % 4)], implicit: random.next() % 4 == 0)
     shield.downstream.rules = [Self.starttls]
     var outcome = Outcome()
     var clients: [Int] = []

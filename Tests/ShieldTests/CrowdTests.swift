@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Policy
 import Shield
 import SMTP
 import Simulator
@@ -116,7 +117,7 @@ struct CrowdTests {
     var shield = shield(
       shippedShares {
         $0.mode = mode
-        $0.tls = [.starttls]
+        $0.listeners[0].tls = .starttls
       }, Self.room)
     shield.driver.handshakeStands = true
     let wanted =
@@ -169,7 +170,7 @@ struct ShareTests {
     ShieldTests.shield(
       shippedShares {
         $0.mode = .observe
-        $0.tls = [.starttls]
+        $0.listeners[0].tls = .starttls
         change(&$0)
       },
       limits {

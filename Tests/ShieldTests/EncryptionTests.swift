@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Policy
 import Shield
 import Simulator
 import Structures
@@ -15,7 +16,7 @@ struct EncryptionTests {
   ) -> VirtualShield {
     shield(
       policy(access: access) {
-        $0.tls = [.starttls]
+        $0.listeners[0].tls = .starttls
         change(&$0)
       }, limits(change2))
   }
@@ -163,7 +164,7 @@ struct EncryptionTests {
   @Test("on a listener of TLS alone the handshake comes first, then the wait for the banner")
   func implicit() throws {
     var shield = offering(access: "127.0.3.0/24 bad\n127.0.9.0/24 reject\n") {
-      $0.tls = [.implicit]
+      $0.listeners[0].tls = .implicit
     }
     let arrived = shield.arrive("127.0.5.1")
     let client = try #require(arrived)
@@ -185,7 +186,7 @@ struct EncryptionTests {
   @Test("who finds no slot on a listener of TLS alone hears nothing in clear")
   func implicitFull() throws {
     for mode in [ListenerTLS.implicit, .starttls] {
-      var shield = shield(policy { $0.tls = [mode] }, limits { $0.connections = 8 })
+      var shield = shield(policy { $0.listeners[0].tls = mode }, limits { $0.connections = 8 })
       shield.driver.handshakeStands = true
       for n in 0..<8 { #expect(shield.arrive("127.0.5.\(n + 1)") != nil) }
       let peer = Peer(address: try #require(Address("127.0.6.1")), port: 40_000, listener: 0)
@@ -228,7 +229,7 @@ struct EncryptionTests {
   ) {
     let policy = policy(access: "127.0.3.0/24 bad\n") {
       $0.hostname = name
-      $0.tls = [tls]
+      $0.listeners[0].tls = tls
       $0.badSession = 3_600_000_000
     }
     let offer = tls == .starttls ? "250-STARTTLS\r\n" : ""
@@ -317,7 +318,7 @@ struct EncryptionTests {
   func auth() throws {
     for onClear in [false, true] {
       var shield = offering { policy in
-        policy.roles = [.outbound]
+        policy.listeners[0].role = .outbound
         policy.authOnClear = onClear
       }
       shield.downstream.offers.append("AUTH PLAIN LOGIN")
@@ -335,7 +336,8 @@ struct EncryptionTests {
   func header() throws {
     var driver = VirtualDriver(
       engine: Engine(
-        policy: policy { $0.tls = [.starttls] }, limits: limits(), seed: 1, identity: .proxyV2))
+        policy: policy { $0.listeners[0].tls = .starttls }, limits: limits(), seed: 1,
+        servers: [Server(DownstreamTerms(.proxyV2))]))
     driver.handshakeFacts.version = 0x0304
     for (k, octet) in "mx.example.test".utf8.enumerated() { driver.handshakeFacts.name[k] = octet }
     driver.handshakeFacts.nameCount = 15
@@ -364,10 +366,11 @@ struct EncryptionTests {
   ) -> VirtualShield {
     var driver = VirtualDriver(
       engine: Engine(
-        policy: policy(access: "127.0.3.0/24 bad\n") { $0.tls = [.passThrough] }, limits: limits(),
+        policy: policy(access: "127.0.3.0/24 bad\n") { $0.listeners[0].tls = .passThrough },
+        limits: limits(),
         seed: 1))
     // Sluice's own TLS to the downstream is not for these.
-    driver.engine.setDownstreamTLS(mode, implicit: false)
+    driver.speak(tls: mode, implicit: false)
     var shield = VirtualShield(driver: driver)
     shield.downstream.offers.append("STARTTLS")
     shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply(starttls))]
@@ -540,7 +543,7 @@ struct EncryptionTests {
     starttls: ScriptedDownstream.Answer = .reply("220 2.0.0 Go")
   ) -> VirtualShield {
     var driver = VirtualDriver(engine: Engine(policy: policy(), limits: limits(), seed: 1))
-    driver.engine.setDownstreamTLS(mode, implicit: implicit)
+    driver.speak(tls: mode, implicit: implicit)
     var shield = VirtualShield(driver: driver)
     if offers { shield.downstream.offers.append("STARTTLS") }
     shield.downstream.rules = [.init(prefix: "STARTTLS", answer: starttls)]
@@ -609,7 +612,7 @@ struct EncryptionTests {
   func noRoomForClear() throws {
     var driver = VirtualDriver(
       engine: Engine(policy: policy(), limits: limits { $0.downstreamConnections = 1 }, seed: 1))
-    driver.engine.setDownstreamTLS(.opportunistic, implicit: false)
+    driver.speak(tls: .opportunistic, implicit: false)
     var shield = VirtualShield(driver: driver)
     shield.downstream.offers.append("STARTTLS")
     shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply("220 Go"))]
@@ -665,8 +668,9 @@ struct EncryptionTests {
       (.off, true, false),
     ] {
       var driver = VirtualDriver(
-        engine: Engine(policy: policy { $0.tls = [.starttls] }, limits: limits(), seed: 1))
-      driver.engine.setDownstreamTLS(mode, implicit: false)
+        engine: Engine(
+          policy: policy { $0.listeners[0].tls = .starttls }, limits: limits(), seed: 1))
+      driver.speak(tls: mode, implicit: false)
       var shield = VirtualShield(driver: driver)
       shield.downstream.offers += ["STARTTLS", "REQUIRETLS"]
       shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply("220 Go"))]

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import Shield
 import Simulator
 import Structures
@@ -33,7 +34,7 @@ struct HelloTests {
       driver: VirtualDriver(
         engine: Engine(
           policy: policy(access: "10.0.0.0/8 trusted\n") {
-            $0.roles = [.outbound]
+            $0.listeners[0].role = .outbound
             $0.authOnClear = true
             change(&$0)
           }, limits: limits, seed: 1)))
@@ -158,7 +159,7 @@ struct GreetingTests {
   ) throws -> SignalSet {
     var shield = shield(
       policy {
-        $0.roles = [role]
+        $0.listeners[0].role = role
         $0.ownAddresses = [Address("192.0.2.1"), Address("198.51.100.1")].compactMap { $0 }
         $0.ownNames = ["mx"]
       })
@@ -196,7 +197,7 @@ struct GreetingTests {
       driver: VirtualDriver(
         engine: Engine(
           policy: policy {
-            $0.roles = [.outbound]
+            $0.listeners[0].role = .outbound
             $0.authOnClear = true
             $0.session.errorStreak = 2
           }, limits: limits(), seed: 1)))

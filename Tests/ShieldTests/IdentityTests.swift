@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import Shield
 import Simulator
 import Structures
@@ -7,14 +8,16 @@ import Testing
 
 /// A shield that tells its downstream about clients in one of the ways.
 private func telling(
-  _ identity: Identity, offering: [String] = [], rules: [ScriptedDownstream.Rule] = []
+  _ introduction: Introduction, offering: [String] = [], rules: [ScriptedDownstream.Rule] = []
 ) -> VirtualShield {
   let terms = ListenerTerms(address: Address(v4: 0xC633_6401), port: 2_525)
   var shield = VirtualShield(
     driver: VirtualDriver(
       engine: Engine(
-        policy: policy(access: "192.0.2.0/24 trusted\n2001:db8::/32 trusted\n"), limits: limits(),
-        seed: 1, identity: identity, listeners: [terms])))
+        policy: policy(access: "192.0.2.0/24 trusted\n2001:db8::/32 trusted\n") {
+          $0.listeners = [terms]
+        }, limits: limits(),
+        seed: 1, servers: [Server(DownstreamTerms(introduction))])))
   shield.downstream.offers += offering
   shield.downstream.rules = rules
   shield.driver.engine.wallClock = 1_795_255_200_000_000
@@ -105,7 +108,7 @@ struct IdentityTests {
       rules: [
         xclientRule, .init(prefix: "STARTTLS", answer: .reply("454 4.7.0 TLS not available")),
       ])
-    shield.driver.engine.setDownstreamTLS(.opportunistic, implicit: false)
+    shield.driver.speak(tls: .opportunistic)
     let before = shield.downstream.lines.count
     let arrived = shield.arrive("192.0.2.7")
     let client = try #require(arrived)
@@ -257,7 +260,7 @@ struct IdentityTests {
       (["Subject: x\r\n y\r\n\r\n .\r\n.\r\n"], true), (["\r\n x\r\n.\r\n"], true),
     ]
     for (pieces, isTaken) in cases {
-      for identity in [Identity.received, .none] {
+      for identity in [Introduction.received, .none] {
         var shield = telling(identity)
         var policy = shield.driver.engine.policy
         policy.bareNewline = mode

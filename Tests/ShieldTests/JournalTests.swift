@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Policy
 import SMTP
 import Shield
 import Simulator
@@ -277,8 +278,8 @@ struct JournalTests {
   func loginInClear() throws {
     var shield = shield(
       policy {
-        $0.roles = [.outbound]
-        $0.tls = [.starttls]
+        $0.listeners[0].role = .outbound
+        $0.listeners[0].tls = .starttls
       })
     shield.downstream.offers += ["AUTH PLAIN LOGIN"]
     let clientFound = shield.arrive("10.1.2.3")
@@ -293,7 +294,7 @@ struct JournalTests {
 
   @Test("a handshake that comes to nothing, and a hello where none belongs")
   func handshakes() throws {
-    var shield = shield(policy { $0.tls = [.starttls] })
+    var shield = shield(policy { $0.listeners[0].tls = .starttls })
     let clear = shield.arrive("10.1.2.3")
     let client = try #require(clear)
     _ = shield.banner(client)

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import Reputation
 import SMTP
 import Shield
@@ -14,7 +15,7 @@ struct LoginTests {
     worker: Int = 0, of workers: Int = 1, _ change: (inout Policy) -> Void = { _ in }
   ) -> VirtualShield {
     let policy = policy {
-      $0.roles = [.outbound]
+      $0.listeners[0].role = .outbound
       $0.authOnClear = true
       $0.session.errorStreak = 1_000
       $0[.authFailure] = SignalRule(weight: 0)
@@ -381,7 +382,7 @@ struct LoginTests {
   @Test("only where AUTH is offered may its line be longer than a command")
   func longElsewhere() throws {
     let line = "AUTH PLAIN " + String(repeating: "A", count: 3_000) + "\r\n"
-    for change in [{ $0.roles = [.inbound] }, { $0.authOnClear = false }]
+    for change in [{ $0.listeners[0].role = .inbound }, { $0.authOnClear = false }]
       as [(inout Policy) -> Void]
     {
       var shield = guarded(change)
@@ -460,7 +461,7 @@ struct LoginTests {
     var random = SeededGenerator(seed: UInt64(seed))
     var shield = shield(
       policy(access: "10.0.0.0/8 trusted\n") {
-        $0.roles = [.outbound]
+        $0.listeners[0].role = .outbound
         $0.authOnClear = true
         $0.session.errors = 100_000
         $0.session.unknownCommands = 100_000

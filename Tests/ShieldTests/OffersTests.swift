@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import Shield
 import Simulator
 import Structures
@@ -31,7 +32,7 @@ struct OffersTests {
   ) -> VirtualShield {
     var engine = Engine(
       policy: policy(access: "127.0.5.0/24 trusted\n") {
-        $0.roles = [role]
+        $0.listeners[0].role = role
         $0.authOnClear = true
       }, limits: limits(), seed: 1)
     change(&engine)
@@ -173,7 +174,8 @@ struct OffersTests {
       offers: Self.everything + ["XCLIENT NAME ADDR PROTO HELO"]
     ) {
       $0 = Engine(
-        policy: $0.policy, limits: $0.limits, seed: 1, identity: .xclient)
+        policy: $0.policy, limits: $0.limits, seed: 1,
+        servers: [Server(DownstreamTerms(.xclient))])
     }
     let client = try arrive(&shield)
     _ = shield.ask(client, "EHLO client.example.org\r\n")
@@ -282,7 +284,10 @@ struct OffersTests {
     var shield = world([
       .init(prefix: "connect", answer: .silence), .init(prefix: prefix, answer: .reply(words)),
       .init(prefix: "PROXY", answer: .reply("220 inner.test ESMTP")),
-    ]) { $0 = Engine(policy: $0.policy, limits: $0.limits, seed: 1, identity: .proxyV1) }
+    ]) {
+      $0 = Engine(
+        policy: $0.policy, limits: $0.limits, seed: 1, servers: [Server(DownstreamTerms(.proxyV1))])
+    }
     #expect(shield.driver.engine.isDownstreamUp == true)
     _ = shield.events()
     let client = try arrive(&shield)
@@ -327,7 +332,7 @@ struct OffersTests {
     var shield = world()
     shield.driver.refusingServers = [0]
     shield.driver.silentServers = [1]
-    shield.driver.engine.setServers(count: 3, now: shield.driver.now)
+    shield.driver.move(toAddresses: 3)
     let start = shield.driver.now
     let client = try arrive(&shield)
     _ = shield.ask(client, "EHLO client.example.org\r\n")
@@ -347,7 +352,7 @@ struct OffersTests {
   @Test("where none of them answers the client hears 451, once, and nothing is left over")
   func noAddress() throws {
     var shield = world()
-    shield.driver.engine.setServers(count: 3, now: shield.driver.now)
+    shield.driver.move(toAddresses: 3)
     shield.advance(by: .seconds(1))
     shield.driver.refusingServers = [0, 1, 2]
     let client = try arrive(&shield)

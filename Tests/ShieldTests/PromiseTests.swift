@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import Shield
 import Simulator
 import Structures
@@ -374,7 +375,7 @@ struct PromiseTests {
   func loginLost() throws {
     var shield = shield(
       policy(access: "10.0.0.0/8 trusted\n") {
-        $0.roles = [.outbound]
+        $0.listeners[0].role = .outbound
         $0.authOnClear = true
       })
     shield.downstream.offers += ["AUTH PLAIN LOGIN"]
@@ -391,7 +392,7 @@ struct PromiseTests {
   func longChallenge() throws {
     var shield = shield(
       policy(access: "10.0.0.0/8 trusted\n") {
-        $0.roles = [.outbound]
+        $0.listeners[0].role = .outbound
         $0.authOnClear = true
       })
     shield.downstream.offers += ["AUTH PLAIN LOGIN"]
@@ -413,7 +414,7 @@ struct PromiseTests {
   func changedRole() throws {
     var shield = shield(
       policy(access: "10.0.0.0/8 trusted\n") {
-        $0.roles = [.outbound]
+        $0.listeners[0].role = .outbound
         $0.authOnClear = true
       })
     shield.downstream.offers += ["AUTH PLAIN LOGIN"]
@@ -421,7 +422,7 @@ struct PromiseTests {
     shield.advance(by: .seconds(61))
     let client = try greetedClient(&shield)
     #expect(shield.ask(client, "AUTH LOGIN\r\n").hasPrefix("334"))
-    shield.driver.engine.adopt(policy(access: "10.0.0.0/8 trusted\n") { $0.roles = [] })
+    shield.driver.engine.adopt(policy(access: "10.0.0.0/8 trusted\n") { $0.listeners = [] })
     // The exchange that is under way ends as it began.
     shield.downstream.rules = [.init(prefix: "AAAA", answer: .reply("535 5.7.8 No"))]
     #expect(shield.ask(client, "AAAA\r\n").hasPrefix("535"))

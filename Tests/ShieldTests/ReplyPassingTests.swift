@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import SMTP
 import Shield
 import Simulator
@@ -13,7 +14,7 @@ struct ReplyPassingTests {
     _ rules: [ScriptedDownstream.Rule], offers: [String] = ["AUTH PLAIN LOGIN"]
   ) throws -> (shield: VirtualShieldBox, client: Int) {
     let policy = policy {
-      $0.roles = [.outbound]
+      $0.listeners[0].role = .outbound
       $0.authOnClear = true
     }
     let box = VirtualShieldBox(

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Policy
 import Shield
 import Simulator
 import Structures
@@ -53,6 +54,22 @@ func shield(_ policy: Policy, _ limits: Limits = limits(), seed: UInt64 = 1) -> 
     driver: VirtualDriver(engine: Engine(policy: policy, limits: limits, seed: seed)))
   shield.advance(by: .seconds(1))
   return shield
+}
+
+extension VirtualDriver {
+  /// How the downstream is spoken to from now on.
+  mutating func speak(tls: DownstreamTLS, implicit: Bool = false) {
+    var server = engine.servers[0]
+    server.terms.tls = tls
+    server.terms.isImplicitTLS = implicit
+    engine.adopt([server], now: now)
+  }
+
+  /// So many addresses the downstream has from now on.
+  mutating func move(toAddresses count: Int) {
+    let addresses = (1...count).map { Address(v4: 0x7F00_0000 + UInt32($0)) }
+    engine.adopt(engine.servers.map { $0.moved(to: addresses) }, now: now)
+  }
 }
 
 extension VirtualShield {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
+import Policy
 import SMTP
 import Shield
 import Simulator
@@ -16,12 +17,12 @@ private func behind(
   let networks = [("10.0.0.0", 24), ("2001:db8:f::", 64)].compactMap { text, length in
     Address(text).flatMap { Prefix($0, length: length) }
   }
-  let terms = ListenerTerms(
-    address: Address(v4: 0), port: 25, balancers: PrefixTable(networks.map { ($0, 0) }))
+  var policy = policy
+  policy.listeners[0].balancers = PrefixTable(networks.map { ($0, 0) })
   var shield = VirtualShield(
     driver: VirtualDriver(
       engine: Engine(
-        policy: policy, limits: limits, seed: 1, listeners: [terms], worker: 0, workers: workers)))
+        policy: policy, limits: limits, seed: 1, worker: 0, workers: workers)))
   shield.advance(by: .seconds(1))
   _ = shield.events()
   return shield
@@ -177,7 +178,7 @@ struct UpstreamTests {
   @Test(
     "on a listener of TLS alone nothing of that is said, because the client would see it in clear")
   func refusedSilently() throws {
-    var shield = behind(policy { $0.tls = [.implicit] })
+    var shield = behind(policy { $0.listeners[0].tls = .implicit })
     let peer = Peer(address: try #require(Address("10.0.1.9")), port: 40_000, listener: 0)
     let now = shield.driver.now
     var effects = Moment()
@@ -234,7 +235,7 @@ struct UpstreamTests {
       var shield = behind(
         policy(access: access) {
           $0.mode = mode
-          $0.roles = [.outbound]
+          $0.listeners[0].role = .outbound
           $0.authOnClear = true
         })
       shield.downstream.offers.append("AUTH PLAIN LOGIN")
@@ -350,7 +351,7 @@ struct UpstreamTests {
       address: Address(v4: 0), port: 25, balancers: PrefixTable([(prefix, 0)]))
     let small = limits { $0.proxyHeaders = 16 }
     var engine = Engine(
-      policy: policy(), limits: small, seed: 1, listeners: [terms], worker: 0, workers: 4)
+      policy: policy { $0.listeners = [terms] }, limits: small, seed: 1, worker: 0, workers: 4)
     var effects = Moment(capacity: 256)
     let from = Peer(address: Address(v4: 0x0A00_0009), port: 7, listener: 0)
     var handed = [0, 0, 0, 0]

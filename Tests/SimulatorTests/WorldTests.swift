@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Flow
 import Personas
+import Policy
 import Shield
 import Suspicion
 import Synchronization
@@ -182,7 +183,7 @@ struct WorldTests {
 @Suite("TLS in the simulated world")
 struct WorldTLSTests {
   private static let offered = policy {
-    $0.tls = [.starttls]
+    $0.listeners[0].tls = .starttls
     $0.handshakes = .unlimited
   }
 
@@ -235,7 +236,7 @@ struct WorldTLSTests {
       var world = world(
         [(sender(tls: tls), rate: 1)], duration: 100,
         policy: policy {
-          $0.tls = [.starttls]
+          $0.listeners[0].tls = .starttls
           $0.handshakes = .unlimited
           for stage in Stage.allCases { $0.delays[stage].clean = 0 }
         }

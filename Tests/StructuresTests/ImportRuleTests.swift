@@ -7,8 +7,30 @@ struct ImportRuleTests {
   static let sources = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
     .deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("Sources")
   static let pure = [
-    "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Shield", "Personas",
+    "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Personas",
     "Reports", "Simulator",
+  ]
+
+  /// What each module of the daemon may import of this package; of anything else it may import what it likes. The parts
+  /// that a client or a simulation is made of are in none of these lists: a shield that serves links none of them.
+  static let house: [(module: String, mayImport: Set<String>)] = [
+    (
+      "Configuration",
+      ["Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "TLS"]
+    ),
+    (
+      "Driver",
+      [
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Uring", "TLS",
+      ]
+    ),
+    (
+      "Service",
+      [
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Uring", "TLS",
+        "Configuration", "Driver",
+      ]
+    ),
   ]
 
   /// Files that may touch memory through pointers, each with the proof beside it.
@@ -23,17 +45,41 @@ struct ImportRuleTests {
     }
   }
 
+  /// The modules that a file imports.
+  static func imports(of text: String) -> [String] {
+    text.split(separator: "\n").compactMap { line in
+      let words = line.split(separator: " ")
+      guard let place = words.firstIndex(of: "import"), place <= 1, place + 1 < words.count else {
+        return nil
+      }
+      return String(words[place + 1])
+    }
+  }
+
+  /// The folders below `Sources`, each of which is a module.
+  static func modules() throws -> Set<String> {
+    Set(try FileManager.default.contentsOfDirectory(atPath: sources.path))
+  }
+
+  @Test("a module of the daemon imports only those below it", arguments: house)
+  func layers(module: String, mayImport: Set<String>) throws {
+    let modules = try Self.modules()
+    #expect(mayImport.isSubset(of: modules), "the list names a module that is not there")
+    let files = try Self.files(of: module)
+    #expect(!files.isEmpty)
+    for (name, text) in files {
+      for imported in Self.imports(of: text) where modules.contains(imported) {
+        #expect(mayImport.contains(imported), "\(name) imports \(imported)")
+      }
+    }
+  }
+
   @Test("import nothing but each other", arguments: pure)
   func imports(module: String) throws {
     let files = try Self.files(of: module)
     #expect(!files.isEmpty)
     for (name, text) in files {
-      for line in text.split(separator: "\n") where line.contains("import ") {
-        let words = line.split(separator: " ")
-        guard let place = words.firstIndex(of: "import"), place <= 1, place + 1 < words.count else {
-          continue
-        }
-        let imported = String(words[place + 1])
+      for imported in Self.imports(of: text) {
         // The one thing of the library that keeps a struct in place; see there.
         let isAllowed = Self.pure.contains(imported) || name == "Structures/StaysPut.swift"
         #expect(isAllowed, "\(name) imports \(imported)")

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Configuration
 import CShipped
 
 /// What is built into the program of the folder `tuning`, so that an installed binary needs nothing beside it.

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import SMTP
 import Structures
 import Suspicion
@@ -11,9 +12,9 @@ import Suspicion
 /// one of a wrong class ends the link (RFC 5321, 4.2; docs/reliability.md).
 struct Downstream: ~Copyable {
   var links: Slab<Link>
-  var terms = DownstreamTerms()
+  private(set) var server: Server
   var offers = KnownOffers()
-  var servers = ServerChoice()
+  private var choice: ServerChoice
   /// Whether the last attempt to reach it worked; nil before the first.
   private(set) var isUp: Bool?
   private(set) var nextProbe = Instant.origin
@@ -35,10 +36,30 @@ struct Downstream: ~Copyable {
   /// that can be avoided: the shield would raise the concurrency that it is there to lower.
   static let parkAfter: Int64 = 1_000_000
 
-  init(_ limits: Limits, worker: Int) {
+  /// - Parameter servers: where mail goes; one, as yet.
+  init(_ servers: [Server], _ limits: Limits, worker: Int) {
+    server = Self.only(servers)
+    choice = ServerChoice(count: server.addresses.count)
     links = Slab(capacity: limits.downstreamConnections, repeating: Link())
     firstSlot = limits.connections
     self.worker = worker
+  }
+
+  private static func only(_ servers: [Server]) -> Server {
+    invariant(servers.count == 1, "one downstream, and \(servers.count) were given")
+    return servers[0]
+  }
+
+  /// How it is spoken to.
+  var terms: DownstreamTerms { server.terms }
+
+  /// Puts new terms in force. Where the addresses are others, the next probe looks at them at once.
+  mutating func adopt(_ servers: [Server], now: Instant) {
+    let before = server.addresses
+    server = Self.only(servers)
+    guard server.addresses != before else { return }
+    choice = ServerChoice(count: server.addresses.count)
+    nextProbe = now
   }
 
   func slot(_ l: LinkIndex) -> Slot {
@@ -55,8 +76,6 @@ struct Downstream: ~Copyable {
     let probe = open(for: .none, Acquaintance(), holder: nil, isKnown: true, &core, &m)
     isProbing = probe != nil
   }
-
-  mutating func probeAtOnce(now: Instant) { nextProbe = now }
 
   mutating func probeSoon(now: Instant) {
     nextProbe = min(nextProbe, now.after(microseconds: Self.probeRetry))
@@ -83,7 +102,7 @@ struct Downstream: ~Copyable {
   }
 
   /// Whether clear text does where a handshake fails.
-  var mayStayClear: Bool { terms.tls == .opportunistic && !terms.isImplicitTLS }
+  var mayStayClear: Bool { terms.tls == .opportunistic && !terms.beginsWithTLS }
 
   /// TLS does not work: in clear, then, for a while.
   mutating func avoidTLS(_ why: Subject, _ core: inout Core, now: Instant) {
@@ -111,7 +130,7 @@ struct Downstream: ~Copyable {
     let most = Double(core.limits.downstreamConnections)
     let reserved = isKnown ? 0 : Int(most * core.policy.reservedForKnown)
     guard core.places.links.free > reserved, let l = core.places.links.take() else { return nil }
-    let server = failed.map { servers.next(after: Int(links[$0].server)) } ?? servers.first
+    let server = failed.map { choice.next(after: Int(links[$0].server)) } ?? choice.first
     links[l] = Link(
       generation: links[l].generation, for: session, client, holder: holder, isForKnown: isKnown,
       server: server, addressesTried: failed.map { links[$0].addressesTried + 1 } ?? 0)
@@ -124,8 +143,8 @@ struct Downstream: ~Copyable {
   /// How long the address at hand may take: where others follow, a part of the time that there is for one.
   private func connectTimeout(_ l: LinkIndex, _ core: borrowing Core) -> Int64 {
     let whole = core.policy.timeouts.connect
-    if Int(links[l].addressesTried) + 1 >= servers.count { return whole }
-    return max(whole / Int64(servers.count), min(whole, 2_000_000))
+    if Int(links[l].addressesTried) + 1 >= choice.count { return whole }
+    return max(whole / Int64(choice.count), min(whole, 2_000_000))
   }
 
   /// Goes on to the next address where a connection could not be made.
@@ -134,8 +153,8 @@ struct Downstream: ~Copyable {
   private mutating func openElsewhere(
     _ l: LinkIndex, _ core: inout Core, _ m: inout Moment
   ) -> LinkIndex? {
-    servers.failed(Int(links[l].server))
-    guard Int(links[l].addressesTried) + 1 < servers.count,
+    choice.failed(Int(links[l].server))
+    guard Int(links[l].addressesTried) + 1 < choice.count,
       let other = open(
         for: links[l].session, links[l].client, holder: links[l].holder,
         isKnown: links[l].isForKnown, inPlaceOf: l, &core, &m)
@@ -204,7 +223,7 @@ struct Downstream: ~Copyable {
   /// Why a downstream connection failed before its greeting was over, in words that name the likely cause: what
   /// it answers to a header that it does not expect, or how it waits for one that does not come.
   private func cause(_ why: Subject, _ l: LinkIndex) -> Subject {
-    let isHeader = terms.identity.isHeader
+    let isHeader = terms.introduction.isHeader
     switch (links[l].state, why) {
     case (.greeting, .silence) where !isHeader, (.greeting, .closed) where !isHeader:
       return .greetingMissing

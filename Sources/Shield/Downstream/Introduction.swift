@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import SMTP
 import Structures
 import Suspicion
@@ -10,7 +11,7 @@ extension Downstream {
   ///
   /// - Parameter facts: of the client's TLS, if it speaks TLS.
   mutating func writeProxyHeader(_ l: LinkIndex, _ facts: TLSFacts?, _ core: inout Core) {
-    let identity = terms.identity
+    let identity = terms.introduction
     guard identity.isHeader else { return }
     let details = links[l].client.details
     let written = core.arena.append(into: room(l, core)) { out in
@@ -36,19 +37,19 @@ extension Downstream {
 
   /// Whether a link's greeting is still in Sluice's own name: the client has not been named by XCLIENT yet.
   func isUnintroduced(_ l: LinkIndex) -> Bool {
-    terms.identity == .xclient && !links[l].client.isIntroduced
+    terms.introduction == .xclient && !links[l].client.isIntroduced
   }
 
   /// Whether HELO may be tried where EHLO was refused. What takes a header has EHLO: the refusal was meant for
   /// the header, and the answers to come would pair with the wrong commands.
-  var mayFallBack: Bool { !terms.identity.isHeader && terms.identity != .xclient }
+  var mayFallBack: Bool { !terms.introduction.isHeader && terms.introduction != .xclient }
 
   /// Whether what is answered on a link that is not ready yet may be about its client.
   func knowsClient(_ l: LinkIndex) -> Bool {
     switch links[l].state {
-    case .greeting: terms.identity.isHeader
+    case .greeting: terms.introduction.isHeader
     case .ehlo, .helo: !isUnintroduced(l)
-    case .introducing: terms.identity == .xclient
+    case .introducing: terms.introduction == .xclient
     default: false
     }
   }
@@ -57,7 +58,7 @@ extension Downstream {
   ///
   /// - Returns: false if there is nothing to be told, or it was told.
   mutating func forwardDetails(_ l: LinkIndex, _ core: inout Core, _ m: inout Moment) -> Bool {
-    guard terms.identity == .xforward, !links[l].client.listed.isEmpty else { return false }
+    guard terms.introduction == .xforward, !links[l].client.listed.isEmpty else { return false }
     if links[l].client.isIntroduced {
       links[l].client.forget()
       return false

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import SMTP
 import Structures
 import Suspicion
@@ -14,7 +15,7 @@ extension Downstream {
     guard links[l].state == .connecting else { return }
     writeProxyHeader(l, facts, &core)
     flush(l, core, &m)
-    guard terms.isImplicitTLS else {
+    guard terms.beginsWithTLS else {
       awaitGreeting(l, &core, &m)
       return
     }
@@ -48,7 +49,7 @@ extension Downstream {
     core.counters.linksSecured += 1
     // What it said before is forgotten (RFC 3207, 4.2); what it offered there was never kept.
     links[l].input.forget()
-    if terms.isImplicitTLS {
+    if terms.beginsWithTLS {
       awaitGreeting(l, &core, &m)
     } else {
       greet(l, isExtended: true, &core, &m)
@@ -253,7 +254,7 @@ extension Downstream {
       }
     }
     let word: StaticString? =
-      switch terms.identity {
+      switch terms.introduction {
       case .xforward: "XFORWARD"
       case .xclient: "XCLIENT"
       case .none, .proxyV1, .proxyV2, .received: nil
@@ -268,7 +269,7 @@ extension Downstream {
   private mutating func introduced(
     _ l: LinkIndex, _ code: UInt16, _ core: inout Core, _ m: inout Moment
   ) -> LinkEvent {
-    let isXCLIENT = terms.identity == .xclient
+    let isXCLIENT = terms.introduction == .xclient
     // 220 to XCLIENT, 250 to XFORWARD; by its first digit (RFC 5321, 4.3.2), save a goodbye.
     guard code.isWelcome else { return refused(l, .identityRefused, code, &core, &m) }
     if sayClientLine(l, isXCLIENT ? "XCLIENT" : "XFORWARD", &core, &m) { return .none }
@@ -289,7 +290,7 @@ extension Downstream {
     note(up: true, &core, now: m.now)
     links[l].enter(.ready)
     if links[l].session.exists { return .ready }
-    if terms.identity == .xforward && links[l].client.listed.isEmpty {
+    if terms.introduction == .xforward && links[l].client.listed.isEmpty {
       core.noteDownstream(.identityNotOffered, now: m.now)
     }
     if offers.all?.mechanisms.isCut == true { core.noteDownstream(.mechanismsCut, now: m.now) }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import SMTP
 import Structures
 import Suspicion
@@ -95,7 +96,7 @@ extension Downstream {
   mutating func writeTrace(
     _ l: LinkIndex, _ client: Acquaintance, _ core: inout Core, _ m: inout Moment
   ) {
-    guard terms.identity == .received else { return }
+    guard terms.introduction == .received else { return }
     let host = core.policy.hostnameBytes
     let date = (wallClock &+ m.now.microseconds) / 1_000_000
     let written = core.arena.transform(from: client.helo, into: core.layout.linkOut(l)) {

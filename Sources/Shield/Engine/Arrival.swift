@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import Flow
 import SMTP
 package import Structures
@@ -11,7 +12,9 @@ extension Engine {
     _ peer: Peer, now: Instant, into m: inout Moment
   ) -> Admission {
     m.now = now
-    if hasBalancers, peer.via == nil, let balancers = terms[Int(peer.listener)].balancers {
+    if hasBalancers, peer.via == nil,
+      let balancers = core.policy.balancers(ofListener: Int(peer.listener))
+    {
       return acceptedBehind(balancers, peer, &m)
     }
     core.counters.accepted += 1

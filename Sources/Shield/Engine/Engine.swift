@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+package import Policy
 import Reputation
 import SMTP
 package import Structures
-package import Suspicion
+import Suspicion
 
 /// The shield without I/O: facts and time go in, orders come out.
 ///
@@ -21,8 +22,7 @@ package struct Engine: ~Copyable {
   var headers: Headers
   package var judge: Judge
   var woken: Woken
-  /// Each listener's, by its number; where there are fewer, nothing is known of the others.
-  let terms: [ListenerTerms]
+  /// Whether any listener stands behind a load balancer: fixed at the start, as the sockets are.
   let hasBalancers: Bool
   /// Which worker's engine this is, and how many there are.
   let worker: Int
@@ -37,13 +37,11 @@ package struct Engine: ~Copyable {
   ///   - seed: of the hash keys and the session ids.
   ///   - secret: under which names are remembered. All workers must have it in common; without it, one of the seed.
   ///   - epoch: what a clock on the wall says at instant 0, in microseconds since 1970.
-  ///   - identity: how the downstream is told who the client is.
-  ///   - listeners: what there is to know of each, by its number.
+  ///   - servers: the downstreams; one, as yet.
   ///   - worker: which of the workers this is; a client that a load balancer names may be another's.
   package init(
     policy: Policy, limits: Limits, seed: UInt64, secret: (UInt64, UInt64)? = nil,
-    epoch: Int64 = 0, identity: Identity = .none, listeners: [ListenerTerms] = [],
-    worker: Int = 0, workers: Int = 1
+    epoch: Int64 = 0, servers: [Server] = [Server()], worker: Int = 0, workers: Int = 1
   ) {
     var random = SeededGenerator(seed: seed)
     let hash = SipHash(k0: random.next(), k1: random.next())
@@ -51,8 +49,7 @@ package struct Engine: ~Copyable {
     // Another stream than a worker's own keys come from.
     var common = SeededGenerator(seed: seed ^ 0x6C6F_6769_6E73)
     let ownSecret = (common.next(), common.next())
-    terms = listeners
-    hasBalancers = listeners.contains { $0.balancers != nil }
+    hasBalancers = policy.listeners.contains { $0.balancers != nil }
     self.worker = worker
     self.workers = workers
     ports = Ports(clients: limits.connections, links: limits.downstreamConnections)
@@ -60,8 +57,7 @@ package struct Engine: ~Copyable {
     headers = Headers(capacity: pending, hash: hash)
     core = Core(policy, limits, headers: pending)
     clients = Clients(limits, salt: salt)
-    downstream = Downstream(limits, worker: worker)
-    downstream.terms.identity = identity
+    downstream = Downstream(servers, limits, worker: worker)
     woken = Woken(capacity: limits.sessions)
     let bucketHash = SipHash(k0: random.next(), k1: random.next())
     let memory = Memory(

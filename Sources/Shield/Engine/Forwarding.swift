@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import Flow
 import SMTP
 import Structures
@@ -74,8 +75,8 @@ extension Engine {
     let connection = clients.connections[i]
     var ends = ClientEnds(address: connection.address, port: connection.port)
     let listener = Int(connection.listener)
-    if listener < terms.count {
-      let terms = terms[listener]
+    if listener < core.policy.listeners.count {
+      let terms = core.policy.listeners[listener]
       ends = ClientEnds(
         address: ends.address, port: ends.port, server: terms.isWildcard ? nil : terms.address,
         serverPort: terms.port)

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import SMTP
 import Structures
 import Suspicion
@@ -94,7 +95,7 @@ extension Engine {
     }
     // A message that goes on with the trace header before it could change that, and an access filter goes by it: it must
     // be ours alone.
-    if downstream.terms.identity == .received
+    if downstream.terms.introduction == .received
       && clients.sessions[s].passage.continuesHeader(core.arena.span(room.prefix(count)))
     {
       leave(i, .foldedStart, &m)

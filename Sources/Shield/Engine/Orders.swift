@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+package import Policy
 package import Reputation
 package import Structures
-package import Suspicion
+import Suspicion
 
 // What operators and other workers ask of an engine, and what they may know of it.
 extension Engine {
@@ -44,21 +45,9 @@ extension Engine {
     judge.learn(change, &core, now: now)
   }
 
-  /// How the downstream is spoken to.
-  package mutating func setDownstreamTLS(_ mode: DownstreamTLS, implicit: Bool) {
-    downstream.terms.tls = mode
-    downstream.terms.isImplicitTLS = implicit && mode != .off
-  }
-
-  /// How often the downstream is asked what it offers, in microseconds.
-  package mutating func setProbeInterval(_ interval: Int64) {
-    downstream.terms.probeEvery = interval
-  }
-
-  /// How many addresses the downstream has from now on; the next probe looks at them at once.
-  package mutating func setServers(count: Int, now: Instant) {
-    downstream.servers.adopt(count: count)
-    downstream.probeAtOnce(now: now)
+  /// Puts new terms of the downstreams in force: there is one, as yet.
+  package mutating func adopt(_ servers: [Server], now: Instant) {
+    downstream.adopt(servers, now: now)
   }
 
   // MARK: Questions
@@ -67,6 +56,8 @@ extension Engine {
   package var limits: Limits { core.limits }
   package var isDraining: Bool { core.isDraining }
   package var isDownstreamUp: Bool? { downstream.isUp }
+  /// The downstreams as they are now.
+  package var servers: [Server] { [downstream.server] }
 
   /// What a clock on the wall said at instant 0, in microseconds since 1970.
   package var wallClock: Int64 {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import SMTP
 import Structures
 import Suspicion
@@ -200,7 +201,7 @@ extension Engine {
       return recipientRejected(i, code, now: m.now)
     case .data where code < 400:
       downstream.beginBody(l)
-      if downstream.terms.identity == .received {
+      if downstream.terms.introduction == .received {
         downstream.writeTrace(l, acquaintance(i), &core, &m)
       }
       passReply(i, l, to: .data, now: m.now)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+import Policy
 import SMTP
-package import Structures
+import Structures
 
 /// A connection whose PROXY header is not whole yet.
 struct PendingHeader: BitwiseCopyable, Sendable {
@@ -96,21 +97,4 @@ struct Headers: ~Copyable {
       return .wants(room.prefix(min(left, room.count)))
     }
   }
-}
-
-/// What the engine must know of a listener beside its role.
-package struct ListenerTerms: Sendable {
-  /// Where it listens; of a wildcard nothing is known about what the client dialled.
-  package var address: Address
-  package var port: UInt16
-  /// The load balancers that speak for others here, by a PROXY header; nil where clients come by themselves.
-  package var balancers: PrefixTable?
-
-  package init(address: Address, port: UInt16, balancers: PrefixTable? = nil) {
-    self.address = address
-    self.port = port
-    self.balancers = balancers
-  }
-
-  var isWildcard: Bool { address == Address(v4: 0) || address == Address(high: 0, low: 0) }
 }

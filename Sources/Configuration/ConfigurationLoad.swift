@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+package import Flow
+import Policy
+import Shield
+import Structures
+import Suspicion
+
+/// From files and the command line to a configuration that has been checked as a whole.
+///
+/// Not a watcher: reload is a second call. Kept: a configuration is returned exactly when no problem is an
+/// error.
+extension Configuration {
+  /// Reads the file, the `conf.d/*.yaml` beside it in name order, the options, and the tables they name.
+  ///
+  /// - Parameters:
+  ///   - file: nil for none: what ships, and the options over it.
+  ///   - detail: what the tables keep; an `Explanation` shows their text.
+  /// - Returns: the configuration, or nil if there is an error among the problems.
+  package static func load(
+    file: String?, overrides: Overrides = Overrides(), environment: Environment = .current,
+    keeping detail: TableDetail = .text
+  ) -> (configuration: Configuration?, problems: [Problem]) {
+    var problems = ProblemList()
+    guard let file else {
+      return read([], folder: "", overrides, environment, problems, keeping: detail)
+    }
+    var sources: [SourceText] = []
+    var marks = FileMarks()
+    let folder = folder(of: file)
+    let extra = (folder.isEmpty ? "" : folder + "/") + "conf.d"
+    do throws(FileFailure) {
+      let content = try readFile(file, bytesMax: SourceText.bytesMax)
+      sources.append(SourceText(file: file, bytes: content))
+      marks.note(file, content)
+      for name in try names(in: extra, endingIn: "") where passesOver(name) {
+        problems.add(
+          .warning, at: SourcePosition(file: "\(extra)/\(name)", line: 0, column: 0),
+          "this file is not read: only *.yaml is", "rename it to \(stem(of: name)).yaml")
+      }
+      for name in try names(in: extra, endingIn: ".yaml") {
+        let path = "\(extra)/\(name)"
+        let content = try readFile(path, bytesMax: SourceText.bytesMax)
+        sources.append(SourceText(file: path, bytes: content))
+        marks.note(path, content)
+      }
+    } catch {
+      let place = SourcePosition(file: error.path, line: 0, column: 0)
+      problems.add(error.problem(at: place, lineText: ""))
+      return (nil, problems.sorted)
+    }
+    if sources.allSatisfy(\.isBlank) {
+      problems.add(
+        .error, at: SourcePosition(file: file, line: 0, column: 0),
+        "there is no setting in this file",
+        "see that it was written whole; write mode: observe for what ships")
+    }
+    return read(sources, folder: folder, overrides, environment, problems, marks, keeping: detail)
+  }
+
+  /// Whether a file of `conf.d` was probably meant to be read. Those that an editor or a package manager leaves were not.
+  private static func passesOver(_ name: String) -> Bool {
+    let lower = name.lowercased()
+    return !name.hasSuffix(".yaml")
+      && [".yml", ".yaml", ".json", ".conf"].contains { lower.hasSuffix($0) }
+  }
+
+  private static func stem(of name: String) -> Substring {
+    name.lastIndex(of: ".").map { name[..<$0] } ?? name[...]
+  }
+
+  private static func folder(of file: String) -> String {
+    guard let slash = file.lastIndex(of: "/") else { return "" }
+    return slash == file.startIndex ? "/." : String(file[..<slash])
+  }
+
+  /// The same from texts in memory; only tables are still read from files.
+  package static func read(
+    _ sources: [SourceText], folder: String, _ overrides: Overrides, _ environment: Environment,
+    _ problems: ProblemList = ProblemList(), _ marks: FileMarks = FileMarks(),
+    keeping detail: TableDetail = .text
+  ) -> (configuration: Configuration?, problems: [Problem]) {
+    var problems = problems
+    let start = SourcePosition(file: sources.first?.file ?? "command line", line: 0, column: 0)
+    var root = ConfigNode(content: .map([]), place: start)
+    for source in sources {
+      problems.know(source)
+      guard let node = YAMLFile.read(source, &problems) else { continue }
+      switch node.content {
+      case .map, .null: root = root.merged(with: node)
+      case .scalar, .list:
+        problems.add(
+          .error, at: node.place, "a configuration is made of keys and values, not of \(node.kind)",
+          "write mode: observe, for a start")
+      }
+    }
+    root = root.merged(with: overrides.node)
+    var draft = Configuration(environment: environment)
+    draft.files = sources.map(\.file)
+    draft.marks = marks
+    var reader = ConfigurationReader(draft: draft, problems: problems)
+    reader.folder = folder
+    reader.tableDetail = detail
+    reader.read(root)
+    reader.finish(whole: start)
+    let found = reader.problems.sorted
+    return (found.hasErrors ? nil : reader.draft, found)
+  }
+}
+
+extension ConfigurationReader {
+  /// What can only be told from several keys together, then the tables.
+  fileprivate mutating func finish(whole: SourcePosition) {
+    draft.origins = places
+    if let name = draft.hostnameAsked {
+      draft.policy.hostname = name
+    } else {
+      checkMachineName(at: places["hostname"] ?? whole)
+    }
+    draft.policy.ownNames = []
+    for name in [draft.policy.hostname.lowercased()] + draft.ownNamesAsked
+    where !draft.policy.ownNames.contains(name) {
+      draft.policy.ownNames.append(name)
+    }
+    checkOrder(whole)
+    checkDownstream(whole)
+    finishTLS(whole)
+    readNameKey()
+    let detail = tableDetail
+    draft.policy.access = loadTable("tables.access", draft.tables.access) { content, file in
+      AccessTable.load(content: content, file: file, keeping: detail)
+    }
+    draft.policy.rates = loadTable("tables.rates", draft.tables.rates) { content, file in
+      RateTable.load(content: content, file: file, keeping: detail)
+    }
+  }
+
+  private mutating func readNameKey() {
+    guard let path = draft.nameKeyFile else { return }
+    draft.files.append(path)
+    let place = places["reputation.key_file"] ?? SourcePosition(file: path, line: 0, column: 0)
+    let content: [UInt8]
+    do {
+      content = try readFile(path, bytesMax: 4_096)
+    } catch {
+      problems.add(error.problem(at: place, lineText: problems.line(at: place)))
+      return
+    }
+    do {
+      draft.nameKey = try NameKey(content)
+    } catch {
+      let file = SourcePosition(file: path, line: 1, column: 1)
+      problems.add(.error, at: file, error.reason, error.hint)
+    }
+  }
+
+  private mutating func checkMachineName(at place: SourcePosition) {
+    do {
+      draft.policy.hostname = try Form.hostname(draft.policy.hostname, isFull: true)
+    } catch {
+      // Others must take us for a mail server by this name; until it acts, nobody is hurt by a short one.
+      if draft.policy.mode == .enforce {
+        problems.add(
+          .warning, at: place, "the name of this machine, \(error.reason)",
+          "write hostname: with the name that the MX record points to")
+      }
+      if (try? Form.hostname(draft.policy.hostname, isFull: false)) == nil {
+        draft.policy.hostname = "localhost"
+      }
+    }
+  }
+
+  /// Pairs of settings of which one must not be less than the other.
+  private mutating func checkOrder(_ whole: SourcePosition) {
+    let limits = draft.limits
+    let policy = draft.policy
+    let places = self.places
+    func place(_ keys: String...) -> SourcePosition {
+      keys.compactMap { places[$0] }.first ?? whole
+    }
+    var found: [(Problem.Severity, SourcePosition, String, String)] = []
+    if policy.session.commandBytes > limits.inputBytes {
+      found.append(
+        (
+          .error, place("smtp.command_bytes", "limits.input_bytes"),
+          "smtp.command_bytes (\(Form.write(size: policy.session.commandBytes))) does not fit into "
+            + "limits.input_bytes (\(Form.write(size: limits.inputBytes)))",
+          "a command must fit into the buffer as a whole: lower the first or raise the second"
+        ))
+    }
+    if draft.listeners.contains(where: { $0.role == .outbound })
+      && limits.inputBytes < SessionLimits.loginBytes + 2
+    {
+      found.append(
+        (
+          .warning, place("limits.input_bytes"),
+          "limits.input_bytes (\(Form.write(size: limits.inputBytes))) is less than a line of AUTH may have "
+            + "(\(SessionLimits.loginBytes) octets)",
+          "log-ins with long tokens or tickets will be answered 500: 16k is enough"
+        ))
+    }
+    let share = limits.share(of: draft.workers)
+    let slots = share.connections + share.downstreamConnections
+    if slots > Limits.slotsOfWorkerMax {
+      let needed =
+        (limits.connections + limits.downstreamConnections) / (Limits.slotsOfWorkerMax - 1) + 1
+      found.append(
+        (
+          .error, place("limits.connections", "workers"),
+          "a worker cannot have \(slots) connections, \(Limits.slotsOfWorkerMax) at most",
+          "write workers: \(needed) or more"
+        ))
+    }
+    if limits.sessions > limits.connections {
+      found.append(
+        (
+          .error, place("limits.sessions", "limits.connections"),
+          "limits.sessions (\(limits.sessions)) is more than limits.connections (\(limits.connections))",
+          "a session is a connection that talks: lower the first or raise the second"
+        ))
+    }
+    if limits.downstreamConnections > limits.sessions {
+      found.append(
+        (
+          .warning, place("limits.downstream_connections", "limits.sessions"),
+          "limits.downstream_connections (\(limits.downstreamConnections)) is more than limits.sessions "
+            + "(\(limits.sessions)): the rest can never be used",
+          "write limits.downstream_connections: \(limits.sessions) or less"
+        ))
+    }
+    if limits.receiveBuffers & (limits.receiveBuffers - 1) != 0 {
+      let power = 1 << (Int.bitWidth - limits.receiveBuffers.leadingZeroBitCount)
+      found.append(
+        (
+          .error, place("limits.receive_buffers"),
+          "limits.receive_buffers (\(limits.receiveBuffers)) is not a power of two, as the kernel asks for",
+          "write \(power / 2) or \(min(power, 32_768))"
+        ))
+    }
+    if policy.shrinkAt > policy.shedAt {
+      found.append(
+        (
+          .error, place("overload.shrink_at", "overload.shed_at"),
+          "overload.shrink_at (\(Form.write(percentage: policy.shrinkAt))) is above overload.shed_at "
+            + "(\(Form.write(percentage: policy.shedAt)))",
+          "holding for a shorter time comes first, sending away second"
+        ))
+    }
+    // Only where it was written: the shipped one gives way to a shorter `command` by itself.
+    if policy.timeouts.commandUnderStress > policy.timeouts.command,
+      places["timeouts.command_under_stress"] != nil
+    {
+      found.append(
+        (
+          .error, place("timeouts.command_under_stress", "timeouts.command"),
+          "timeouts.command_under_stress (\(Form.write(duration: policy.timeouts.commandUnderStress))) is "
+            + "longer than timeouts.command (\(Form.write(duration: policy.timeouts.command)))",
+          "under stress we wait less: lower the first or raise the second"
+        ))
+    }
+    if policy.session.recipients < 100 {
+      found.append(
+        (
+          .warning, place("smtp.recipients"),
+          "fewer than 100 recipients a message are less than RFC 5321 (4.5.3.1.8) promises to senders",
+          "write smtp.recipients: 100 or more, unless all senders are yours"
+        ))
+    }
+    found += delaysOutOfOrder(place)
+    for (severity, position, reason, hint) in found {
+      problems.add(severity, at: position, reason, hint)
+    }
+  }
+
+  /// Where a suspicious peer would wait less than a clean one.
+  private func delaysOutOfOrder(
+    _ place: (String...) -> SourcePosition
+  ) -> [(Problem.Severity, SourcePosition, String, String)] {
+    let delays = draft.policy.delays
+    var pairs = Stage.allCases.map { ($0.name, delays[$0].clean, delays[$0].suspicious) }
+    pairs.append(("sum", delays.cleanSum, delays.suspiciousSum))
+    return pairs.filter { $0.1 > $0.2 }.map { name, clean, suspicious in
+      (
+        .warning, place("delays.\(name).clean", "delays.\(name).suspicious"),
+        "at 'delays.\(name)' a clean peer waits \(Form.write(duration: clean)), longer than a suspicious "
+          + "one with \(Form.write(duration: suspicious))",
+        "write the shorter one at 'clean'"
+      )
+    }
+  }
+
+  private mutating func checkDownstream(_ whole: SourcePosition) {
+    let downstream = draft.downstream
+    let place = places["downstream.address"] ?? places["downstream.identity"] ?? whole
+    if let address = Address(downstream.host), let reason = draft.circle(at: address) {
+      problems.add(.error, at: place, reason, Configuration.circleHint)
+    }
+    if draft.policy.mode == .enforce && !downstream.terms.introduction.namesClient {
+      problems.add(
+        .warning, at: places["downstream.identity"] ?? places["mode"] ?? whole,
+        "with identity \(downstream.terms.introduction.rawValue) the downstream takes every client for Sluice itself, and if it trusts that "
+          + "address it is an open relay",
+        "write identity: proxy_v2 (or proxy_v1, xclient) and let the downstream expect it; or make sure "
+          + "that it does not trust this address (Postfix: mynetworks)")
+    }
+  }
+
+  private mutating func loadTable<Table>(
+    _ key: String, _ path: String?,
+    _ load: ([UInt8], String) -> (table: Table, problems: [TableProblem])
+  ) -> Table {
+    guard let path else { return load([], "").table }
+    draft.files.append(path)
+    var content: [UInt8] = []
+    do {
+      content = try readFile(path, bytesMax: 1 << 30)
+      draft.marks.note(path, content)
+    } catch {
+      let place = places[key] ?? SourcePosition(file: path, line: 0, column: 0)
+      problems.add(error.problem(at: place, lineText: problems.line(at: place)))
+    }
+    let (table, found) = load(content, path)
+    for problem in found { problems.add(Problem(problem)) }
+    return table
+  }
+}
