@@ -19,23 +19,6 @@ public struct RecordIndex<Record>: BitwiseCopyable, Hashable, Sendable {
   @inlinable public var number: Int { Int(raw) }
 }
 
-extension Slab {
-  /// The record at `index`; `none` ends the process.
-  @inlinable
-  public subscript(_ index: RecordIndex<Record>) -> Record {
-    @inline(__always) unsafeAddress {
-      precondition(
-        UInt(bitPattern: index.number) < UInt(bitPattern: capacity), "slab index out of range")
-      return UnsafePointer(base + index.number)
-    }
-    @inline(__always) unsafeMutableAddress {
-      precondition(
-        UInt(bitPattern: index.number) < UInt(bitPattern: capacity), "slab index out of range")
-      return base + index.number
-    }
-  }
-}
-
 /// Which records of a slab are taken: an `IndexAllocator` whose indexes fit no other slab.
 public struct RecordAllocator<Record>: ~Copyable {
   private var indexes: IndexAllocator

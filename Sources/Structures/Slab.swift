@@ -42,6 +42,23 @@ public struct Slab<Record: BitwiseCopyable>: ~Copyable {
   public var footprint: Int { capacity * MemoryLayout<Record>.stride }
 }
 
+extension Slab {
+  /// The record at `index`; `none` ends the process.
+  @inlinable
+  public subscript(_ index: RecordIndex<Record>) -> Record {
+    @inline(__always) unsafeAddress {
+      precondition(
+        UInt(bitPattern: index.number) < UInt(bitPattern: capacity), "slab index out of range")
+      return UnsafePointer(base + index.number)
+    }
+    @inline(__always) unsafeMutableAddress {
+      precondition(
+        UInt(bitPattern: index.number) < UInt(bitPattern: capacity), "slab index out of range")
+      return base + index.number
+    }
+  }
+}
+
 /// Which of a fixed number of indexes are taken; hands out the next free one after the last.
 ///
 /// Next-fit over a bitmap, so that indexes handed out one after the other are mostly neighbours: the
