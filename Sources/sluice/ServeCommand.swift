@@ -35,30 +35,30 @@ extension ConfigurationOptions {
 struct CheckCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "check",
-    abstract: "Say everything that is wrong with a configuration and its tables.")
+    abstract: "Report every error in a configuration and its tables.")
 
   @OptionGroup var options: ConfigurationOptions
 
-  @Flag(help: "Print every setting in force.")
+  @Flag(help: "Print every setting in force, as YAML.")
   var dump = false
 
   @Flag(
     help: """
-      Ask the mail server behind, as a stranger, whether it relays; no message is sent. Exits with 78 if it \
-      does or cannot be told who the client is, with 69 if it does not answer, or not for every family of \
-      clients that comes here.
+      Test, as a stranger, whether the mail server relays; no message is sent. Exits with status 78 if it \
+      does, or if it does not accept the client's address; with 69 if it does not answer, or accepts no \
+      clients of an address family that has a listener.
       """)
   var probeDownstream = false
 
   @Flag(
     help: """
-      Look at the files alone, not at this machine: no ports, no log, no io_uring, no name of the mail server.
+      Check only the files, not this machine: no ports, log, io_uring or name lookup of the mail server.
       """)
   var filesOnly = false
 
   @Flag(
     help: """
-      Judge as HUP does: ports, log and rings stay as they are, and an expired certificate is a warning. For \
+      Check as a reload would: ports, log and rings are not tested, and an expired certificate is a warning. For \
       ExecReload= of systemd.
       """)
   var reload = false
@@ -112,7 +112,7 @@ private func downstreamAddresses(_ configuration: Daemon.Configuration) throws -
   let found = addresses(of: configuration.downstream.host)
   if found.isEmpty {
     StandardError.write(
-      "downstream.address: error: '\(configuration.downstream.host)' has no address: name a host that "
+      "downstream.address: error: '\(configuration.downstream.host)' has no address: write a name that "
         + "resolves, or write its address")
     throw ExitCode(68)
   }
@@ -131,8 +131,9 @@ private func refuseCircle(_ configuration: Daemon.Configuration, at addresses: [
 struct ExplainCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "explain",
-    abstract: "Say what a client at an address would meet, and which rule says so.",
-    discussion: "Exits with 0 if it would pass, 1 if it would be slowed, 2 if it would be refused.")
+    abstract: "Show how a client at an address would be treated, and by which rule.",
+    discussion:
+      "Exits with status 0 if it would pass, 1 if it would be delayed, 2 if it would be rejected.")
 
   @Argument(help: "An IPv4 or IPv6 address.")
   var address: String
@@ -147,7 +148,8 @@ struct ExplainCommand: ParsableCommand {
     let (configuration, exitCode) = options.load(keeping: .text)
     guard let configuration else { throw ExitCode(exitCode) }
     guard let explanation = Explanation(of: address, in: configuration) else {
-      StandardError.write("'\(address)' is no address: write one like 192.0.2.7 or 2001:db8::7")
+      StandardError.write(
+        "'\(address)' is not an address: write one such as 192.0.2.7 or 2001:db8::7")
       throw ExitCode(64)
     }
     try StandardOutput.write((json ? explanation.json : explanation.description) + "\n")
@@ -158,30 +160,30 @@ struct ExplainCommand: ParsableCommand {
 struct ServeCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "serve",
-    abstract: "Stand in front of a mail server.",
+    abstract: "Run the proxy in front of a mail server.",
     discussion: """
-      HUP reads the configuration and its tables again and keeps the old ones if anything is wrong with \
-      the new. TERM takes no new clients and lets transactions end; a second TERM, or INT, stops at \
-      once. USR1 opens the log file anew. USR2 writes the counters to the log. Before it starts, it asks the mail \
-      server behind as a stranger, and ends with 78 if no mail would get through as it is told about clients. With \
-      mode enforce it ends with 78 where the mail server is an open relay, at once or when that is found.
+      HUP reloads the configuration and its tables; a single error leaves the running configuration \
+      unchanged. TERM accepts no new clients and waits for open transactions; a second TERM, or INT, stops \
+      immediately. USR1 reopens the log file. USR2 writes the counters to the log. At startup it probes the mail \
+      server as a stranger, and exits with status 78 if the server does not accept the client's address. In \
+      enforce mode it also exits with status 78 if the mail server is an open relay, or becomes one.
       """)
 
   @OptionGroup var options: ConfigurationOptions
 
   /// Nothing here needs root but a port below 1024, and a capability is enough for that.
   private static let rootWarning =
-    "running as root, which is not needed: a fault in a service that strangers talk to would give them the machine. "
+    "running as root, which is not needed: a fault in a public service could give strangers control of this machine. "
     + "Start it by its systemd unit, or as another user with one capability: setpriv --reuid=USER --regid=GROUP "
     + "--init-groups --inh-caps=+net_bind_service --ambient-caps=+net_bind_service sluice serve ..."
 
-  @Option(help: "The most seconds a drain may take.")
+  @Option(help: "How long to wait for open transactions on TERM, in seconds.")
   var drainSeconds = 30
 
   @Flag(
     name: .customLong("no-preflight"),
     help: """
-      Start although the mail server behind does not take what it is told about clients, so that all mail is \
+      Start even if the mail server does not accept the client's address: all mail is \
       deferred with 451 until it does.
       """)
   var startsMiswired = false
@@ -252,7 +254,7 @@ struct ServeCommand: ParsableCommand {
     let watch = RelayWatch { Preflight(configuration, at: downstream.current) }
     if configuration.downstream.allowsOpenRelay {
       logger.warning(
-        "downstream.allow_open_relay is yes: whether the downstream relays is not asked")
+        "downstream.allow_open_relay is yes: the downstream is not tested for open relaying")
     } else {
       // Ten seconds at most, twenty if it does not fit together; no client is taken before.
       let preflight = ask(
@@ -260,7 +262,7 @@ struct ServeCommand: ParsableCommand {
       if preflight.isOpenRelay && configuration.isGuarded { throw ExitCode(78) }
       if preflight.isMiswired && !startsMiswired {
         fail(
-          "Not started, for no mail would get through. To start all the same: --no-preflight",
+          "Not started, because no mail could be delivered. To start anyway: --no-preflight",
           configuration, logger)
         throw ExitCode(78)
       }
@@ -304,8 +306,8 @@ struct ServeCommand: ParsableCommand {
     if preflight.isOpenRelay && isGuarded { return preflight }
     watch.stop()
     if preflight.isOpen {
-      let end = isGuarded ? "; if it relays for strangers, sluice ends then" : ""
-      logger.notice("the downstream is asked again until it answers\(end)")
+      let end = isGuarded ? "; if it relays for strangers, sluice will stop" : ""
+      logger.notice("the downstream is probed again until it answers\(end)")
       watch.begin(after: preflight)
     }
     return preflight
@@ -351,7 +353,7 @@ struct ServeCommand: ParsableCommand {
         reread(
           rereading, started: configuration, inForce: inForce, at: downstream.current, logger)
       case SIGTERM where drainUntil == nil:
-        logger.notice("draining: no new clients, \(drainSeconds) s for what is under way")
+        logger.notice("draining: no new clients, \(drainSeconds) s for open transactions")
         drainUntil = Date(timeIntervalSinceNow: Double(drainSeconds))
         service.drain()
       case SIGTERM, SIGINT: service.stop()
@@ -393,7 +395,7 @@ struct ServeCommand: ParsableCommand {
         tell(found, configuration, logger)
         if found.isOpenRelay && inForce.isGuarded {
           isRefused = true
-          let why = "mode enforce is refused in front of an open relay: sluice ends with 78"
+          let why = "mode enforce is refused in front of an open relay: sluice exits with status 78"
           fail("draining: \(why)", configuration, logger)
           drainUntil = Date(timeIntervalSinceNow: Double(drainSeconds))
           service.drain()
@@ -403,7 +405,7 @@ struct ServeCommand: ParsableCommand {
       if let warning = certificates.warning(now: clock()) { logger.warning("\(warning)") }
       if service.isDone { break }
       if let fault = service.fault {
-        logger.critical("a worker ended: \(fault)")
+        logger.critical("a worker stopped: \(fault)")
         service.stop()
         service.closeLog()
         throw ExitCode(71)
@@ -413,7 +415,7 @@ struct ServeCommand: ParsableCommand {
     logger.notice("stopped")
     service.closeLog()
     if let fault = service.fault {
-      logger.critical("a worker ended: \(fault)")
+      logger.critical("a worker stopped: \(fault)")
       throw ExitCode(71)
     }
     if isRefused { throw ExitCode(78) }
@@ -486,14 +488,14 @@ struct ServeCommand: ParsableCommand {
   ) -> Daemon.Configuration? {
     tell(read.problems, logger)
     guard let configuration = read.configuration else {
-      logger.error("RELOAD failed: the configuration in force stays")
+      logger.error("RELOAD failed: the running configuration is unchanged")
       return nil
     }
     tell(configuration.tls.findings, logger)
     if let preflight = read.preflight,
       heed(preflight, started, isGuarded: true, watch, logger).isOpenRelay
     {
-      logger.error("RELOAD failed: the configuration in force stays")
+      logger.error("RELOAD failed: the running configuration is unchanged")
       return nil
     }
     // The sockets are those of the start, and so are their roles: by their number in the new file an
@@ -511,7 +513,7 @@ struct ServeCommand: ParsableCommand {
         downstream: started.downstream, before: tls)
     } catch {
       logger.error("TLS: \(error.reason)")
-      logger.error("RELOAD failed: the configuration in force stays")
+      logger.error("RELOAD failed: the running configuration is unchanged")
       return nil
     }
     service.adopt(policy, tls)

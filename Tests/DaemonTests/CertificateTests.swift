@@ -118,7 +118,7 @@ struct CertificateTests {
       #expect(problems == [])
       let failure = FileFailure(path: "mx.key", operation: "open", errno: EACCES)
       #expect(failure.kind == .forbidden)
-      #expect(failure.hint.contains("let the user"))
+      #expect(failure.hint.contains("give Sluice's user"))
     } else {
       #expect(problems.exitCode == 77)
     }
@@ -205,8 +205,8 @@ struct CertificateTests {
     #expect(said.last?.day == 63)
     #expect(said.first?.words.contains("in 20 days: renew it and send HUP") == true)
     #expect(said.contains { $0.words.contains("in 1 day:") })
-    #expect(said.contains { $0.words.contains("ends today") })
-    #expect(said.last?.words.contains("has ended") == true)
+    #expect(said.contains { $0.words.contains("expires today") })
+    #expect(said.last?.words.contains("has expired") == true)
     var none = CertificateWatch(TLSSection(), now: start)
     #expect(none.warning(now: start + 1_000_000) == nil)
     #expect(none.daysLeft(now: start) == nil)
@@ -222,7 +222,7 @@ struct CertificateTests {
       folder, "mx.pem", "mx.key", names: "mx.example.org", more: twice)
     #expect(configuration != nil)
     #expect(problems.map(\.severity) == [.warning])
-    #expect(problems.first?.reason.contains("has the name mx.example.org too") == true)
+    #expect(problems.first?.reason.contains("also has the name mx.example.org") == true)
   }
 
   @Test("what is asked of the downstream becomes a context's settings")
