@@ -124,7 +124,7 @@ package struct RateSettings {
     } else if OverAction.names.contains(word) {
       hint = "write over=\(word)"
     } else if ["permit", "reject", "dunno", "ok"].contains(word) {
-      hint = "write this line into the access table"
+      hint = "write this line in the access table"
     } else if RateSettings.names.contains(word) {
       hint = "write \(RateSettings.example(word)), with no space around the ="
     } else if word.utf8.contains(where: { $0 == 46 || $0 == 58 }) {

@@ -122,7 +122,7 @@ EXAMPLES = [
         "flood run 127.0.0.1:{sink} --scenario {listed} --seconds 3 --quiet --with-lists --label mine --beside {report}",
         r"(?s)block lists.*which do not ship.*Both runs side by side.*mine \+ lists"),
     # In the machine's own network namespace that is refused; the other one is for servers elsewhere.
-    Example("flood run 10.0.0.1:{sink} --namespace", "network namespace of the machine|interfaces beside lo", status=64),
+    Example("flood run 10.0.0.1:{sink} --namespace", "network namespace of the machine|interfaces other than lo", status=64),
     Example(
         "flood run 127.0.0.1:{sink} --scenario {scenario} --seconds 4 --i-own-this-server-and-may-load-it",
         "tried, what runs there"),
