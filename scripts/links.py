@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Finds links in the documents that lead nowhere: to a file that is not there, or to a heading that a page lacks.
+"""Finds links and citations that lead nowhere.
 
     scripts/links.py     prints FILE:LINE for each, and exits with 1 if there is one
 
-Addresses on the web are not looked at. A document is any Markdown file that git knows.
+A link in a document may name a file that does not exist, or a heading that its page lacks. A comment in the code may cite
+a page of docs/ that does not exist, or a rule that docs/reliability.md lacks ("docs/reliability.md, rule 19"; "rules 19 to
+21"). Addresses on the web are not checked. A document is any Markdown file that git knows.
 """
 
 import functools
@@ -18,10 +20,32 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^\s*(```|~~~)")
 
 
-def documents():
-    command = ["git", "ls-files", "-co", "--exclude-standard", "--", "*.md"]
+CITATION = re.compile(r"\bdocs/[a-z]+\.md")
+RULES = re.compile(r"\bdocs/reliability\.md, rules? ([0-9]+)(?: to ([0-9]+))?")
+
+
+def files(*patterns):
+    """The files that git knows under these patterns."""
+    command = ["git", "ls-files", "-co", "--exclude-standard", "--", *patterns]
     names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return [ROOT / name for name in names.splitlines() if (ROOT / name).exists()]
+
+
+def dead_citations():
+    """What comments cite and docs/ does not have: place and reason of each."""
+    page = (ROOT / "docs/reliability.md").read_text()
+    rules = {int(number) for number in re.findall(r"^\*\*([0-9]+)\. ", page, re.M)}
+    for file in files("*.swift", "*.c", "*.h", "*.py"):
+        # A citation may go on in the next line of a comment.
+        text = re.sub(r"\n\s*(///?|#|\*)", " ", file.read_text())
+        text = re.sub(r" +", " ", text)
+        for cited in set(CITATION.findall(text)):
+            if not (ROOT / cited).exists():
+                yield f"{file.relative_to(ROOT)}: {cited}: there is no such page"
+        for first, last in RULES.findall(text):
+            for rule in range(int(first), int(last or first) + 1):
+                if rule not in rules:
+                    yield f"{file.relative_to(ROOT)}: docs/reliability.md has no rule {rule}"
 
 
 def lines(page):
@@ -52,7 +76,7 @@ def anchors(page):
 
 def main():
     bad = 0
-    for page in documents():
+    for page in files("*.md"):
         for number, line in lines(page):
             for link in LINK.findall(line):
                 if re.match(r"[a-z][a-z0-9+.-]*:", link):
@@ -66,6 +90,9 @@ def main():
                 elif anchor and target.suffix == ".md" and anchor not in anchors(target):
                     print(f"{where}: the page has no such heading", file=sys.stderr)
                     bad += 1
+    for citation in dead_citations():
+        print(citation, file=sys.stderr)
+        bad += 1
     return 1 if bad else 0
 
 

@@ -28,7 +28,7 @@ extension ConfigurationReader {
     guard let found, !found.isEmpty else {
       if problems.sorted.hasErrors { return nil }
       throw BadValue(
-        reason: "without load balancers nobody could connect to this listener",
+        reason: "without load balancers no client could connect to this listener",
         hint: "write \(ConfigurationReader.balancerExample)")
     }
     return found
@@ -53,14 +53,16 @@ extension Form {
     }
     guard let length = Int(parts[1]), (0...address.width).contains(length), parts[1].first != "+"
     else {
-      throw bad("has no length from 0 to \(address.width)", "write \(address)/\(address.width)")
+      throw bad(
+        "has no prefix length from 0 to \(address.width)", "write \(address)/\(address.width)")
     }
     if length == 0 {
       throw bad(
-        "lets everybody say of himself who he is", "name the addresses of the load balancers")
+        "lets any client claim any address", "write the addresses of the load balancers")
     }
     guard let prefix = Prefix(address, length: length) else {
-      throw bad("has bits set behind its length", "write \(address.network(length))/\(length)")
+      throw bad(
+        "has bits set after its prefix length", "write \(address.network(length))/\(length)")
     }
     return prefix
   }

@@ -28,11 +28,11 @@ extension Configuration {
     guard let listener = reached else { return nil }
     let place = Address(downstream.host) == nil ? " (\(address))" : ""
     return
-      "the downstream \(downstream.text)\(place) is our own listener \(listener.text): mail would go in circles"
+      "the downstream \(downstream.text)\(place) is Sluice's own listener \(listener.text): mail would loop"
   }
 
   package static let circleHint =
-    "name the mail server; on the same machine it needs another port"
+    "write the mail server's address; on the same machine it needs another port"
 }
 
 /// Whether an interface has it. By the list of them: binding to it proves nothing where `ip_nonlocal_bind` is set.

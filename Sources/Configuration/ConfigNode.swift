@@ -41,7 +41,7 @@ package struct ConfigNode: Sendable {
     case .scalar(let text): "'\(ConfigNode.cut(text))'"
     case .null: "nothing"
     case .list: "a list"
-    case .map: "a section with keys of its own"
+    case .map: "a section with its own keys"
     }
   }
 
@@ -213,7 +213,7 @@ package struct YAMLFile {
         before.contains("\t") ? "indent with spaces; YAML does not allow tabs there" : hint)
     case .composer(_, let problem, let mark, _):
       problems.add(
-        .error, at: position(mark.line, mark.column), "this is not YAML we can read: \(problem)",
+        .error, at: position(mark.line, mark.column), "this YAML is not supported: \(problem)",
         problem.contains("document") ? "keep one document: delete the line '---'" : hint)
     case .duplicatedKeysInMapping(let names, let context):
       let name = names.first.map { ConfigNode.cut($0) } ?? ""

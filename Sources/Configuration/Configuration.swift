@@ -63,22 +63,22 @@ package struct Configuration: Sendable {
   /// Plain sentences that an operator should have read once, whatever the file says; printed at start.
   package var cautions: [String] {
     var found = listeners.filter { $0.tls == .passThrough }.map {
-      "listener \($0.text) has tls: pass_through: after STARTTLS Sluice sees bytes and time and nothing "
-        + "else there. Commands are not limited, mail is not counted, nobody becomes known."
+      "listener \($0.text) has tls: pass_through: after STARTTLS Sluice cannot see the session. "
+        + "Commands are not limited, mail is not counted, and no client becomes known good."
     }
     guard !downstream.terms.introduction.namesClient else { return found }
     // What is said with each transaction ends where we are blind. XCLIENT is said before, stays, and is then refused.
     found += listeners.filter { $0.tls == .passThrough }.map {
-      "listener \($0.text) has tls: pass_through, and downstream.identity is \(downstream.terms.introduction.rawValue): of "
-        + "who says STARTTLS there, \(downstream.text) learns nothing, neither an address nor a name, and may be "
-        + "told anything: what XCLIENT or XFORWARD it takes from Sluice's address it takes from such a client. "
+      "listener \($0.text) has tls: pass_through, and downstream.identity is \(downstream.terms.introduction.rawValue): after "
+        + "STARTTLS \(downstream.text) learns neither the client's address nor its name. If it accepts "
+        + "XCLIENT or XFORWARD from Sluice's address, it accepts them from such a client too. "
         + "Set proxy_v2 or proxy_v1 on both sides."
     }
     found += [
-      "downstream.identity is \(downstream.terms.introduction.rawValue): \(downstream.text) sees every client with "
-        + "Sluice's own address. If that server trusts this address (Postfix: mynetworks), it is an OPEN "
-        + "RELAY to the world. Take the address out there, or set proxy_v2, proxy_v1 or xclient on both "
-        + "sides; sluice check --probe-downstream tries it out."
+      "downstream.identity is \(downstream.terms.introduction.rawValue): \(downstream.text) sees every connection as "
+        + "coming from Sluice's own address. If it trusts that address (Postfix: mynetworks), it is an OPEN "
+        + "RELAY. Remove that trust, or set proxy_v2, proxy_v1 or xclient on both "
+        + "sides. Test it with sluice check --probe-downstream."
     ]
     return found
   }

@@ -52,7 +52,7 @@ extension Configuration {
       problems.add(
         .error, at: SourcePosition(file: file, line: 0, column: 0),
         "there is no setting in this file",
-        "see that it was written whole; write mode: observe for what ships")
+        "check that the file is complete; write mode: observe for the defaults")
     }
     return read(sources, folder: folder, overrides, environment, problems, marks, keeping: detail)
   }
@@ -89,8 +89,9 @@ extension Configuration {
       case .map, .null: root = root.merged(with: node)
       case .scalar, .list:
         problems.add(
-          .error, at: node.place, "a configuration is made of keys and values, not of \(node.kind)",
-          "write mode: observe, for a start")
+          .error, at: node.place,
+          "a configuration consists of keys and values, not of \(node.kind)",
+          "write mode: observe, to begin with")
       }
     }
     root = root.merged(with: overrides.node)
@@ -161,7 +162,7 @@ extension ConfigurationReader {
       if draft.policy.mode == .enforce {
         problems.add(
           .warning, at: place, "the name of this machine, \(error.reason)",
-          "write hostname: with the name that the MX record points to")
+          "write hostname: with the name in your MX record")
       }
       if (try? Form.hostname(draft.policy.hostname, isFull: false)) == nil {
         draft.policy.hostname = "localhost"
@@ -193,9 +194,9 @@ extension ConfigurationReader {
       found.append(
         (
           .warning, place("limits.input_bytes"),
-          "limits.input_bytes (\(Form.write(size: limits.inputBytes))) is less than a line of AUTH may have "
+          "limits.input_bytes (\(Form.write(size: limits.inputBytes))) is less than the length of an AUTH line "
             + "(\(SessionLimits.loginBytes) octets)",
-          "log-ins with long tokens or tickets will be answered 500: 16k is enough"
+          "log-ins with long tokens or tickets will be rejected with 500: 16k is enough"
         ))
     }
     let share = limits.share(of: draft.workers)
@@ -215,7 +216,7 @@ extension ConfigurationReader {
         (
           .error, place("limits.sessions", "limits.connections"),
           "limits.sessions (\(limits.sessions)) is more than limits.connections (\(limits.connections))",
-          "a session is a connection that talks: lower the first or raise the second"
+          "each session needs a connection: lower the first or raise the second"
         ))
     }
     if limits.downstreamConnections > limits.sessions {
@@ -232,7 +233,7 @@ extension ConfigurationReader {
       found.append(
         (
           .error, place("limits.receive_buffers"),
-          "limits.receive_buffers (\(limits.receiveBuffers)) is not a power of two, as the kernel asks for",
+          "limits.receive_buffers (\(limits.receiveBuffers)) is not a power of two, as the kernel requires",
           "write \(power / 2) or \(min(power, 32_768))"
         ))
     }
@@ -242,7 +243,7 @@ extension ConfigurationReader {
           .error, place("overload.shrink_at", "overload.shed_at"),
           "overload.shrink_at (\(Form.write(percentage: policy.shrinkAt))) is above overload.shed_at "
             + "(\(Form.write(percentage: policy.shedAt)))",
-          "holding for a shorter time comes first, sending away second"
+          "shorter holding starts before rejection: lower the first or raise the second"
         ))
     }
     // Only where it was written: the shipped one gives way to a shorter `command` by itself.
@@ -254,15 +255,15 @@ extension ConfigurationReader {
           .error, place("timeouts.command_under_stress", "timeouts.command"),
           "timeouts.command_under_stress (\(Form.write(duration: policy.timeouts.commandUnderStress))) is "
             + "longer than timeouts.command (\(Form.write(duration: policy.timeouts.command)))",
-          "under stress we wait less: lower the first or raise the second"
+          "under stress the timeout must be shorter: lower the first or raise the second"
         ))
     }
     if policy.session.recipients < 100 {
       found.append(
         (
           .warning, place("smtp.recipients"),
-          "fewer than 100 recipients a message are less than RFC 5321 (4.5.3.1.8) promises to senders",
-          "write smtp.recipients: 100 or more, unless all senders are yours"
+          "RFC 5321 (4.5.3.1.8) promises senders at least 100 recipients a message",
+          "write smtp.recipients: 100 or more, unless all senders are your own"
         ))
     }
     found += delaysOutOfOrder(place)
@@ -281,9 +282,9 @@ extension ConfigurationReader {
     return pairs.filter { $0.1 > $0.2 }.map { name, clean, suspicious in
       (
         .warning, place("delays.\(name).clean", "delays.\(name).suspicious"),
-        "at 'delays.\(name)' a clean peer waits \(Form.write(duration: clean)), longer than a suspicious "
+        "at 'delays.\(name)' a clean client waits \(Form.write(duration: clean)), longer than a suspicious "
           + "one with \(Form.write(duration: suspicious))",
-        "write the shorter one at 'clean'"
+        "write the shorter delay at 'clean'"
       )
     }
   }
@@ -297,9 +298,9 @@ extension ConfigurationReader {
     if draft.policy.mode == .enforce && !downstream.terms.introduction.namesClient {
       problems.add(
         .warning, at: places["downstream.identity"] ?? places["mode"] ?? whole,
-        "with identity \(downstream.terms.introduction.rawValue) the downstream takes every client for Sluice itself, and if it trusts that "
+        "with identity \(downstream.terms.introduction.rawValue) the downstream sees only Sluice's own address; if it trusts that "
           + "address it is an open relay",
-        "write identity: proxy_v2 (or proxy_v1, xclient) and let the downstream expect it; or make sure "
+        "write identity: proxy_v2 (or proxy_v1, xclient) and configure the downstream to expect it; or make sure "
           + "that it does not trust this address (Postfix: mynetworks)")
     }
   }

@@ -47,7 +47,7 @@ struct ConfigurationReader {
     case .null: return
     case .scalar, .list:
       problems.add(
-        .error, at: node.place, "\(title) is a section with keys of its own, not \(node.kind)",
+        .error, at: node.place, "\(title) is a section with its own keys, not \(node.kind)",
         keyMeant(by: node, in: section)
           ?? "write its keys below it, indented: \(known.prefix(6).joined(separator: ", "))")
     case .map(let members):
@@ -121,7 +121,7 @@ struct ConfigurationReader {
     let elsewhere = ConfigurationReader.sections.filter { $0.value.contains(name) }.keys.sorted()
     if let section = elsewhere.first {
       return section.isEmpty
-        ? "'\(name)' belongs to the outermost level: do not indent it"
+        ? "'\(name)' belongs at the top level: do not indent it"
         : "'\(name)' belongs below '\(section)'"
     }
     return "the keys here are: \(known.joined(separator: ", "))"
@@ -156,12 +156,12 @@ struct ConfigurationReader {
   mutating func readListeners(_ node: ConfigNode) throws(BadValue) {
     guard case .list(let nodes) = node.content else {
       throw BadValue(
-        reason: "\(node.kind) stands where a list of listeners belongs",
+        reason: "found \(node.kind) instead of a list of listeners",
         hint: "write \(ConfigurationReader.listenerExample)")
     }
     if nodes.isEmpty {
       throw BadValue(
-        reason: "without a listener nobody can connect",
+        reason: "without a listener no client can connect",
         hint: "write \(ConfigurationReader.listenerExample)")
     }
     var listeners: [(listener: Listener, place: SourcePosition, tlsPlace: SourcePosition?)] = []
@@ -173,8 +173,8 @@ struct ConfigurationReader {
         problems.add(
           .error, at: item.place,
           "\(listener.text) \(isSame ? "is the same as" : "overlaps with") "
-            + "\(other.listener.text)\(line): which of them takes a client would be chance",
-          isSame ? "delete one of them" : "name single addresses, or the wildcard alone")
+            + "\(other.listener.text)\(line): it would be random which of them accepts a client",
+          isSame ? "delete one of them" : "write single addresses, or only the wildcard")
       }
       listeners.append((listener, item.place, tlsPlace))
     }
@@ -192,7 +192,7 @@ struct ConfigurationReader {
         } else {
           "write {address: \"0.0.0.0:25\", role: inbound}"
         }
-      problems.add(.error, at: node.place, "\(node.kind) stands where a listener belongs", hint)
+      problems.add(.error, at: node.place, "found \(node.kind) instead of a listener", hint)
       return nil
     }
     var endpoint: (text: String, address: Address, port: UInt16)?

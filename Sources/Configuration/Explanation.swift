@@ -229,15 +229,15 @@ package struct Explanation: Sendable {
   private static func answer(_ kind: LimitKind?, _ action: OverAction) -> String {
     switch (kind, action) {
     // `over=` has no part in it.
-    case (.bytes, _): "messages are read no faster"
+    case (.bytes, _): "messages are read more slowly"
     case (.errors, .slow): "the signal rate_excess"
-    case (.errors, _): "421 and the end"
-    case (.messages, .slow), (.recipients, .slow): "slow down, 450 where that is not enough"
+    case (.errors, _): "421, and the session ends"
+    case (.messages, .slow), (.recipients, .slow): "delay, then 450 if that is not enough"
     case (.messages, .tempfail), (.recipients, .tempfail): "tempfail (450)"
-    case (.connections, .slow): "slow down, 421 where that is not enough"
-    case (nil, .slow): "slow down"
+    case (.connections, .slow): "delay, then 421 if that is not enough"
+    case (nil, .slow): "delay"
     case (_, .tempfail): "tempfail (421)"
-    case (_, .refuse): "refuse (554)"
+    case (_, .refuse): "reject (554)"
     case (_, .drop): "drop"
     }
   }
@@ -245,7 +245,7 @@ package struct Explanation: Sendable {
   /// What the mode makes of all this.
   package var modeNote: String {
     mode == .observe
-      ? "observe: decided and recorded; nobody is delayed or refused"
-      : "enforce: carried out"
+      ? "observe: decisions are logged; no client is delayed or rejected"
+      : "enforce: decisions are carried out"
   }
 }

@@ -24,7 +24,7 @@ extension Explanation: CustomStringConvertible {
     add("mode", modeNote)
     add("verdict", verdict)
     for (index, line) in history.enumerated() { add(index == 0 ? "history" : "", line) }
-    if standing.isTrusted && rate != nil { add("limits", "none holds for what is trusted") }
+    if standing.isTrusted && rate != nil { add("limits", "none apply to a trusted client") }
     for (index, limit) in limits.enumerated() { add(index == 0 ? "limits" : "", limit) }
     if standing.isRefused { return lines.joined(separator: "\n") }
     lines.append("")
@@ -47,12 +47,12 @@ extension Explanation: CustomStringConvertible {
     }
     if nextTier != nil { lines.append("") }
     if nextTier == .suspicious {
-      lines.append("  T2: signs against it; slowed more, then let through")
+      lines.append("  T2: shows suspicious signs; delayed longer, then let through")
     }
     if nextTier == .bad || hasWorst {
       let names = proofs.map(\.name)
       lines.append(
-        "  T3: held, never let through, for one sign of \(names.joined(separator: ", "))")
+        "  T3: held, never let through; one of these is enough: \(names.joined(separator: ", "))")
     }
     return lines.joined(separator: "\n")
   }
@@ -60,12 +60,12 @@ extension Explanation: CustomStringConvertible {
   private var verdict: String {
     let isOpen = ifKnown != nil || ifBad != nil
     switch outcome {
-    case .refused where standing.isRefused: return "would be refused at once"
+    case .refused where standing.isRefused: return "would be rejected immediately"
     case .refused: return "would be held, never let through"
-    case .pass where isOpen: return "new, it would pass without delay; see history"
+    case .pass where isOpen: return "a new client would pass without delay; see history"
     case .pass: return "would pass without delay"
-    case .slowed where isOpen: return "new, it would be slowed, then let through; see history"
-    case .slowed: return "would be slowed, then let through"
+    case .slowed where isOpen: return "a new client would be delayed, then let through; see history"
+    case .slowed: return "would be delayed, then let through"
     }
   }
 
@@ -77,8 +77,8 @@ extension Explanation: CustomStringConvertible {
         "\(what): \($0.tier.name), banner after \(Form.write(duration: $0.banner))"
       }
     }
-    return ["not asked here; what the daemon may remember of it:"]
-      + [line("mail of it was accepted", ifKnown), line("it was proven bad", ifBad)].compactMap {
+    return ["unknown to this command; if the running daemon remembers that"]
+      + [line("its mail was accepted", ifKnown), line("it was proven bad", ifBad)].compactMap {
         $0
       }
   }

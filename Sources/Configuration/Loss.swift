@@ -46,8 +46,8 @@ extension Configuration {
     }
     if old.policy.mode == .enforce && policy.mode == .observe && origins["mode"] == nil {
       refuse(
-        "mode", "'mode: enforce' is in force, and mode is not written any more",
-        "write mode: observe if that is meant")
+        "mode", "'mode: enforce' is in force, and mode is no longer set",
+        "write mode: observe if this is intended")
     }
     for (key, path, before, after) in [
       ("tables.access", tables.access, old.policy.access.rules.count, policy.access.rules.count),
@@ -59,32 +59,32 @@ extension Configuration {
       refuse(
         key,
         path.map { "\($0) has \(after) rules, and \(before) are in force" }
-          ?? "\(key) is not written any more, and \(before) rules are in force",
+          ?? "\(key) is no longer set, and \(before) rules are in force",
         path == nil
-          ? "restart if that is meant"
-          : "if that is meant, write this line to its top: \(FileMarks.word)")
+          ? "restart if this is intended"
+          : "if this is intended, write this line at its top: \(FileMarks.word)")
     }
     if !old.tls.certificates.isEmpty && tls.certificates.isEmpty
       && origins["tls.certificates"] == nil
     {
       refuse(
         "tls.certificates",
-        "certificates are in force, and tls.certificates is not written any more",
-        "write certificates: [] under tls: if that is meant")
+        "certificates are in force, and tls.certificates is no longer set",
+        "write certificates: [] under tls: if this is intended")
     }
     let lost = old.origins.keys.filter { origins[$0] == nil }
     if lost.count >= Configuration.settingsThatCount && lost.count * 2 > old.origins.count {
       refuse(
         "",
-        "\(lost.count) of \(old.origins.count) settings that are in force are not written any more",
-        "see that the file is whole; restart if that is meant")
+        "\(lost.count) of \(old.origins.count) settings that are in force are no longer set",
+        "check that the file is complete; restart if this is intended")
     }
     for file in files where marks.unfinished.contains(file) {
       if old.files.contains(file) && !old.marks.unfinished.contains(file) {
         found.append(
           Problem(
             .error, at: SourcePosition(file: file, line: 0, column: 0),
-            reason: "the last line has no end, and it had one: the file may have been cut off",
+            reason: "the last line has lost its line break: the file may be truncated",
             hint: "end it with a line break"))
       }
     }

@@ -9,7 +9,7 @@ package struct NameKey: Sendable, Equatable {
   package let high: UInt64
   package let low: UInt64
 
-  static let hint = "write one with: openssl rand -hex 16"
+  static let hint = "make one with: openssl rand -hex 16"
 
   /// - Parameter content: 32 hexadecimal digits, and white space around them.
   init(_ content: [UInt8]) throws(BadValue) {
@@ -19,7 +19,7 @@ package struct NameKey: Sendable, Equatable {
     while let first = digits.first, space.contains(first) { digits.removeFirst() }
     guard digits.count == 32 else {
       throw BadValue(
-        reason: "a key has 32 hexadecimal digits, and this file has \(digits.count) characters",
+        reason: "a key has 32 hexadecimal digits, but this file has \(digits.count) characters",
         hint: NameKey.hint)
     }
     let text = String(decoding: digits, as: UTF8.self)
@@ -27,10 +27,11 @@ package struct NameKey: Sendable, Equatable {
       let low = UInt64(text.suffix(16), radix: 16)
     else {
       throw BadValue(
-        reason: "a key has hexadecimal digits alone, and this file has others", hint: NameKey.hint)
+        reason: "a key has only hexadecimal digits, but this file has other characters",
+        hint: NameKey.hint)
     }
     guard high != 0 || low != 0 else {
-      throw BadValue(reason: "a key of zeros is no secret", hint: NameKey.hint)
+      throw BadValue(reason: "a key of zeros is not secret", hint: NameKey.hint)
     }
     self.high = high
     self.low = low

@@ -23,7 +23,7 @@ extension Setting {
   /// Text of a value that is one word; a section or a list in its place is a mistake.
   static func text(_ node: ConfigNode, _ form: String) throws(BadValue) -> String {
     if case .scalar(let text) = node.content { return text }
-    throw BadValue(reason: "\(node.kind) stands where \(form) belongs", hint: "write \(form)")
+    throw BadValue(reason: "found \(node.kind) instead of \(form)", hint: "write \(form)")
   }
 
   private static func require<Value: Comparable>(
@@ -31,7 +31,7 @@ extension Setting {
   ) throws(BadValue) {
     guard !range.contains(value) else { return }
     let bound = value < range.lowerBound ? range.lowerBound : range.upperBound
-    let word = value < range.lowerBound ? "less than the least" : "more than the most"
+    let word = value < range.lowerBound ? "below the minimum" : "above the maximum"
     throw BadValue(
       reason: "\(write(value)) is \(word), \(write(bound))",
       hint: "write a value from \(write(range.lowerBound)) to \(write(range.upperBound))")

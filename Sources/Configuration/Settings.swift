@@ -130,7 +130,8 @@ extension Setting {
               guard try Form.toggle(try text(node, "yes or no")) else { return }
               throw BadValue(
                 reason: "'\(signal.name)' cannot be a proof: honest senders do it too",
-                hint: "delete this and raise the weight; two signs together make a suspect")
+                hint:
+                  "delete this and raise the weight; two signals together make a client suspicious")
             },
             show: { _ in "no" }),
       ]
@@ -143,8 +144,8 @@ extension Setting {
       let honest = honestReason(stage)
       let held =
         stage == .endOfData || stage == .other || stage == .startTLS || stage == .authFailure
-        ? "there is nothing to gain in holding a peer here for longer"
-        : "peers leave before that, and a held connection costs memory"
+        ? "holding a client here for longer gains nothing"
+        : "clients leave before that, and a held connection costs memory"
       return [
         delay("\(key).clean", \.policy.delays[stage].clean, most: shipped.ceiling, honest),
         delay(
@@ -166,12 +167,12 @@ extension Setting {
     case .startTLS: "senders that lose patience with a handshake fall back to clear text"
     case .authFailure: "people who mistype their password wait as well"
     case .other: "it only makes the sessions of honest senders longer"
-    default: "senders that wait 30 s for a reply would give up, and their mail be lost"
+    default: "senders that wait 30 s for a reply would give up, and their mail would be lost"
     }
   }
 
   private static let sumReason =
-    "a sender that may be honest is never delayed for longer than that in one session"
+    "a sender that may be honest is never delayed longer than that in one session"
 
   private static let reputation: [Setting] = [
     duration("reputation.good_for", \.policy.goodFor, minute...(365 * day)),

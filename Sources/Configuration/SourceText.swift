@@ -130,7 +130,8 @@ package struct SourceText: Sendable {
       if let bad = scalars.firstIndex(where: { !SourceText.isAllowed($0) }) {
         let column = scalars.distance(from: scalars.startIndex, to: bad) + 1
         let code = String(scalars[bad].value, radix: 16, uppercase: true)
-        report(index + 1, column, "a control character (U+\(code)) has no place here", "delete it")
+        report(
+          index + 1, column, "a control character (U+\(code)) is not allowed here", "delete it")
       } else if !isUTF8, let bad = scalars.firstIndex(of: "\u{FFFD}") {
         let column = scalars.distance(from: scalars.startIndex, to: bad) + 1
         report(index + 1, column, "these bytes are not UTF-8", "save the file as UTF-8")
@@ -143,8 +144,8 @@ package struct SourceText: Sendable {
       let indent = scalars.prefix { $0 == " " || $0 == "-" || $0 == "?" }
       if indent.count > SourceText.indentMax {
         report(
-          index + 1, SourceText.indentMax, "the line is indented too deep",
-          "two spaces for each level are enough; there are three levels")
+          index + 1, SourceText.indentMax, "the line is indented too far",
+          "use two spaces for each level; there are three levels")
       }
       for scalar in scalars {
         if scalar == "[" || scalar == "{" { depth += 1 }
@@ -176,8 +177,8 @@ package struct FileFailure: Error {
   package var hint: String {
     if let words { return words.hint }
     return switch errno {
-    case ENOENT: "check the path; relative ones count from the folder of the configuration file"
-    case EACCES, EPERM: "let the user that Sluice runs as read the file and enter its folders"
+    case ENOENT: "check the path; a relative path starts at the folder of the configuration file"
+    case EACCES, EPERM: "give Sluice's user permission to read the file and to enter its folders"
     case EISDIR: "name a file, not a folder"
     case EFBIG: "split the file"
     default: ""
@@ -207,7 +208,7 @@ package func readFile(_ path: String, bytesMax: Int) throws(FileFailure) -> [UIn
   if fstat(descriptor, &facts) == 0 && facts.st_mode & S_IFMT == S_IFIFO && hasName(descriptor) {
     throw FileFailure(
       path: path, operation: "read", errno: EINVAL,
-      words: ("it is a named pipe", "name a file: it is read again at each reload"))
+      words: ("it is a named pipe", "use a regular file: it is read again at each reload"))
   }
   var bytes: [UInt8] = []
   var chunk = [UInt8](repeating: 0, count: 65_536)
@@ -221,7 +222,7 @@ package func readFile(_ path: String, bytesMax: Int) throws(FileFailure) -> [UIn
         if poll(&item, 1, pipePatience) > 0 { continue }
         throw FileFailure(
           path: path, operation: "read", errno: ETIMEDOUT,
-          words: ("nothing came for 10 seconds", "name a file"))
+          words: ("no data for 10 seconds", "use a regular file"))
       }
       throw FileFailure(path: path, operation: "read", errno: errno)
     }

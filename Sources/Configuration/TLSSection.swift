@@ -83,7 +83,7 @@ extension ConfigurationReader {
   mutating func readCertificates(_ node: ConfigNode) throws(BadValue) {
     guard case .list(let nodes) = node.content else {
       throw BadValue(
-        reason: "\(node.kind) stands where a list of certificates belongs",
+        reason: "found \(node.kind) instead of a list of certificates",
         hint: "write \(ConfigurationReader.certificateExample)")
     }
     draft.tls.entries = nodes.compactMap { readCertificate($0) }
@@ -92,7 +92,7 @@ extension ConfigurationReader {
   private mutating func readCertificate(_ node: ConfigNode) -> TLSSection.Entry? {
     guard case .map(let members) = node.content else {
       problems.add(
-        .error, at: node.place, "\(node.kind) stands where a certificate belongs",
+        .error, at: node.place, "found \(node.kind) instead of a certificate",
         "write {certificate: mx.pem, key: mx.key}")
       return nil
     }
@@ -190,8 +190,8 @@ extension ConfigurationReader {
         guard let name = made.names.first(where: { other.names.contains($0) }) else { continue }
         problems.add(
           .warning, at: places.certificate,
-          "\(older.certificate) has the name \(name) too, with a key of the same kind, and comes first",
-          "delete one of the two for that name; two are of use if one is ECDSA and one RSA")
+          "\(older.certificate) also has the name \(name), with the same kind of key, and comes first",
+          "delete one of the two for that name; two are useful if one is ECDSA and one RSA")
       }
       loaded.append(made)
     }
@@ -209,7 +209,7 @@ extension ConfigurationReader {
         }
       problems.add(
         .error, at: place ?? whole, error.reason,
-        "see what OpenSSL says of it: openssl x509 -noout -text -in FILE")
+        "inspect it with: openssl x509 -noout -text -in FILE")
     }
   }
 
@@ -219,8 +219,9 @@ extension ConfigurationReader {
     guard stat(path, &facts) == 0, facts.st_mode & (S_IROTH | S_IWOTH) != 0 else { return }
     let mode = String(facts.st_mode & 0o777, radix: 8)
     problems.add(
-      .warning, at: place, "the key \(path) is open to every user of this machine (mode \(mode))",
-      "chmod 640 \(path), with the group that Sluice runs in; if others could log in here, the key is to be replaced"
+      .warning, at: place,
+      "the key \(path) is readable by every user of this machine (mode \(mode))",
+      "chmod 640 \(path), with Sluice's group; if other users could log in here, replace the key"
     )
   }
 
@@ -243,20 +244,20 @@ extension ConfigurationReader {
       guard let place else { continue }
       if (mode == .starttls || mode == .implicit) && !hasCertificates {
         problems.add(
-          .error, at: place, "\(listener.text) is to speak TLS, and there is no certificate",
+          .error, at: place, "\(listener.text) is configured for TLS, but there is no certificate",
           "write tls: {certificates: \(ConfigurationReader.certificateExample)}, or tls: off here")
       }
       if mode == .implicit && listener.port == 25 {
         problems.add(
           .warning, at: place,
-          "on port 25 mail servers begin in clear text, and would not get through",
+          "mail servers begin in clear text on port 25, and could not deliver",
           "write tls: starttls; implicit TLS is for port 465")
       }
       if mode == .passThrough && draft.downstream.terms.tls != .off {
         problems.add(
           .warning, at: place,
           "clients are not offered the downstream's STARTTLS here: with downstream.tls: "
-            + "\(draft.downstream.terms.tls.rawValue) Sluice has TLS with the downstream itself",
+            + "\(draft.downstream.terms.tls.rawValue) Sluice itself uses TLS with the downstream",
           "write tls: starttls and a certificate, or downstream: {tls: off}")
       }
     }
@@ -269,18 +270,18 @@ extension ConfigurationReader {
       let implicit = places["downstream.tls_implicit"] ?? place
       if downstream.terms.tls == .off {
         problems.add(
-          .warning, at: implicit, "without downstream.tls this does nothing",
-          "write tls: required or verify beside it")
+          .warning, at: implicit, "this has no effect without downstream.tls",
+          "also write tls: required or verify")
       } else if downstream.terms.tls == .opportunistic {
         problems.add(
-          .error, at: implicit, "TLS from the first byte on leaves no way back to clear text",
+          .error, at: implicit, "implicit TLS leaves no way back to clear text",
           "write tls: required or verify, or tls_implicit: no")
       }
     }
     if downstream.tlsAuthorities != .system && downstream.terms.tls != .verify {
       problems.add(
         .warning, at: places["downstream.tls_ca"] ?? place,
-        "authorities are asked at tls: verify alone",
+        "authorities are only used with tls: verify",
         "write tls: verify, or delete this")
     }
     guard let settings = downstream.clientSettings else { return }
@@ -291,12 +292,13 @@ extension ConfigurationReader {
       case .name:
         problems.add(
           .error, at: place,
-          "the downstream is an address, so the name in its certificate is not known",
-          "write tls_name: and the name, or the address if it stands in the certificate")
+          "the downstream is an address, so the name in its certificate is unknown",
+          "write tls_name: with the name, or the address if the certificate has it")
       case .authorities:
         problems.add(
           .error, at: places["downstream.tls_ca"] ?? place, error.reason,
-          "name a file with certificates in PEM, or a folder made by openssl rehash")
+          "write the path of a PEM file with certificates, or of a folder prepared by openssl rehash"
+        )
       default: problems.add(.error, at: place, error.reason)
       }
     }
@@ -387,7 +389,7 @@ extension Setting {
         let time = try Form.duration(text)
         guard (60_000_000...7 * 86_400_000_000).contains(time) else {
           throw BadValue(
-            reason: "a key of session tickets cannot be used for \(Form.write(duration: time))",
+            reason: "a session ticket key cannot be used for \(Form.write(duration: time))",
             hint: "write 1m to 7d, or off")
         }
         reader.draft.tls.ticketRotation = time
@@ -406,7 +408,7 @@ extension Setting {
           throw BadValue(
             reason: "'\(ConfigNode.cut(value))': \(reason)",
             hint: word == .minProtocol || word == .maxProtocol
-              ? "write TLSv1.2 or TLSv1.3" : "see what there is: openssl \(word.listing)")
+              ? "write TLSv1.2 or TLSv1.3" : "list the known ones: openssl \(word.listing)")
         }
         reader.draft.tls.words[word] = value
       },

@@ -99,7 +99,7 @@ extension Form {
     let unit = text.dropFirst(number.count)
     if !number.isEmpty && unit.isEmpty, decimal(number) != nil {
       throw BadValue(
-        reason: "'\(ConfigNode.cut(text))' does not say in which unit it counts",
+        reason: "'\(ConfigNode.cut(text))' has no unit of time",
         hint: "write \(text)s for seconds; the units are ms, s, m, h and d")
     }
     let example = "write a number and a unit (ms, s, m, h, d), such as 250ms, 6s or 30d"
@@ -157,7 +157,7 @@ extension Form {
       reason: "'\(ConfigNode.cut(text))' is not a size",
       hint: isNear && (known != nil || unit == "b")
         ? "write \(number)\(known?.name ?? "")"
-        : "write octets, or a number with k, M or G, such as 64k")
+        : "write a number of bytes, or a number with k, M or G, such as 64k")
   }
 
   package static func write(size: Int) -> String {
@@ -207,7 +207,8 @@ extension Form {
     }
     if isFull && labels.count < 2 {
       throw bad(
-        "is not a full name (RFC 5321, 2.3.5)", "write it with its domain: \(text).example.org")
+        "is not a fully qualified name (RFC 5321, 2.3.5)",
+        "write it with its domain: \(text).example.org")
     }
     return text.lowercased()
   }
@@ -234,7 +235,7 @@ extension Form {
     }
     let digitsOfPort = text[text.index(after: colon)...]
     guard let number = digits(digitsOfPort), let port = UInt16(exactly: number), port > 0 else {
-      throw bad("has no port from 1 to 65535 behind its last colon")
+      throw bad("has no port from 1 to 65535 after its last colon")
     }
     var host = String(text[..<colon])
     let isBracketed = host.hasPrefix("[") && host.hasSuffix("]")

@@ -175,7 +175,7 @@ package final class AccessTable: Sendable {
     let hint =
       MeantWord.action(name, among: known).map { "did you mean \(prefixed ? "class=" : "")\($0)?" }
       ?? (!prefixed && text.contains("=")
-        ? "settings such as rates belong into the rate table"
+        ? "settings such as rates belong in the rate table"
         : "write one of: \(known.joined(separator: ", "))")
     throw CIDRLineError(
       offset: start,

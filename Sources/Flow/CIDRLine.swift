@@ -53,7 +53,7 @@ extension CIDRLine {
     if result == end {
       throw CIDRLineError(
         offset: end, reason: "a network without a result",
-        hint: "write what is to happen after it, separated by white space")
+        hint: "write the result after it, separated by white space")
     }
     self = .rule(pattern, pattern: start..<cursor, result: result..<end)
   }

@@ -124,7 +124,7 @@ package struct RateSettings {
     } else if OverAction.names.contains(word) {
       hint = "write over=\(word)"
     } else if ["permit", "reject", "dunno", "ok"].contains(word) {
-      hint = "write this line into the access table"
+      hint = "write this line in the access table"
     } else if RateSettings.names.contains(word) {
       hint = "write \(RateSettings.example(word)), with no space around the ="
     } else if word.utf8.contains(where: { $0 == 46 || $0 == 58 }) {
@@ -180,7 +180,7 @@ package struct RateSettings {
     if units == 0 { throw zero("\(kind.name)=\(value)") }
     guard parts.count == 2 else {
       throw Mistake(
-        at: at, reason: "\(kind.name)=\(value) does not say in what time",
+        at: at, reason: "\(kind.name)=\(value) has no time",
         hint: "write \(kind.name)=\(value)/min or another unit: s, min, h, d")
     }
     guard let microseconds = RateSettings.time(parts[1]) else {
@@ -211,7 +211,7 @@ package struct RateSettings {
       if followsMistake { return }
       throw Mistake(
         reason: "burst= does not follow a rate",
-        hint: "write it right behind the rate it belongs to, such as conn=60/min burst=\(value)")
+        hint: "write it directly after its rate, such as conn=60/min burst=\(value)")
     }
     let kilo: UInt64 = previous.kind == .bytes ? 1024 : 1000
     guard let burst = RateSettings.count(value[...], kilo: kilo), burst > 0,
@@ -236,8 +236,8 @@ package struct RateSettings {
 
   private func zero(_ setting: String) -> Mistake {
     Mistake(
-      reason: "\(setting) would shut these senders out",
-      hint: "if that is meant, write \"\(pattern) reject\" into the access table; "
+      reason: "\(setting) would reject all of these senders",
+      hint: "if that is intended, write \"\(pattern) reject\" into the access table; "
         + "to lift a limit, write unlimited")
   }
 

@@ -82,7 +82,7 @@ package struct TableProblems: Sendable {
           TableProblem(
             severity, at: SourcePosition(file: file, line: last.position.line, column: 1), line: "",
             reason: "\(more) more \(severity.rawValue)s are not shown",
-            hint: "put the first \(TableProblems.kept) right and check again"))
+            hint: "correct the first \(TableProblems.kept) and check again"))
       }
     }
     return list

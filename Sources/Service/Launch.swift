@@ -13,7 +13,7 @@ import TLS
 package struct Launch: Sendable {
   /// What the command line decides beside the configuration.
   package struct Options: Sendable {
-    /// The most seconds a drain may take.
+    /// How long to wait for open transactions on TERM, in seconds.
     package var drainSeconds: Int
     /// Start although the downstream does not take what it is told about clients.
     package var startsMiswired: Bool
@@ -32,7 +32,7 @@ package struct Launch: Sendable {
 
   /// Nothing here needs root but a port below 1024, and a capability is enough for that.
   private static let rootWarning =
-    "running as root, which is not needed: a fault in a service that strangers talk to would give them the machine. "
+    "running as root, which is not needed: a fault in a public service could give strangers control of this machine. "
     + "Start it by its systemd unit, or as another user with one capability: setpriv --reuid=USER --regid=GROUP "
     + "--init-groups --inh-caps=+net_bind_service --ambient-caps=+net_bind_service sluice serve ..."
 
@@ -131,14 +131,14 @@ package struct Launch: Sendable {
   private func mayStart(_ relayGuard: RelayGuard) -> Bool {
     if configuration.downstream.allowsOpenRelay {
       announcer.logger.warning(
-        "downstream.allow_open_relay is yes: whether the downstream relays is not asked")
+        "downstream.allow_open_relay is yes: the downstream is not tested for open relaying")
       return true
     }
     let preflight = Preflight(configuration, at: downstream.current)
     guard relayGuard.heed(preflight, isGuarded: configuration.isGuarded) else { return false }
     if preflight.isMiswired && !options.startsMiswired {
       announcer.fail(
-        "Not started, for no mail would get through. To start all the same: --no-preflight")
+        "Not started, because no mail could be delivered. To start anyway: --no-preflight")
       return false
     }
     return true
@@ -164,7 +164,7 @@ extension Configuration {
     let found = addresses(of: downstream.host)
     if found.isEmpty {
       throw Readiness.Obstacle(
-        text: "downstream.address: error: '\(downstream.host)' has no address: name a host that "
+        text: "downstream.address: error: '\(downstream.host)' has no address: write a name that "
           + "resolves, or write its address", exitCode: 68)
     }
     if let reason = found.lazy.compactMap(circle).first {

@@ -7,7 +7,7 @@ package struct ThreadError: Error, Equatable, CustomStringConvertible {
 
   package var description: String {
     "cannot start a thread: \(String(cString: strerror(errno))). Raise RLIMIT_NPROC (systemd: LimitNPROC=, TasksMax=) "
-      + "or the container's limit of processes, or give it more memory."
+      + "or the container's process limit, or add memory."
   }
 }
 

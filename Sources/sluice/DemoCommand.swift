@@ -25,25 +25,25 @@ import Suspicion
 struct DemoCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "demo",
-    abstract: "Show the shield at work on loopback: bots in front of it, mail through it.",
+    abstract: "Show Sluice at work on loopback, with bots and honest mail.",
     discussion: """
-      The same clients come to three servers at once: to one without Sluice, to one behind Sluice as it ships, in \
-      mode enforce, and to one behind Sluice with the block lists of the scenario, which do not ship.
+      The same clients connect to three servers at once: one without Sluice, one behind Sluice as shipped in \
+      enforce mode, and one behind Sluice with the scenario's block lists, which do not ship.
       """)
 
-  @Option(help: "How long, in seconds; clients come in the first three fifths of it. 5…600.")
+  @Option(help: "Duration in seconds; clients arrive in the first three fifths. 5…600.")
   var seconds = 40
 
-  @Option(help: "Rates times so much. 0.1…20.")
+  @Option(help: "Multiply all arrival rates by this factor. 0.1…20.")
   var scale = 1.0
 
-  @Option(help: "All chances of the clients follow from it.")
+  @Option(help: "Random seed.")
   var seed: UInt64 = 1
 
-  @Option(help: "Where the page goes. Default: a new folder for temporary files.")
+  @Option(help: "Write the HTML report to this file. Default: a new temporary folder.")
   var html: String?
 
-  @Flag(help: "Print a line each second instead of a live table.")
+  @Flag(help: "Print a line every second instead of a live table.")
   var plain = false
 
   /// Connections at a time; the shield holds as many and some more.
@@ -79,8 +79,8 @@ struct DemoCommand: ParsableCommand {
     usleep(300_000)
 
     print(
-      "Sluice as it ships, in mode enforce, listens on 127.0.0.1:\(shipped.port); its log: \(folder)/sluice.log\n"
-        + "The same clients come to a server without Sluice, and to Sluice with block lists, on "
+      "Sluice as shipped, in enforce mode, listens on 127.0.0.1:\(shipped.port); its log: \(folder)/sluice.log\n"
+        + "The same clients connect to a server without Sluice, and to Sluice with block lists, on "
         + "127.0.0.1:\(bare.port) and \(listed.port).\n")
     for one in all { one.begin(quiet: one !== shipped, plain: plain) }
     shipped.beside = { [bare.words("without Sluice"), listed.words("with lists")] }
@@ -122,11 +122,11 @@ struct DemoCommand: ParsableCommand {
       return "\(tenths / 10).\(tenths % 10) s"
     }
     print("")
-    print("What it came to")
+    print("Result of the demo")
     print(TerminalReport.outcome(reports, color: isatty(STDOUT_FILENO) == 1))
     print("As shipped:")
     print(
-      "  honest mail    \(mail.delay.total) of \(mail.clients) messages arrived, half of them within "
+      "  honest mail    \(mail.delay.total) of \(mail.clients) messages arrived, half within "
         + "\(wait(0.5)), the slowest after \(wait(1))")
     let engine = shipped.engine
     print(
@@ -134,10 +134,10 @@ struct DemoCommand: ParsableCommand {
     )
     print("")
     print(
-      "The lists are those that the scenario assumes: listed bots are `bad` in the access table. None ship."
+      "The lists are the scenario's: listed bots are `bad` in the access table. No lists ship with Sluice."
     )
     print(
-      "Next: scripts/run -- --downstream HOST:PORT   (it observes until you say --mode enforce)")
+      "Next: scripts/run -- --downstream HOST:PORT   (observes only, without --mode enforce)")
   }
 }
 
@@ -226,7 +226,7 @@ private final class Arrangement {
     return (
       sample,
       [
-        "shield: \(engine.waiting) wait for the banner, \(engine.dripping) are in the tarpit, "
+        "shield: \(engine.waiting) waiting for the banner, \(engine.dripping) are in the tarpit, "
           + "\(engine.talking) talk; \(engine.drips) bytes dripped",
         words("behind"),
       ] + beside()

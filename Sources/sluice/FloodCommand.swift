@@ -14,79 +14,79 @@ import Uring
 struct FloodCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "flood",
-    abstract: "Load for a server on loopback, to measure it.",
+    abstract: "Load a server on loopback, to measure it.",
     subcommands: [FloodHoldCommand.self, FloodRunCommand.self, FloodCompareCommand.self])
 }
 
 struct FloodHoldCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "hold",
-    abstract: "Open many connections, hold them, read what comes, and count.",
+    abstract: "Open many connections, hold them, read from them, and count.",
     discussion: """
-      Connections live in tables of rings, so a million of them work under any limit on open files. Prints \
-      READY when all are up, STAT on SIGUSR1, LATENESS if it was asked for, and DONE at the end, each with \
-      key=value; ends by RST after --seconds, on SIGTERM or SIGINT. Memory: about 2 bytes for each \
-      connection here, 4 KB in the kernel.
+      Connections are in the tables of rings, so a million of them work with any limit on open files. Prints \
+      READY when all are open, STAT on SIGUSR1, LATENESS if requested, and DONE at the end, each with \
+      key=value. Resets all connections after --seconds, on SIGTERM or SIGINT. Memory: about 2 bytes for each \
+      connection in this process, 4 KB in the kernel.
       """)
 
   @Argument(help: "127.x.y.z:PORT or [::1]:PORT; nothing else.")
   var target: String
 
-  @Option(help: "How many to open. 1…2000000.")
+  @Option(help: "Connections to open. 1…2000000.")
   var connections = 1_000
 
-  @Option(help: "How long to hold them once all are up. 0…86400.")
+  @Option(help: "Seconds to hold them after all are open. 0…86400.")
   var seconds = 30.0
 
-  @Option(help: "The longest that opening them may take. 1…3600.")
+  @Option(help: "Time limit for opening them, in seconds. 1…3600.")
   var rampSeconds = 300.0
 
-  @Option(help: "At most so many connects a second. 1…1000000; 0: as fast as the server accepts.")
+  @Option(help: "Connects a second at most. 1…1000000; 0: as fast as the server accepts.")
   var rate = 0
 
-  @Option(help: "At most so many that the server has not accepted yet. 1…4096.")
+  @Option(help: "Connections at most that the server has not accepted yet. 1…4096.")
   var burst = 256
 
-  @Option(help: "How many come from one address. 1…10000.")
+  @Option(help: "Connections from each source address. 1…10000.")
   var connectionsPerSource = 100
 
-  @Option(help: "Where the source addresses are taken from: a network in 127.0.0.0/8, /8…/24.")
+  @Option(help: "The network of the source addresses, within 127.0.0.0/8, /8…/24.")
   var sources = "127.64.0.0/10"
 
   @Option(
     help: """
-      Choose the sources so that each of so many workers of a shield gets the same number. 1…1024. \
-      (A shield steers by a hash of the network, which alone is uneven by a few percent.)
+      Choose the sources so that each of this many Sluice workers gets the same number. 1…1024. \
+      (Sluice assigns sources by a hash of the network, which alone is uneven by a few percent.)
       """)
   var spreadOver = 1
 
-  @Option(help: "Say this line after each whole reply. Repeatable, at most 16.")
+  @Option(help: "Send this line after each complete reply. Repeatable, at most 16.")
   var say: [String] = []
 
-  @Flag(help: "Say the first line at once, before the banner.")
+  @Flag(help: "Send the first line immediately, before the banner.")
   var early = false
 
-  @Flag(help: "Be woken for every byte. The default with --say.")
+  @Flag(help: "Read every byte as it arrives. The default with --say.")
   var watch = false
 
   @Option(
     help: """
-      Read everything each so many seconds instead, so that the server is not charged for waking us. \
+      Read from all connections at this interval in seconds, so that waking this process costs the server nothing. \
       0.05…600. The default, with 5, unless --say is given.
       """)
   var sweep: Double?
 
-  @Option(help: "Threads, each with its part of the connections. 1…4.")
+  @Option(help: "Threads, each with an equal part of the connections. 1…4.")
   var threads = 1
 
   @Option(
     help: """
-      The seconds between two bytes that the server means to keep, 0.01…600: from a sample of the \
-      connections, print how late bytes were, by the kernel's receive time stamps.
+      The server's intended interval between two bytes, in seconds, 0.01…600. For a sample of the \
+      connections, print how late bytes were, from the kernel's receive timestamps.
       """)
   var lateness: Double?
 
-  @Option(help: "How many connections that sample has. 1…5000.")
+  @Option(help: "Connections in that sample. 1…5000.")
   var sample = 500
 
   func validate() throws {

@@ -12,21 +12,21 @@ import Reports
 struct FloodCompareCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "compare",
-    abstract: "Lay a real flood beside its forecast, and say how far they differ.",
-    discussion: "scripts/flood --compare does all of it.")
+    abstract: "Compare a real flood with its forecast.",
+    discussion: "scripts/flood --compare runs both and compares them.")
 
-  @Option(help: "What `sluice flood run --json` wrote.")
+  @Option(help: "The output of `sluice flood run --json`.")
   var real: String
 
   @Argument(
     help: ArgumentHelp(
       """
-      What `sluice simulate --json` wrote, of the same scenario; first with the same seed, then of other \
-      seeds, which show how far two runs differ by chance.
+      The output of `sluice simulate --json` for the same scenario: first with the same seed, then with other \
+      seeds, to show how far two runs differ by chance.
       """, valueName: "forecast"))
   var forecasts: [String]
 
-  @Option(help: "Write both reports side by side as one page of HTML.")
+  @Option(help: "Write both reports side by side to this HTML file.")
   var html: String?
 
   func validate() throws {

@@ -14,12 +14,12 @@ import Structures
 struct FloodRunCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "run",
-    abstract: "Send the clients of a scenario to a server, and see what becomes of them.",
+    abstract: "Run a scenario's clients against a server, and report the result.",
     discussion: """
-      The server is a running Sluice or any other. Clients come from addresses of their own: from 127.x.y.z to \
-      an IPv4 loopback address; from ::1, the only one there is, to [::1]; in a network namespace made by \
-      scripts/flood also from fd00::/8 and 10.0.0.0/8. Ends when nobody is there and nobody will come, after \
-      --seconds, on SIGTERM or SIGINT, always with a report. Exits with 1 if a promise was broken or honest mail \
+      The server may be Sluice or any other. Each client has its own source address: 127.x.y.z for \
+      an IPv4 loopback target; ::1, the only one, for [::1]; in a network namespace made by \
+      scripts/flood also fd00::/8 and 10.0.0.0/8. Ends when no client is connected and none will come, after \
+      --seconds, on SIGTERM or SIGINT, always with a report. Exits with status 1 if a guarantee was violated or honest mail \
       was lost.
       """)
 
@@ -28,68 +28,70 @@ struct FloodRunCommand: ParsableCommand {
       "127.x.y.z:PORT or [::1]:PORT; or one of each family.", valueName: "target"))
   var targets: [String]
 
-  @Option(help: "The scenario: a file, or the name of one that ships, like flood-10k.")
+  @Option(help: "The scenario: a file, or the name of a built-in one, such as flood-10k.")
   var scenario = "flood-10k"
 
-  @Option(help: "A folder of personas, instead of those that ship.")
+  @Option(help: "A folder of personas, instead of the built-in ones.")
   var personas: String?
 
-  @Option(help: "All chances of the clients follow from it.")
+  @Option(help: "Random seed.")
   var seed: UInt64 = 1
 
-  @Option(help: "Rates times so much. 0.001…1000.")
+  @Option(help: "Multiply all arrival rates by this factor. 0.001…1000.")
   var scale = 1.0
 
-  @Option(help: "How long, at most. Default: the scenario's own time. 1…3600.")
+  @Option(help: "Time limit in seconds. Default: the scenario's duration. 1…3600.")
   var seconds: Double?
 
-  @Option(help: "Connections at a time, at most. 1…200000.")
+  @Option(help: "Simultaneous connections at most. 1…200000.")
   var mostConnections = 20_000
 
-  @Option(help: "Threads, each with its part of the clients. 1…4.")
+  @Option(help: "Threads, each with an equal part of the clients. 1…4.")
   var threads = 1
 
-  @Option(help: "An address that the server takes mail for.")
+  @Option(help: "A recipient address that the server accepts.")
   var recipient = "user@example.com"
 
-  @Option(help: "Look at this process each second: its memory and CPU go into the report.")
+  @Option(
+    help: "Process ID of the server: the report includes its memory and CPU, sampled every second.")
   var daemon: Int32?
 
-  @Option(help: "The process of the mail server behind: its connections are counted each second.")
+  @Option(
+    help: "Process ID of the mail server behind Sluice: its connections are counted every second.")
   var behind: Int32?
 
-  @Option(help: "What the report calls the configuration of the server.")
+  @Option(help: "Name of the server's configuration in the report.")
   var label: String?
 
   @Flag(
     help: """
-      The server has the lists of --print-lists as its access table, which no Sluice ships with: the report says so.
+      The server uses the output of --print-lists as its access table: the report then mentions the lists.
       """)
   var withLists = false
 
   @Option(
-    help: "What an earlier run of the scenario wrote with --json, to be shown beside this one.")
+    help: "JSON file (--json) of an earlier run of the scenario, to show beside this one.")
   var beside: String?
 
   @OptionGroup var files: ReportFiles
 
-  @Flag(help: "Print the report only.")
+  @Flag(help: "Print only the report.")
   var quiet = false
 
   @Flag(
-    help: "Print the access table that the scenario's block lists amount to, and do nothing else.")
+    help: "Print the scenario's block lists as an access table, and exit.")
   var printLists = false
 
   @Flag(
-    help: "We are in a network namespace made for this, where fd00::/8 and 10.0.0.0/8 are nobody's."
+    help: "This is a dedicated network namespace, where fd00::/8 and 10.0.0.0/8 are free to use."
   )
   var namespace = false
 
   @Flag(
     name: .customLong("i-own-this-server-and-may-load-it"),
     help: """
-      Go to a server elsewhere. All connections then come from this machine's own address. To load a server \
-      without its owner's leave does harm, and may be a crime.
+      Use a server on another machine. All connections then come from this machine's own address. Loading a server \
+      without its owner's permission does harm, and may be a crime.
       """)
   var ownsServer = false
 

@@ -38,30 +38,30 @@ extension ConfigurationOptions {
 struct CheckCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "check",
-    abstract: "Say everything that is wrong with a configuration and its tables.")
+    abstract: "Report every error in a configuration and its tables.")
 
   @OptionGroup var options: ConfigurationOptions
 
-  @Flag(help: "Print every setting in force.")
+  @Flag(help: "Print every setting in force, as YAML.")
   var dump = false
 
   @Flag(
     help: """
-      Ask the mail server behind, as a stranger, whether it relays; no message is sent. Exits with 78 if it \
-      does or cannot be told who the client is, with 69 if it does not answer, or not for every family of \
-      clients that comes here.
+      Test, as a stranger, whether the mail server relays; no message is sent. Exits with status 78 if it \
+      does, or if it does not accept the client's address; with 69 if it does not answer, or accepts no \
+      clients of an address family that has a listener.
       """)
   var probeDownstream = false
 
   @Flag(
     help: """
-      Look at the files alone, not at this machine: no ports, no log, no io_uring, no name of the mail server.
+      Check only the files, not this machine: no ports, log, io_uring or name lookup of the mail server.
       """)
   var filesOnly = false
 
   @Flag(
     help: """
-      Judge as HUP does: ports, log and rings stay as they are, and an expired certificate is a warning. For \
+      Check as a reload would: ports, log and rings are not tested, and an expired certificate is a warning. For \
       ExecReload= of systemd.
       """)
   var reload = false
@@ -121,8 +121,9 @@ private func downstreamAddresses(_ configuration: Configuration) throws -> [Addr
 struct ExplainCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "explain",
-    abstract: "Say what a client at an address would meet, and which rule says so.",
-    discussion: "Exits with 0 if it would pass, 1 if it would be slowed, 2 if it would be refused.")
+    abstract: "Show how a client at an address would be treated, and by which rule.",
+    discussion:
+      "Exits with status 0 if it would pass, 1 if it would be delayed, 2 if it would be rejected.")
 
   @Argument(help: "An IPv4 or IPv6 address.")
   var address: String
@@ -137,7 +138,8 @@ struct ExplainCommand: ParsableCommand {
     let (configuration, exitCode) = options.load(keeping: .text)
     guard let configuration else { throw ExitCode(exitCode) }
     guard let explanation = Explanation(of: address, in: configuration) else {
-      StandardError.write("'\(address)' is no address: write one like 192.0.2.7 or 2001:db8::7")
+      StandardError.write(
+        "'\(address)' is not an address: write one such as 192.0.2.7 or 2001:db8::7")
       throw ExitCode(64)
     }
     try StandardOutput.write((json ? explanation.json : explanation.description) + "\n")
@@ -148,24 +150,24 @@ struct ExplainCommand: ParsableCommand {
 struct ServeCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "serve",
-    abstract: "Stand in front of a mail server.",
+    abstract: "Run the proxy in front of a mail server.",
     discussion: """
-      HUP reads the configuration and its tables again and keeps the old ones if anything is wrong with \
-      the new. TERM takes no new clients and lets transactions end; a second TERM, or INT, stops at \
-      once. USR1 opens the log file anew. USR2 writes the counters to the log. Before it starts, it asks the mail \
-      server behind as a stranger, and ends with 78 if no mail would get through as it is told about clients. With \
-      mode enforce it ends with 78 where the mail server is an open relay, at once or when that is found.
+      HUP reloads the configuration and its tables; a single error leaves the running configuration \
+      unchanged. TERM accepts no new clients and waits for open transactions; a second TERM, or INT, stops \
+      immediately. USR1 reopens the log file. USR2 writes the counters to the log. At startup it probes the mail \
+      server as a stranger, and exits with status 78 if the server does not accept the client's address. In \
+      enforce mode it also exits with status 78 if the mail server is an open relay, or becomes one.
       """)
 
   @OptionGroup var options: ConfigurationOptions
 
-  @Option(help: "The most seconds a drain may take.")
+  @Option(help: "How long to wait for open transactions on TERM, in seconds.")
   var drainSeconds = 30
 
   @Flag(
     name: .customLong("no-preflight"),
     help: """
-      Start although the mail server behind does not take what it is told about clients, so that all mail is \
+      Start even if the mail server does not accept the client's address: all mail is \
       deferred with 451 until it does.
       """)
   var startsMiswired = false

@@ -20,83 +20,84 @@ import Synchronization
 struct SimulateCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "simulate",
-    abstract: "Find out in virtual time what the shield would do.",
+    abstract: "Simulate a scenario with your configuration, in virtual time.",
     discussion: """
-      The real engine with a real configuration, among the clients of a scenario. The same seed gives the same \
-      run, to the last byte, on any machine. Exits with 1 if a promise broke or a headline missed its band; of a \
-      sweep honest mail may be lost, for that is what it finds out.
+      Runs the real engine with a real configuration and a scenario's clients. The same seed gives the same \
+      run, to the last byte, on any machine. Exits with status 1 if a guarantee was violated or a headline missed \
+      its range. In a sweep honest mail may be lost, because that is what the sweep measures.
       """)
 
-  @Option(help: "The scenario: a file, or the name of one that ships, like mix-2025.")
+  @Option(help: "The scenario: a file, or the name of a built-in one, such as mix-2025.")
   var scenario = "mix-2025"
 
-  @Option(help: "A folder of personas, instead of those that ship.")
+  @Option(help: "A folder of personas, instead of the built-in ones.")
   var personas: String?
 
   @OptionGroup var options: ConfigurationOptions
 
-  @Option(help: "Everything that happens by chance follows from it.")
+  @Option(help: "Random seed.")
   var seed: UInt64 = 1
 
-  @Option(help: "Seconds of the scenario, instead of its own.")
+  @Option(help: "Duration in seconds, instead of the scenario's.")
   var duration: Double?
 
-  @Option(help: "Rates times so much.")
+  @Option(help: "Multiply all arrival rates by this factor.")
   var scale = 1.0
 
   @Option(
     help:
       """
-      Seconds to go on after the scenario's end, until the last retry of honest mail. Default: 6 days. Bots that come \
-      back without end stop when the scenario does. The whole run has 49 days at most.
+      Seconds to continue after the scenario's end, for retries of honest mail. Default: 6 days. Bots that retry \
+      forever stop when the scenario ends. A run has 49 days at most.
       """
   )
   var after: Double = 6 * 86_400
 
   @Option(
     help:
-      "Print one client's connections as facts and orders: its number, from 1. With the sweep's first value."
+      "Print everything about one client's connections: its number, from 1. With --sweep, for the first value."
   )
   var trace: UInt32?
 
   @Option(
     help: """
-      Try out delays of a stage: banner=0..310, or banner=0..60/5 in steps of 5 s. Stages: banner, helo, mail, \
+      Try a range of delays for a stage: banner=0..310, or banner=0..60/5 in steps of 5 s. Stages: banner, helo, mail, \
       rcpt, rcpt_rejected, data.
       """)
   var sweep: String?
 
-  @Option(help: "With --sweep: write what each persona did at each value as CSV.")
+  @Option(
+    help: "With --sweep: write the results of each persona at each value to this file as CSV.")
   var csv: String?
 
-  @Option(help: "Compare with a second configuration.")
+  @Option(help: "Compare with this second configuration file.")
   var compare: String?
 
-  @Flag(help: "Run the published results H1 to H12 again.")
+  @Flag(help: "Reproduce the published results H1 to H12.")
   var headlines = false
 
-  @Option(help: "Random worlds for so many minutes.")
+  @Option(help: "Run random worlds for this many minutes.")
   var swarm: Double?
 
-  @Option(help: "So many random worlds, from --seed on: the same ones each time.")
+  @Option(help: "Run this many random worlds, starting with --seed: the same ones each time.")
   var swarmWorlds: UInt64?
 
-  @Option(help: "With --headlines and --swarm…: write the outcomes to this file as JUnit XML.")
+  @Option(help: "With --headlines and --swarm…: write the results to this file as JUnit XML.")
   var junit: String?
 
-  @Option(help: "One random world by its seed.")
+  @Option(help: "Run the random world with this seed.")
   var swarmSeed: UInt64?
 
   @Option(
     help: """
-      Whether what the scenario's block lists know is loaded as the access table: on, off or both side by side. No \
-      lists ship. Default: both where a scenario has some; off with --sweep and --trace.
+      Whether the scenario's block lists are loaded as the access table: on, off, or both side by side. No \
+      lists ship. Default: both if the scenario has lists; off with --sweep and --trace.
       """)
   var lists: ListsChoice?
 
   @OptionGroup var files: ReportFiles
 
-  @Flag(help: "Do not run the scenario without a shield beside it.")
+  @Flag(help: "Do not also run the scenario without Sluice for comparison.")
   var noBaseline = false
 
   func run() throws {
@@ -420,10 +421,10 @@ enum ListsChoice: String, CaseIterable, ExpressibleByArgument {
 
 /// Where a report goes besides the terminal, the same for a simulated run and a real one.
 struct ReportFiles: ParsableArguments {
-  @Option(help: "Write the report as one page of HTML.")
+  @Option(help: "Write the HTML report to this file.")
   var html: String?
 
-  @Option(help: "Write what was found as JSON.")
+  @Option(help: "Write the results to this file as JSON.")
   var json: String?
 
   func write(_ reports: [RunReport], page: @autoclosure () -> String) throws {

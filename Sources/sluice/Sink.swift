@@ -137,49 +137,49 @@ extension LoopbackEndpoint {
 struct SinkCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "sink",
-    abstract: "An SMTP server that accepts and counts, for trying Sluice out.",
+    abstract: "An SMTP server that accepts and counts messages, for trying Sluice.",
     discussion: """
-      It listens on loopback, takes every message, counts it and forgets it. Faults can be asked for by \
+      It listens on loopback, accepts every message, counts it and discards it. Options inject faults by \
       stage: banner, ehlo, mail, rcpt, data, body, dot (final dot read, nothing stored), after-dot (stored, \
-      250 not yet sent), quit. SIGUSR1 prints the counts; SIGTERM and SIGINT print them and end.
+      250 not yet sent), quit. SIGUSR1 prints the counts; SIGTERM and SIGINT print them and stop.
       """)
 
   @Option(help: "Loopback address and port; port 0 lets the kernel choose.")
   var listen = LoopbackEndpoint(port: 2600)
   @Option(help: "Write each accepted message to this folder as <n>.eml, its envelope as <n>.env.")
   var store: String?
-  @Option(help: "Refuse recipients that contain this text with 550 5.1.1. Repeatable.")
+  @Option(help: "Reject recipients that contain this text with 550 5.1.1. Repeatable.")
   var rejectRecipient: [String] = []
   @Option(help: "STAGE=SECONDS: wait before the reply of a stage. Repeatable.")
   var delayReply: [SinkDelay] = []
-  @Option(help: "STAGE=REPLY: give this reply instead; \\n starts its next line. Repeatable.")
+  @Option(help: "STAGE=REPLY: send this reply instead; \\n starts a new line. Repeatable.")
   var answer: [SinkAnswer] = []
-  @Option(help: "Hang up at this stage. Repeatable.")
+  @Option(help: "Close the connection at this stage. Repeatable.")
   var dieAt: [SinkStage] = []
-  @Option(help: "How to hang up: fin or rst.")
+  @Option(help: "How to close it: fin or rst.")
   var dieBy = SinkEnding.fin
-  @Option(help: "Fall silent at this stage; at body: stop reading as well. Repeatable.")
+  @Option(help: "Stop replying at this stage; at body: stop reading too. Repeatable.")
   var stallAt: [SinkStage] = []
   @Option(help: "Send a malformed reply at this stage. Repeatable.")
   var garbageAt: [SinkStage] = []
-  @Option(help: "Faults at body strike after this many bytes of it.")
+  @Option(help: "Faults in the body occur after this many bytes.")
   var faultAfterBytes = 1
-  @Option(help: "Faults strike this many times, then the sink behaves.")
+  @Option(help: "Number of faults; after them the sink works normally.")
   var faultTimes = Int.max
   @Option(help: "Offer one more EHLO keyword. Repeatable.")
   var offer: [String] = []
-  @Option(help: "Leave out the EHLO keyword that starts so. Repeatable.")
+  @Option(help: "Leave out the EHLO keyword with this prefix. Repeatable.")
   var withhold: [String] = []
-  @Flag(help: "Offer AUTH PLAIN LOGIN; test with password test is right, all else 535.")
+  @Flag(help: "Offer AUTH PLAIN LOGIN: user test with password test; all others get 535.")
   var auth = false
   @Flag(help: "Expect a PROXY protocol header from every client.")
   var proxy = false
 
-  @Flag(help: "Take recipients at example.invalid as well, as an open relay would.")
+  @Flag(help: "Accept recipients at example.invalid too, as an open relay would.")
   var openRelay = false
-  @Flag(help: "Print each client's address, and what its PROXY header said.")
+  @Flag(help: "Print each client's address, and its PROXY header.")
   var logPeer = false
-  @Option(help: "Connections at once; more get 421.")
+  @Option(help: "Simultaneous connections; further ones get 421.")
   var connections = 5_000
 
   func validate() throws {

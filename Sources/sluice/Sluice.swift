@@ -14,7 +14,7 @@ import Structures
 struct Sluice: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "sluice",
-    abstract: "A tarpitting and flow-control shield for SMTP.",
+    abstract: "An SMTP proxy that slows spambots down until they give up.",
     version: "sluice 0.1.0 (commit \(String(cString: cbuild_commit())))",
     subcommands: [
       ServeCommand.self, CheckCommand.self, ExplainCommand.self, DemoCommand.self,
@@ -63,25 +63,25 @@ struct ConfigurationOptions: ParsableArguments {
 
   @Option(
     name: .customLong("listen"),
-    help: "Listen here instead, as ADDRESS:PORT; may be given several times.")
+    help: "Listen on ADDRESS:PORT instead of the configured addresses. Repeatable.")
   var listen: [String] = []
 
-  @Option(help: "The mail server behind, as HOST:PORT.")
+  @Option(help: "The mail server, as HOST:PORT.")
   var downstream: String?
 
   @Option(
     help: """
-      How that server learns who the client is: proxy_v2, proxy_v1, xclient, xforward, received or none.
+      How the mail server learns the client's address: proxy_v2, proxy_v1, xclient, xforward, received or none.
       """)
   var identity: String?
 
-  @Option(help: "observe or enforce.")
+  @Option(help: "observe (log only) or enforce (delay and reject).")
   var mode: String?
 
   @Option(help: "The access table, instead of the configured one.")
   var access: String?
 
-  @Option(help: "Our name in banner and EHLO reply.")
+  @Option(help: "Sluice's name in the banner and the EHLO reply.")
   var hostname: String?
 
   /// What of it stands over the file.

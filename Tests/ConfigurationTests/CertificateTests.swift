@@ -71,7 +71,7 @@ struct CertificateTests {
       #expect(problems == [])
       let failure = FileFailure(path: "mx.key", operation: "open", errno: EACCES)
       #expect(failure.kind == .forbidden)
-      #expect(failure.hint.contains("let the user"))
+      #expect(failure.hint.contains("give Sluice's user"))
     } else {
       #expect(problems.exitCode == 77)
     }
@@ -151,7 +151,7 @@ struct CertificateTests {
       folder, "mx.pem", "mx.key", names: "mx.example.org", more: twice)
     #expect(configuration != nil)
     #expect(problems.map(\.severity) == [.warning])
-    #expect(problems.first?.reason.contains("has the name mx.example.org too") == true)
+    #expect(problems.first?.reason.contains("also has the name mx.example.org") == true)
   }
 
   @Test("what is asked of the downstream becomes a context's settings")

@@ -47,7 +47,7 @@ struct ConfigurationTests {
       downstream: {address: "mail.example.org:25", identity: proxy_v2, probe_every: 250ms}
       """
     // 250ms is below the range on purpose.
-    #expect(read(yaml).problems.map(\.reason) == ["250ms is less than the least, 1s"])
+    #expect(read(yaml).problems.map(\.reason) == ["250ms is below the minimum, 1s"])
     let good = read(yaml.replacing("250ms", with: "5s"))
     #expect(good.problems == [])
     let configuration = try #require(good.configuration)
@@ -140,15 +140,15 @@ struct ConfigurationTests {
   static let mistakes: [(yaml: String, place: String, reason: String, hint: String)] = [
     ("mod: observe", "1:1", "unknown key 'mod' in the configuration", "'mode'"),
     ("banner: {clean: 4s}", "1:1", "unknown key 'banner'", "below 'delays'"),
-    ("delays:\n  mode: observe", "2:3", "unknown key 'mode'", "outermost level"),
+    ("delays:\n  mode: observe", "2:3", "unknown key 'mode'", "top level"),
     ("zzzzzz: 1", "1:1", "unknown key", "the keys here are: mode, hostname"),
     ("mode: enforced", "1:7", "'enforced' is not one of", "'enforce'"),
-    ("mode: [observe]", "1:7", "a list stands where", "observe or enforce"),
+    ("mode: [observe]", "1:7", "found a list instead of", "observe or enforce"),
     ("mode:", "1:1", "'mode' has no value", "default, observe"),
     ("delays: 4s", "1:9", "'delays' is a section", "banner, helo"),
     ("- a", "1:1", "keys and values, not of a list", "mode"),
     ("word", "1:1", "keys and values, not of 'word'", "mode"),
-    ("delays: {banner: {clean: 4}}", "1:26", "does not say in which unit", "write 4s"),
+    ("delays: {banner: {clean: 4}}", "1:26", "has no unit of time", "write 4s"),
     (
       "delays: {banner: {clean: 26s}}", "1:26", "ceiling of 25s: senders that wait 30 s",
       "25s at most"
@@ -157,14 +157,14 @@ struct ConfigurationTests {
     ("delays: {end_of_data: {clean: 6s}}", "1:31", "ceiling of 5s", "5s at most"),
     ("delays: {sum: {suspicious: 3m}}", "1:28", "ceiling of 2m", "2m at most"),
     ("signals: {errors: {proof: true}}", "1:27", "cannot be a proof", "raise the weight"),
-    ("signals: {errors: {weight: 1.5}}", "1:28", "1.5 is more than the most, 1.0", "0.0 to 1.0"),
+    ("signals: {errors: {weight: 1.5}}", "1:28", "1.5 is above the maximum, 1.0", "0.0 to 1.0"),
     ("signals: {pregret: {weight: 1}}", "1:11", "unknown key 'pregret' in 'signals'", "'pregreet'"),
     (
       "signals: {errors: {wieght: 1}}", "1:20", "unknown key 'wieght' in 'signals.errors'",
       "'weight'"
     ),
     ("smtp: {errors: many}", "1:16", "not a whole number", "digits"),
-    ("smtp: {errors: 0}", "1:16", "0 is less than the least, 1", "1 to 100000"),
+    ("smtp: {errors: 0}", "1:16", "0 is below the minimum, 1", "1 to 100000"),
     (
       "smtp: {command_bytes: 64k}", "1:23", "does not fit into limits.input_bytes (32k)",
       "lower the first"
@@ -177,13 +177,13 @@ struct ConfigurationTests {
       "timeouts: {command: 5s, command_under_stress: 6s}", "1:47",
       "is longer than timeouts.command (5s)", "lower the first"
     ),
-    ("hostname: mx", "1:11", "is not a full name", "mx.example.org"),
+    ("hostname: mx", "1:11", "is not a fully qualified name", "mx.example.org"),
     ("hostname: 192.0.2.1", "1:11", "is not a host name", "not the address"),
     ("own: {addresses: [192.0.2.0/24]}", "1:19", "is not an IP address", "not a network"),
     ("own: {names: [a, b_c]}", "1:18", "is not a host name", "such as"),
-    ("listeners: 0.0.0.0:25", "1:12", "where a list of listeners belongs", "[{address"),
-    ("listeners: []", "1:12", "nobody can connect", "[{address"),
-    ("listeners: [\"0.0.0.0:25\"]", "1:13", "where a listener belongs", "{address: \"0.0.0.0:25\""),
+    ("listeners: 0.0.0.0:25", "1:12", "instead of a list of listeners", "[{address"),
+    ("listeners: []", "1:12", "no client can connect", "[{address"),
+    ("listeners: [\"0.0.0.0:25\"]", "1:13", "instead of a listener", "{address: \"0.0.0.0:25\""),
     ("listeners: [{role: inbound}]", "1:13", "without an address", "{address"),
     ("listeners: [{address: \":25\"}]", "1:23", "has no address", "0.0.0.0:25"),
     ("listeners: [{address: \"[::]:25\", rol: inbound}]", "1:34", "unknown key 'rol'", "'role'"),
@@ -197,9 +197,9 @@ struct ConfigurationTests {
     ),
     (
       "listeners:\n- {address: \"0.0.0.0:25\"}\n- {address: \"127.0.0.1:25\"}", "3:3",
-      "overlaps with 0.0.0.0:25 in line 2", "wildcard alone"
+      "overlaps with 0.0.0.0:25 in line 2", "only the wildcard"
     ),
-    ("downstream: {address: \"127.0.0.1:25\"}", "1:23", "is our own listener", "another port"),
+    ("downstream: {address: \"127.0.0.1:25\"}", "1:23", "is Sluice's own listener", "another port"),
     ("downstream: {address: mail}", "1:23", "has no port", "127.0.0.1:10025"),
     ("tables: {access: \"hash:/etc/a\"}", "1:18", "'hash' tables are not supported", "cidr:/etc/a"),
     ("tables: {access: nowhere/a.cidr}", "1:18", "cannot open nowhere/a.cidr", "check the path"),
@@ -214,7 +214,7 @@ struct ConfigurationTests {
       "'AENULL' names no cipher of this OpenSSL: did you mean ANULL?", "openssl ciphers"
     ),
     (
-      "downstream: 10.0.0.5:25", "1:13", "is a section with keys of its own",
+      "downstream: 10.0.0.5:25", "1:13", "is a section with its own keys",
       "write downstream: {address: \"10.0.0.5:25\"}"
     ),
     (
@@ -232,12 +232,12 @@ struct ConfigurationTests {
       "None"
     ),
     ("tls: {session_tickets: 10s}", "1:24", "cannot be used for 10s", "1m to 7d"),
-    ("tls: {handshake_timeout: 10m}", "1:26", "more than the most, 5m", "1s to 5m"),
+    ("tls: {handshake_timeout: 10m}", "1:26", "above the maximum, 5m", "1s to 5m"),
     ("tls: {client_certificates: require}", "1:28", "is not one of", "no or request"),
     (
-      "tls: {certificates: mx.pem}", "1:21", "where a list of certificates belongs", "[{certificate"
+      "tls: {certificates: mx.pem}", "1:21", "instead of a list of certificates", "[{certificate"
     ),
-    ("tls: {certificates: [mx.pem]}", "1:22", "where a certificate belongs", "{certificate"),
+    ("tls: {certificates: [mx.pem]}", "1:22", "instead of a certificate", "{certificate"),
     ("tls: {certificates: [{key: a}]}", "1:22", "an entry without 'certificate'", "both"),
     ("tls: {certificate: a}", "1:7", "unknown key 'certificate' in 'tls'", "'certificates'"),
     (
@@ -248,7 +248,7 @@ struct ConfigurationTests {
       "listeners: [{address: \"[::]:25\", tls: yes}]", "1:39", "is not one of off, starttls",
       "write off"
     ),
-    ("downstream: {tls: verify}", "1:19", "the name in its certificate is not known", "tls_name"),
+    ("downstream: {tls: verify}", "1:19", "the name in its certificate is unknown", "tls_name"),
     (
       "downstream: {tls: opportunistic, tls_implicit: yes}", "1:48", "no way back",
       "required or verify"
@@ -264,7 +264,7 @@ struct ConfigurationTests {
     ("mode: observe\n\ta: 1", "2:1", "this is not YAML", "tabs"),
     ("delays: {banner: {clean: 4s}", "1:29", "this is not YAML", "indentation"),
     ("a: \"x", "1:6", "this is not YAML", "quotes"),
-    ("mode: observe\n---\nmode: enforce", "2:1", "not YAML we can read", "'---'"),
+    ("mode: observe\n---\nmode: enforce", "2:1", "this YAML is not supported", "'---'"),
     ("mode: *x", "1:7", "undefined alias", ""),
     ("mode: \u{1}observe", "1:7", "control character (U+1)", "delete"),
     ("{}: 1", "1:1", "not a word", "key: value"),
@@ -299,7 +299,7 @@ struct ConfigurationTests {
       places
         == [
           "2 'errors' is given twice", "2 unknown key 'erors' in", "3 'mode' is given twice ",
-          "6 'banner' is given twic", "6 '1' does not say in whi", "7 'mode' is given twice ",
+          "6 'banner' is given twic", "6 '1' has no unit of tim", "7 'mode' is given twice ",
         ].map { String($0.prefix(24)) })
   }
 
@@ -309,7 +309,7 @@ struct ConfigurationTests {
     arguments: [
       (
         "listeners: [{address: \"0.0.0.0:587\", role: outbound}]\nlimits: {input_bytes: 8k}",
-        "less than a line of AUTH may have", "log-ins with tokens get 500"
+        "less than the length of an AUTH line", "log-ins with tokens get 500"
       ),
       (
         "mode: enforce\ndownstream: {identity: none}", "open relay",
@@ -321,8 +321,8 @@ struct ConfigurationTests {
       ),
       ("limits: {downstream_connections: 4000}", "can never be used", "more than sessions"),
       ("smtp: {recipients: 50}", "RFC 5321", "less than promised"),
-      ("downstream: {tls_implicit: yes}", "this does nothing", "no TLS at all"),
-      ("downstream: {tls: required, tls_ca: /etc}", "at tls: verify alone", "nobody asks them"),
+      ("downstream: {tls_implicit: yes}", "this has no effect", "no TLS at all"),
+      ("downstream: {tls: required, tls_ca: /etc}", "with tls: verify", "nobody asks them"),
       ("delays: {mail: {clean: 9s}}", "longer than a suspicious", "a curve upside down"),
       ("delays: {sum: {clean: 61s}}", "longer than a suspicious", "the sums too"),
     ])
@@ -360,7 +360,7 @@ struct ConfigurationTests {
       let reason = configuration.circle(at: try #require(Address(address)))
       if let reason {
         #expect(
-          reason.contains("mail.example.org:25 (\(address)) is our own listener \(listener)"))
+          reason.contains("mail.example.org:25 (\(address)) is Sluice's own listener \(listener)"))
       }
       return reason != nil
     }
@@ -391,7 +391,7 @@ struct ConfigurationTests {
         """
       let cautions = try #require(read(yaml).configuration).cautions
       #expect(cautions.count == count)
-      let found = cautions.filter { $0.contains("learns nothing") }
+      let found = cautions.filter { $0.contains("learns neither") }
       #expect(found.count == (count == 3 ? 1 : 0))
       #expect(
         found.allSatisfy { $0.contains("192.0.2.1:25") && $0.contains("proxy_v2 or proxy_v1") })

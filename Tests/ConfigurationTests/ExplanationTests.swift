@@ -87,12 +87,12 @@ struct ExplanationTests {
       whole.limits == [
         "messages: no limit",
         "64k bytes per second for the whole network together, burst 16,384; "
-          + "over it: messages are read no faster",
+          + "over it: messages are read more slowly",
       ])
     // No rule of the rate table holds for what the operator vouches for.
     let trusted = try #require(Explanation(of: "192.0.2.1", in: configuration))
     #expect(trusted.limits.isEmpty && trusted.bucket == nil && trusted.rate != nil)
-    #expect(trusted.description.contains("none holds for what is trusted"))
+    #expect(trusted.description.contains("none apply to a trusted client"))
     let v6 = try #require(Explanation(of: "2001:db8::5", in: configuration))
     #expect(v6.bucket == "2001:db8::/64, shared by all of it")
   }
@@ -101,13 +101,16 @@ struct ExplanationTests {
     "what happens over a limit is what docs/tables.md says",
     arguments: [
       (
-        "slow", "slow down, 421 where that is not enough",
-        "slow down, 450 where that is not enough",
-        "the signal rate_excess", "slow down"
+        "slow", "delay, then 421 if that is not enough",
+        "delay, then 450 if that is not enough",
+        "the signal rate_excess", "delay"
       ),
-      ("tempfail", "tempfail (421)", "tempfail (450)", "421 and the end", "tempfail (421)"),
-      ("refuse", "refuse (554)", "refuse (554)", "421 and the end", "refuse (554)"),
-      ("drop", "drop", "drop", "421 and the end", "drop"),
+      (
+        "tempfail", "tempfail (421)", "tempfail (450)", "421, and the session ends",
+        "tempfail (421)"
+      ),
+      ("refuse", "reject (554)", "reject (554)", "421, and the session ends", "reject (554)"),
+      ("drop", "drop", "drop", "421, and the session ends", "drop"),
     ])
   func over(word: String, conn: String, msgs: String, errors: String, concurrency: String) throws {
     let folder = try Folder()
@@ -119,7 +122,7 @@ struct ExplanationTests {
     let told = try #require(Explanation(of: "192.0.2.1", in: read)).limits.map {
       $0.components(separatedBy: "over it: ").last
     }
-    #expect(told == [conn, msgs, msgs, errors, "messages are read no faster", concurrency])
+    #expect(told == [conn, msgs, msgs, errors, "messages are read more slowly", concurrency])
   }
 
   @Test("delays are those of the tier and of the next one; a rule's delay keeps to the ceiling")

@@ -41,7 +41,7 @@ struct LoadTests {
     #expect(key?.high == 0x0011_2233_4455_6677 && key?.low == 0x8899_aabb_ccdd_eeff)
     for (text, word) in [
       ("", "has 0 characters"), ("0011", "has 4 characters"),
-      ("0011223344556677 899aabbCCDDEEFF", "has others"),
+      ("0011223344556677 899aabbCCDDEEFF", "has other characters"),
       (String(repeating: "0", count: 32), "of zeros"),
     ] {
       let file = try folder.write("names.key", text)
@@ -122,7 +122,7 @@ struct LoadTests {
       problems.map(\.description) == [
         """
         /nowhere/sluice.yaml: error: cannot open /nowhere/sluice.yaml: No such file or directory
-          hint: check the path; relative ones count from the folder of the configuration file
+          hint: check the path; a relative path starts at the folder of the configuration file
         """
       ])
   }

@@ -62,7 +62,7 @@ struct LossTests {
   func mode() throws {
     let rest = String(Self.full.dropFirst("mode: enforce\n".count))
     let lost = try refusals(rest)
-    #expect(lost == ["'mode: enforce' is in force, and mode is not written any more"])
+    #expect(lost == ["'mode: enforce' is in force, and mode is no longer set"])
     let meant = try refusals("mode: observe\n" + rest)
     #expect(meant == [])
   }
@@ -87,14 +87,14 @@ struct LossTests {
     }
     let unnamed = try refusals(
       Self.full.replacing("tables: {access: a.cidr}", with: "own: {names: [a.example]}"))
-    #expect(unnamed == ["tables.access is not written any more, and 40 rules are in force"])
+    #expect(unnamed == ["tables.access is no longer set, and 40 rules are in force"])
   }
 
   @Test(
     "a last line without its end is refused where it had one before, and taken where it never had")
   func lineEnds() throws {
     let cut = try refusals(Self.full, String(Self.networks.dropLast()))
-    #expect(cut == ["the last line has no end, and it had one: the file may have been cut off"])
+    #expect(cut == ["the last line has lost its line break: the file may be truncated"])
     let always = try refusals(
       Self.full, String(Self.networks.dropLast()), from: Self.full, String(Self.networks.dropLast())
     )
@@ -106,7 +106,7 @@ struct LossTests {
     let few = try refusals(Self.full.replacing("smtp: {errors: 7, recipients: 200}\n", with: ""))
     #expect(few == [])
     let most = try refusals("mode: enforce\ntables: {access: a.cidr}\n")
-    #expect(most == ["4 of 6 settings that are in force are not written any more"])
+    #expect(most == ["4 of 6 settings that are in force are no longer set"])
   }
 
   @Test("a named pipe is refused at once, a pipe without a name is read")

@@ -314,14 +314,14 @@ struct PersonaFileTests {
       ("tls: {value: 3%, source: 2010}", 7, "a source is words", "where it is from"),
       ("tls: 3%", 7, "without saying where it is from", "source"),
       ("tls: {value: -3%, source: assumption}", 7, "below nothing", "0% to 100%"),
-      ("tls: {value: 103%, source: assumption}", 7, "more than all", "0% to 100%"),
+      ("tls: {value: 103%, source: assumption}", 7, "more than 100%", "0% to 100%"),
       ("tls: {value: 0.3, source: assumption}", 7, "not a percentage", "write 30%"),
-      ("again: {value: 30, source: assumption}", 7, "in which unit", "write 30s"),
+      ("again: {value: 30, source: assumption}", 7, "no unit of time", "write 30s"),
       (
         "again: {value: {unifrom: [1s, 2s]}, source: assumption}", 7, "unknown key 'unifrom'",
         "'uniform'"
       ),
-      ("again: {value: {uniform: [2s, 1s]}, source: assumption}", 7, "less than the least", "swap"),
+      ("again: {value: {uniform: [2s, 1s]}, source: assumption}", 7, "below the minimum", "swap"),
       ("again: {value: {normal: [2s]}, source: assumption}", 7, "two values", "standard deviation"),
       (
         "again: {value: {mix: [{share: 0%, const: 1s}]}, source: assumption}", 7, "all shares",
@@ -333,8 +333,8 @@ struct PersonaFileTests {
       ),
       ("again: {value: {mix: {const: 1s}}, source: assumption}", 7, "a mix is a list", "share"),
       ("again:\n  value: 1s\n  source: assumption\n  note: x", 10, "unknown key 'note'", "value"),
-      ("addresses: {value: 0, source: assumption}", 7, "less than the least", "from 1"),
-      ("per_network: {value: 255, source: assumption}", 7, "more than the most", "254"),
+      ("addresses: {value: 0, source: assumption}", 7, "below the minimum", "from 1"),
+      ("per_network: {value: 255, source: assumption}", 7, "above the maximum", "254"),
       ("rotates: {value: perhaps, source: assumption}", 7, "not one of yes, no", "yes or no"),
       ("clock: {value: idle, source: assumption}", 7, "not one of read, reply, session", "read"),
       ("aim: {value: harvets, source: assumption}", 7, "not one of", "did you mean 'harvest'?"),
@@ -521,7 +521,7 @@ struct ScenarioFileTests {
       ("bots: {value: {B1: -5%}, source: assumption}", "below nothing", "0% to 100%"),
       ("bots: {value: {B1: 5}, source: assumption}", "not a percentage", "5%"),
       ("bots: {value: {B1: 100%}}", "no source", "assumption"),
-      ("bots: {value: [B1], source: assumption}", "a list stands where", "{persona: share"),
+      ("bots: {value: [B1], source: assumption}", "found a list instead of", "{persona: share"),
       ("senders: {value: {B1: 50%}, source: assumption}", "B1 is a bot", "under bots"),
       ("clients: {value: {B1: -5}, source: assumption}", "not a number", "number"),
       ("bursts: {value: [{at: 1m}], source: assumption}", "at, lasting, times", "lasting"),
@@ -545,7 +545,7 @@ struct ScenarioFileTests {
     "what makes no scenario is told",
     arguments: [
       ("name: x\n", "nobody comes"), ("at_once: {value: {B1: 1}, source: x}\n", "without a name"),
-      ("name: x\nbots: {value: {B1: 1%}, source: x}\n", "shares of no connections"),
+      ("name: x\nbots: {value: {B1: 1%}, source: x}\n", "shares without connections"),
       (
         "name: x\nconnections: {value: 5, source: x}\nhonest: {value: 5%, source: x}\nbots: {value: {B1: 1%}, source: x}\n",
         "nobody is honest"

@@ -150,9 +150,10 @@ struct JudgeTests {
       #expect(remembered.tier == met.tier && remembered.banner == met.banner, "\(address)")
       #expect(met.tier == (isBad ? .suspicious : .known))
       #expect(met.banner == (isBad ? 22_000_000 : 0))
-      #expect(told.description.contains("new, it would be slowed, then let through; see history"))
+      #expect(
+        told.description.contains("a new client would be delayed, then let through; see history"))
       #expect(told.description.contains("it was proven bad: T2, banner after 22s"))
-      #expect(told.description.contains("mail of it was accepted: T0, banner after 0s"))
+      #expect(told.description.contains("its mail was accepted: T0, banner after 0s"))
     }
   }
 
@@ -169,7 +170,8 @@ struct JudgeTests {
     #expect(told.proofs == [.pregreet, .nonSMTP])
     let banner = try #require(told.stages.first { $0.stage == .banner })
     #expect(banner.next == 22_000_000 && banner.worst == 110_000_000)
-    #expect(told.description.contains("T3: held, never let through, for one sign of pregreet"))
+    #expect(
+      told.description.contains("T3: held, never let through; one of these is enough: pregreet"))
     #expect(!told.description.contains("at most, if it misbehaves"))
     let mild = try World.made(
       "signals: {pregreet: {proof: no}, non_smtp: {proof: no}}\n",

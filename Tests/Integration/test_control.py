@@ -88,7 +88,7 @@ def test_sighup_with_a_broken_configuration_keeps_the_old_one(sink, shield):
     [
         ("empty configuration", "there is no setting in this file"),
         ("cut configuration", "RELOAD failed"),
-        ("without mode", "mode is not written any more"),
+        ("without mode", "mode is no longer set"),
         ("empty table", "has 0 rules, and 4 are in force"),
         ("named pipe", "it is a named pipe"),
     ],
@@ -348,7 +348,7 @@ def both(front, code, *words, **options):
 
 def test_check_and_serve_find_the_folder_of_the_log_missing(shield, tmp_path):
     front = shield(2600, {"log": {"destination": str(tmp_path / "none/sluice.log")}}, start=False)
-    both(front, 73, "cannot open the log file", "make its folder first")
+    both(front, 73, "cannot open the log file", "create its folder first")
     front.settings["log"]["destination"] = str(tmp_path / "sluice.log")
     front.write_config()
     assert sluice("check", "--config", str(front.config)).returncode == 0
@@ -370,7 +370,7 @@ def test_check_knows_the_port_that_the_running_sluice_holds(sink, shield):
     front = shield(sink(store=False))
     done = sluice("check", "--config", str(front.config))
     assert done.returncode == 0, done.stderr
-    assert f"is held by the Sluice that runs (process {front.pid})" in done.stderr, done.stderr
+    assert f"is held by the running Sluice (process {front.pid})" in done.stderr, done.stderr
 
 
 def test_check_finds_io_uring_forbidden(shield):

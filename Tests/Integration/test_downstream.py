@@ -140,7 +140,7 @@ def test_no_address_of_the_name_may_be_a_listener_of_ours(named):
     for arguments in (["check"], ["serve"]):
         done = subprocess.run(
             front.command(*arguments, "--config", str(front.config)), capture_output=True, text=True, timeout=40)
-        assert done.returncode == 78 and "mail would go in circles" in done.stderr, done.stderr
+        assert done.returncode == 78 and "mail would loop" in done.stderr, done.stderr
         assert "(127.0.0.1)" in done.stderr
 
 

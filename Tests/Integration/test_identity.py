@@ -345,7 +345,7 @@ def test_another_server_that_trusts_this_machine_is_found_out(jailed):
     assert trap.returncode == 78 and "OPEN RELAY" in trap.stderr, trap.stderr
     # The header is not expected there.
     wrong = probe(server.port, "proxy_v2")
-    assert wrong.returncode == 78 and "does not take identity proxy_v2" in wrong.stderr, wrong.stderr
+    assert wrong.returncode == 78 and "does not accept identity proxy_v2" in wrong.stderr, wrong.stderr
 
 
 # MARK: Open relays
@@ -390,7 +390,7 @@ def test_a_server_without_ipv6_is_told_from_one_that_takes_nothing(old_postfix, 
     port = port_for(old_postfix, identity)
     done = probe(port, identity)
     assert done.returncode == 69 and "does not relay for a client at 192.0.2.1" in done.stderr, done.stderr
-    assert "that of IPv6 clients is deferred with 451: let it take IPv6" in done.stderr, done.stderr
+    assert "mail from IPv6 clients is deferred with 451: enable IPv6 there" in done.stderr, done.stderr
     assert "error:" not in done.stderr and "All mail" not in done.stderr and "mail is deferred" not in done.stderr
     # With nothing but IPv6 to serve it is all there is.
     done = probe(port, identity, listeners=["[::]:25"])
@@ -409,7 +409,7 @@ def test_behind_a_balancer_either_family_may_come(old_postfix, telling_postfix, 
     done = ask(telling_postfix.proxy_port)
     assert done.returncode == 0 and "for a client at 2001:db8::1" in done.stderr, done.stderr
     done = ask(old_postfix.proxy_port)
-    assert done.returncode == 0 and "if none come through the load balancers, all is well" in done.stderr, done.stderr
+    assert done.returncode == 0 and "if the load balancers have no such clients, nothing needs to be done" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("identity", ["none", "received", "xforward"])
@@ -427,13 +427,13 @@ def test_the_probe_finds_a_server_that_relays_for_everybody(open_postfix, identi
 def test_the_probe_says_what_does_not_fit_together(telling_postfix):
     # No header expected; it has XCLIENT and trusts this machine.
     done = probe(telling_postfix.port, "proxy_v2")
-    assert done.returncode == 78 and "does not take identity proxy_v2" in done.stderr, done.stderr
+    assert done.returncode == 78 and "does not accept identity proxy_v2" in done.stderr, done.stderr
     assert "smtpd_upstream_proxy_protocol=haproxy" in done.stderr
     assert "it would be an OPEN RELAY" in done.stderr
     # A header expected, and none sent.
     started = time.monotonic()
     done = probe(telling_postfix.proxy_port, "none")
-    assert done.returncode == 69 and "waits for a PROXY header" in done.stderr, done.stderr
+    assert done.returncode == 69 and "waiting for a PROXY header" in done.stderr, done.stderr
     assert time.monotonic() - started < 15
 
 
@@ -442,14 +442,14 @@ def test_a_server_that_puts_strangers_off_for_their_name_is_not_called_right(ide
     for server in running(PickyPostfix):
         done = probe(port_for(server, identity), identity)
         assert done.returncode == 0, done.stderr
-        assert "put off the probe of a client at 192.0.2.1 with '450 4.7.25" in done.stderr, done.stderr
+        assert "deferred the probe from a client at 192.0.2.1 with '450 4.7.25" in done.stderr, done.stderr
         assert "does not relay" not in done.stderr
 
 
 @pytest.mark.parametrize("rcpt, words", [
-    ("450 4.7.1 Greylisted, come back in 300 seconds", "put off the probe"),
-    ("554 5.7.1 Service unavailable; client [192.0.2.1] blocked using x.example", "look at its relay rules"),
-    ("550 5.1.1 no such user", "look at its relay rules"),
+    ("450 4.7.1 Greylisted, come back in 300 seconds", "deferred the probe"),
+    ("554 5.7.1 Service unavailable; client [192.0.2.1] blocked using x.example", "check its relay rules"),
+    ("550 5.1.1 no such user", "check its relay rules"),
     ("550 relay not permitted", "does not relay for"),
     ("454 4.7.1 <probe@example.invalid>: Relay access denied", "does not relay for"),
 ])
@@ -501,10 +501,10 @@ def test_a_circle_by_name_is_refused_as_one_by_address(shield, listen):
     for host in ("127.0.0.1", "localhost"):
         for more in ([], ["--probe-downstream"]):
             done = check(f"{host}:{front.port}", *more)
-            assert done.returncode == 78 and "mail would go in circles" in done.stderr, done.stderr
+            assert done.returncode == 78 and "mail would loop" in done.stderr, done.stderr
         code, log = start(front)
-        assert code == 78 and "mail would go in circles" in log, log
-    assert "localhost:%d (127.0.0.1) is our own listener" % front.port in log
+        assert code == 78 and "mail would loop" in log, log
+    assert "localhost:%d (127.0.0.1) is Sluice's own listener" % front.port in log
     assert check(f"localhost:{front.port - 1}").returncode == 0
     # A name that is not known here and now: `serve` would not start. The files are good all the same.
     done = check(f"mail.invalid:{front.port}")
@@ -533,7 +533,7 @@ def test_serve_refuses_to_enforce_in_front_of_an_open_relay_unless_told(telling_
     front.settings["downstream"]["allow_open_relay"] = True
     front.write_config()
     code, log = start(front)
-    assert code is None and "whether the downstream relays is not asked" in log, log
+    assert code is None and "the downstream is not tested for open relaying" in log, log
     with front.dialogue() as client:
         client.greet()
         assert client.deliver().code == 250
@@ -566,13 +566,13 @@ def test_a_trial_that_is_wired_wrongly_does_not_start_and_says_the_edit(telling_
         start=False)
     code, log = start(front)
     assert code == 78, log
-    for words in ("does not take identity proxy_v2", "smtpd_upstream_proxy_protocol=haproxy", "--identity none",
+    for words in ("does not accept identity proxy_v2", "smtpd_upstream_proxy_protocol=haproxy", "--identity none",
                   "OPEN RELAY, because it trusts this machine's address", "--no-preflight"):
         assert log.count(words) == 1, (words, log)
     assert "sluice listens" not in log
     # Told to start all the same, no mail is lost by it: it is deferred, and the log goes on saying why.
     code, log = start(front, "--no-preflight")
-    assert code is None and "does not take identity proxy_v2" in log, log
+    assert code is None and "does not accept identity proxy_v2" in log, log
     with front.dialogue() as client:
         client.expect(220)
         # What that server offers is not known: 421, and not an offer that might be wrong.
@@ -606,10 +606,10 @@ def test_a_server_wired_wrongly_that_comes_up_later_is_told_loudly(shield):
         port, {"mode": "observe", "downstream": {"identity": "proxy_v2", "allow_open_relay": False}}, start=False)
     # Nobody is there yet: it starts, asks again, and then says it.
     code, log = start(front)
-    assert code is None and "is asked again until it answers" in log, log
+    assert code is None and "is probed again until it answers" in log, log
     listener = deaf(port)
     try:
-        front.program.wait_for(r"error: .*does not take identity proxy_v2.*All mail would be deferred with 451", 30)
+        front.program.wait_for(r"error: .*does not accept identity proxy_v2.*All mail would be deferred with 451", 30)
         front.program.wait_for("smtpd_upstream_proxy_protocol=haproxy")
     finally:
         listener.shutdown(socket.SHUT_RDWR)
@@ -640,7 +640,7 @@ def test_an_open_relay_that_comes_up_later_ends_what_enforces(scripted, shield):
     port = free_port()
     front = shield(port, UNKNOWN, start=False)
     code, log = start(front)
-    assert code is None and "Connection refused" in log and "is asked again until it answers" in log, log
+    assert code is None and "Connection refused" in log and "is probed again until it answers" in log, log
     server = scripted(port=port)
     front.program.wait_for("DOWNSTREAM UP")
     with front.dialogue() as client:
@@ -690,7 +690,7 @@ def test_a_server_that_only_puts_off_at_first_is_asked_again(scripted, shield):
     server = scripted("451 4.3.0 Temporary lookup failure")
     front = shield(server, UNKNOWN, start=False)
     code, log = start(front)
-    assert code is None and "put off the probe" in log, log
+    assert code is None and "deferred the probe" in log, log
     server.rcpt = "250 2.1.5 Ok"
     code, log = ended(front)
     assert code == 78 and "OPEN RELAY: " in log, log
@@ -872,7 +872,7 @@ def test_waiting_connections_are_bounded_and_leave_nothing_behind(sink, balanced
 
 def test_a_wrong_proxy_protocol_in_the_configuration_is_told_with_its_place(tmp_path):
     for text, words in (
-        ("{from: []}", "without load balancers"), ("{from: [0.0.0.0/0]}", "lets everybody say"),
+        ("{from: []}", "without load balancers"), ("{from: [0.0.0.0/0]}", "lets any client claim"),
         ("{from: [10.0.0.1/24]}", "write 10.0.0.0/24"), ("{form: [10.0.0.1]}", "unknown key 'form'"),
         ("yes", "does not say who"), ("{from: [balancer.example]}", "not an address or network"),
     ):

@@ -86,7 +86,7 @@ EXAMPLES = [
     Example(f"check {CONFIGURED} --reload", "good"),
     Example(
         "serve --listen 127.0.0.1:{port} --downstream 127.0.0.1:{sink} --identity xclient --no-preflight",
-        "does not take identity xclient", ready="sluice ready"),
+        "does not accept identity xclient", ready="sluice ready"),
     Example(
         "check --listen 127.0.0.1:{port} --downstream 127.0.0.1:{sink} --identity none --mode enforce "
         "--hostname mx.option.example --access {table} --dump", rf"(?s)mx\.option\.example.*{READS_TABLE}"),
@@ -96,7 +96,7 @@ EXAMPLES = [
         "explain 192.0.2.7 --access {table} --listen 127.0.0.1:{port} --downstream 127.0.0.1:{sink} --identity none "
         "--mode enforce --hostname mx.option.example", r"access\.cidr:1", status=2),
     Example(
-        "demo --seconds 5 --scale 0.5 --seed 2 --plain --html {html}", r"What it came to",
+        "demo --seconds 5 --scale 0.5 --seed 2 --plain --html {html}", r"Result of the demo",
         writes=("html", "<!DOCTYPE html>")),
     Example("sink --listen 127.0.0.1:{port} --store {folder} --log-peer", "messages", ready="sink ready", greets="220 "),
     Example(
@@ -122,7 +122,7 @@ EXAMPLES = [
         "flood run 127.0.0.1:{sink} --scenario {listed} --seconds 3 --quiet --with-lists --label mine --beside {report}",
         r"(?s)block lists.*which do not ship.*Both runs side by side.*mine \+ lists"),
     # In the machine's own network namespace that is refused; the other one is for servers elsewhere.
-    Example("flood run 10.0.0.1:{sink} --namespace", "network namespace of the machine|interfaces beside lo", status=64),
+    Example("flood run 10.0.0.1:{sink} --namespace", "network namespace of the machine|interfaces other than lo", status=64),
     Example(
         "flood run 127.0.0.1:{sink} --scenario {scenario} --seconds 4 --i-own-this-server-and-may-load-it",
         "tried, what runs there"),
@@ -299,7 +299,7 @@ def test_the_binary_alone_has_all_it_needs(tmp_path, sink):
     text = run("simulate", "--scenario", "ordinary", "--duration", 5, "--after", 0, cwd=empty, binary=alone)
     assert "no honest mail lost" in text
     text = run("demo", "--seconds", 5, "--scale", 0.2, "--plain", "--html", empty / "page.html", cwd=empty, binary=alone)
-    assert "What it came to" in text
+    assert "Result of the demo" in text
     text = run(
         "flood", "run", f"127.0.0.1:{box.port}", "--scenario", "demo", "--seconds", 2, "--quiet", cwd=empty, binary=alone,
         seconds=60)

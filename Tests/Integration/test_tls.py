@@ -549,7 +549,7 @@ def test_the_probe_asks_as_mail_will_go(own_postfix, probe, keys, place, identit
         getattr(own_postfix, place), {**back_by(keys, "verify"), "identity": identity, **more})
     assert code == 0, text
     assert "does not relay for a client at 192.0.2.1" in text and "at 2001:db8::1" in text
-    assert "It was asked under TLSv1.3 with cipher" in text and "its certificate verified" in text
+    assert "The probe used TLSv1.3 with cipher" in text and "its certificate verified" in text
     code, text = probe(
         getattr(own_postfix, place), {**back_by(keys, "verify"), "identity": identity, "tls_name": "x.example", **more})
     assert code == 78 and "certificate verify failed: hostname mismatch" in text, text
@@ -588,12 +588,12 @@ def test_check_says_what_a_server_does_not_learn_behind_a_starttls_that_is_passe
     shield = front(free_port(), {"mode": "observe", "downstream": {"identity": identity}}, start=False)
     done = subprocess.run([SLUICE, "check", "--config", str(shield.config)], capture_output=True, text=True, timeout=20)
     assert done.returncode == 0 and f"warning: listener 127.0.0.1:{shield.passing} has" in done.stderr, done.stderr
-    assert "learns nothing" in done.stderr and "Set proxy_v2 or proxy_v1" in done.stderr, done.stderr
+    assert "learns neither" in done.stderr and "Set proxy_v2 or proxy_v1" in done.stderr, done.stderr
 
 
 def test_the_probe_finds_a_relay_under_tls(own_postfix, probe, keys):
     code, text = probe(own_postfix.port, {**back_by(keys, "required"), "identity": "none"})
-    assert code == 78 and "OPEN RELAY" in text and "It was asked under TLSv1.3" in text, text
+    assert code == 78 and "OPEN RELAY" in text and "The probe used TLSv1.3" in text, text
 
 
 @pytest.mark.parametrize("injection, why", [
@@ -607,7 +607,7 @@ def test_the_probe_does_not_believe_what_is_said_before_the_handshake(secure_rec
     assert re.search(why, text) and "451" in text, text
     # Where clear text does, it is asked there; and this one takes mail for everybody.
     code, text = probe(back.port, back_by(keys, "opportunistic"))
-    assert code == 78 and "OPEN RELAY" in text and "It was asked in clear" in text, text
+    assert code == 78 and "OPEN RELAY" in text and "The probe was sent in clear text" in text, text
 
 
 def test_the_probe_says_what_tls_is_missing(sink, probe, keys, own_postfix):

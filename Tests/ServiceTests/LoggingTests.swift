@@ -286,7 +286,7 @@ struct LogSinkTests {
     sink.write("after")
     #expect(
       Self.drain(ends.read)
-        == "warning: \(dropped) log lines dropped: they were not taken fast enough\nafter\n")
+        == "warning: \(dropped) log lines dropped: the log was too slow\nafter\n")
     #expect(sink.droppedTotal == dropped)
     // The flag is not set on what we share with others.
     #expect(fcntl(ends.write, F_GETFL) & O_NONBLOCK == 0)
@@ -370,7 +370,7 @@ struct LogSinkTests {
     let error = #expect(throws: LogFailure.self) { try LogSink(path: "/nowhere/x.log", host: "mx") }
     #expect(
       error?.description
-        == "cannot open the log file /nowhere/x.log: No such file or directory: make its folder first"
+        == "cannot open the log file /nowhere/x.log: No such file or directory: create its folder first"
     )
   }
 }

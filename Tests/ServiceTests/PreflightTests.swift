@@ -86,10 +86,12 @@ struct PreflightTests {
   func words() {
     let part = Self.preflight(.refuses("550"), .mismatch("x")).sentences
     #expect(part.map(\.level) == [.good, .warning])
-    #expect(part[1].text.contains("for IPv6 clients: x. Mail of other clients goes through"))
-    #expect(part[1].text.contains("take away the listeners of IPv6"))
+    #expect(part[1].text.contains("for IPv6 clients: x. Mail from other clients is delivered"))
+    #expect(part[1].text.contains("remove the IPv6 listeners"))
     let perhaps = Self.preflight(.refuses("550"), .silent("x", hint: ": y"), sure: false).sentences
-    #expect(perhaps[1].text.contains("if none come through the load balancers, all is well"))
+    #expect(
+      perhaps[1].text.contains(
+        "if the load balancers have no such clients, nothing needs to be done"))
     #expect(!perhaps[1].text.contains(": y"))
     let all = Self.preflight(.mismatch("x"), .mismatch("y")).sentences
     #expect(all.count == 1 && all[0].text.contains("All mail would be deferred"))

@@ -33,7 +33,7 @@ package enum PersonaFiles {
         Problem(
           .error, kind: .missing, at: SourcePosition(file: directory, line: 0, column: 0),
           reason: "there is no persona (*.yaml) in \(directory)",
-          hint: "without --personas those that ship are used"))
+          hint: "without --personas the built-in ones are used"))
     }
     for name in found {
       add(&personas, &problems) { $0.read(path: "\(directory)/\(name)", into: &$1, &$2) }

@@ -19,7 +19,7 @@ enum PersonaKeys {
       }
       if !isFit || !(1...30).contains(text.utf8.count) || text.hasPrefix("-") {
         throw BadNode(
-          node, "'\(ConfigNode.cut(text))' is no id",
+          node, "'\(ConfigNode.cut(text))' is not an id",
           "write a word of letters, digits and - such as B1; it becomes part of a host name")
       }
       persona.id = text
@@ -185,7 +185,7 @@ enum PersonaKeys {
       return waits
     case .null, .scalar:
       throw BadNode(
-        node, "\(node.kind) stands where a schedule belongs", "write [5m, 10m x 3], or none")
+        node, "found \(node.kind) instead of a schedule", "write [5m, 10m x 3], or none")
     }
   }
 }

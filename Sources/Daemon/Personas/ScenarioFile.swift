@@ -105,7 +105,7 @@ package enum ScenarioFile {
     if !draft.bots.isEmpty || !draft.senders.isEmpty, draft.connections <= 0 {
       problems.add(
         .error, at: place(draft.bots.isEmpty ? "senders" : "bots"),
-        "shares of no connections", "write connections: how many come each second, all together")
+        "shares without connections", "write connections: the number a second in all")
     }
     if draft.honest > 0 && draft.senders.isEmpty {
       problems.add(
@@ -227,7 +227,7 @@ enum ScenarioKeys {
   ) -> SheetKey<ScenarioDraft> {
     SheetKey(key, range) { (node, draft) throws(BadNode) in
       guard case .map(let members) = node.content else {
-        throw BadNode(node, "\(node.kind) stands where personas belong", "write \(range)")
+        throw BadNode(node, "found \(node.kind) instead of personas", "write \(range)")
       }
       var list: [ScenarioDraft.Part] = []
       for member in members {
@@ -245,7 +245,7 @@ enum ScenarioKeys {
   private static func rows(_ node: ConfigNode, _ names: [String]) throws(BadNode) -> [[Double]] {
     let form = "write - {\(names.map { "\($0): …" }.joined(separator: ", "))}"
     guard case .list(let items) = node.content else {
-      throw BadNode(node, "\(node.kind) stands where a list belongs", form)
+      throw BadNode(node, "found \(node.kind) instead of a list", form)
     }
     var rows: [[Double]] = []
     for item in items {

@@ -73,7 +73,7 @@ struct Sheet<Target> {
       problems.add(
         Problem(
           .error, kind: error.kind, at: start, reason: error.reason,
-          hint: "check the path; relative ones count from the folder you are in"))
+          hint: "check the path; a relative path starts at the current folder"))
       return false
     }
     return read(SourceText(file: path, bytes: bytes), into: &target, &problems)
@@ -88,7 +88,7 @@ struct Sheet<Target> {
     guard case .map(let members) = root.content else {
       problems.add(
         .error, at: root.place, "\(what) is made of keys and values, not of \(root.kind)",
-        "write id: B1, for a start")
+        "write id: B1, to begin with")
       return false
     }
     walk(members, section: "", into: &target, &problems)

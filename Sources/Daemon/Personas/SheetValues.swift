@@ -60,7 +60,7 @@ enum Measure: Sendable {
 /// The text of a value that is one word.
 func word(_ node: ConfigNode, _ form: String) throws(BadNode) -> String {
   if case .scalar(let text) = node.content { return text }
-  throw BadNode(node, "\(node.kind) stands where \(form) belongs", "write \(form)")
+  throw BadNode(node, "found \(node.kind) instead of \(form)", "write \(form)")
 }
 
 /// A share, `88%`.
@@ -74,7 +74,7 @@ func share(_ node: ConfigNode) throws(BadNode) -> Double {
     let value = try Form.percentage(text)
     if value > 1 {
       throw BadValue(
-        reason: "'\(ConfigNode.cut(text))' is more than all of them",
+        reason: "'\(ConfigNode.cut(text))' is more than 100%",
         hint: "write a share from 0% to 100%")
     }
     return value
@@ -108,7 +108,7 @@ extension Distribution {
       return try read(member, measure)
     case .null, .list:
       throw BadNode(
-        node, "\(node.kind) stands where \(range(measure)) belongs",
+        node, "found \(node.kind) instead of \(range(measure))",
         "write one value, or {uniform: [least, most]}")
     }
   }
@@ -123,7 +123,7 @@ extension Distribution {
       let (low, high) = try pair(node, "{uniform: [least, most]}")
       let (least, most) = (try measure.read(low), try measure.read(high))
       if least > most {
-        throw BadNode(high, "the most is less than the least", "swap the two")
+        throw BadNode(high, "the maximum is below the minimum", "swap the two")
       }
       return .uniform(least, most)
     case "normal":
@@ -176,7 +176,7 @@ extension Distribution {
     _ node: ConfigNode, _ form: String
   ) throws(BadNode) -> (ConfigNode, ConfigNode) {
     guard case .list(let items) = node.content, items.count == 2 else {
-      throw BadNode(node, "\(node.kind) stands where two values belong", "write \(form)")
+      throw BadNode(node, "found \(node.kind) instead of two values", "write \(form)")
     }
     return (items[0], items[1])
   }
@@ -274,7 +274,7 @@ extension SheetKey {
   ) throws(BadNode) {
     guard !range.contains(value) else { return }
     let bound = value < range.lowerBound ? range.lowerBound : range.upperBound
-    let words = value < range.lowerBound ? "less than the least" : "more than the most"
+    let words = value < range.lowerBound ? "below the minimum" : "above the maximum"
     throw BadNode(
       node, "\(measure.write(value)) is \(words), \(measure.write(bound))",
       "write a value from \(measure.write(range.lowerBound)) to \(measure.write(range.upperBound))")

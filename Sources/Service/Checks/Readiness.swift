@@ -57,12 +57,12 @@ package struct Readiness: Sendable {
       }
       let holders = PortHolder.find(port: listener.port)
       if let service = holders.first, holders.allSatisfy(\.isService) {
-        notes.append("\(listener.text) is held by the Sluice that runs (process \(service.pid))")
+        notes.append("\(listener.text) is held by the running Sluice (process \(service.pid))")
         return
       }
       let who =
         holders.first { !$0.isService }.map { " It is held by \($0.name) (process \($0.pid))." }
-        ?? " Who holds it cannot be seen by this user; if that is the running Sluice, check as root."
+        ?? " This user cannot see which process holds it; if it is the running Sluice, check as root."
       obstacles.append(Obstacle(text: "\(failure)\(who)", exitCode: failure.exitCode))
     }
   }

@@ -111,11 +111,11 @@ package struct JournalText {
       return "DOWNSTREAM FAILED \(whom): \(place(entry)): \(entry.subject.words)"
     case .downstreamUnlike:
       return
-        "DOWNSTREAM UNLIKE for \(from) \(id): it offers this client less than a probe, whose reply to EHLO others are "
-        + "told: for an hour EHLO waits for each client's own connection"
+        "DOWNSTREAM UNLIKE for \(from) \(id): it offers this client less than it offered the "
+        + "probe: for an hour EHLO waits for each client's own downstream connection"
     case .possibleDuplicate:
       return
-        "POSSIBLE DUPLICATE \(id): the client left before the reply to a message that was accepted"
+        "POSSIBLE DUPLICATE \(id): the client disconnected before the reply to a message that was accepted"
     case .share:
       // Who was turned away when it came has no session.
       let whom = entry.session == 0 ? from : "\(from) \(id)"
@@ -127,7 +127,8 @@ package struct JournalText {
     case .secured: return "TLS from \(from) \(id) \(tls(entry.tls))"
     case .notSecured: return "TLS FAILED \(from) \(id): \(entry.subject.words)"
     case .spliced:
-      return "TLS PASSED ON from \(from) \(id): what follows is between client and downstream"
+      return
+        "TLS PASSED ON from \(from) \(id): the rest of the session is between client and downstream"
     case .downstreamClear:
       return
         "DOWNSTREAM IN CLEAR for five minutes: its TLS does not work: \(entry.subject.words)"

@@ -145,7 +145,7 @@ package final class LogSink: Sendable {
     state.withLock { state in
       if state.dropped > 0 {
         let missed = encoded(
-          "warning: \(grouped(state.dropped)) log lines dropped: they were not taken fast enough", 4
+          "warning: \(grouped(state.dropped)) log lines dropped: the log was too slow", 4
         )
         // In one write if it may be: else the short one fits where the long one does not, again and again.
         if missed.count + bytes.count <= LogSink.lineMax {
@@ -244,9 +244,9 @@ package struct LogFailure: Error, CustomStringConvertible {
   package var description: String {
     let cause =
       switch errno {
-      case EACCES, EPERM: ": let the user that Sluice runs as write there"
-      case ENOENT: ": make its folder first"
-      case ENXIO: ": it is a named pipe that nobody reads"
+      case EACCES, EPERM: ": give Sluice's user permission to write there"
+      case ENOENT: ": create its folder first"
+      case ENXIO: ": it is a named pipe without a reader"
       default: ""
       }
     return "cannot open the log file \(path): \(String(cString: strerror(errno)))\(cause)"

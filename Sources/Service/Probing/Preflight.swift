@@ -64,7 +64,7 @@ package struct Preflight: Sendable {
         security = .init(try TLSClientContext(settings), isImplicit: downstream.terms.isImplicitTLS)
       }
     } catch {
-      self.init(unable: "\(downstream.text) could not be asked under TLS: \(error)")
+      self.init(unable: "\(downstream.text) could not be probed over TLS: \(error)")
       return
     }
     let askers = Preflight.askers(configuration)
@@ -170,36 +170,37 @@ package struct Preflight: Sendable {
 
   private mutating func tellSecurity(_ outcomes: [RelayProbe.Outcome]) {
     if let why = outcomes.lazy.compactMap(\.insecurity).first {
-      say(.warning, "It was asked in clear, as mail will go to it, because under TLS \(why)")
+      say(.warning, "The probe was sent in clear text, as mail will be: over TLS \(why)")
     } else if let agreed = outcomes.lazy.compactMap(\.agreed).first {
       let trust = agreed.peerCertificate == .verified ? "verified" : "not verified"
-      say(.good, "It was asked under \(agreed), its certificate \(trust)")
+      say(.good, "The probe used \(agreed), its certificate \(trust)")
     }
   }
 
   private mutating func add(_ answer: Answer, _ downstream: Downstream) {
     let asker =
       downstream.terms.introduction.namesClient
-      ? "a client at \(answer.client.address)" : "this machine, which stands for every client"
+      ? "a client at \(answer.client.address)"
+      : "this machine's address, which it sees for every client"
     switch answer.outcome.finding {
     case .refuses(let reply):
       say(.good, "\(downstream.text) does not relay for \(asker): it answered '\(reply)'")
     case .unclear(let reply):
       say(
         .warning,
-        "\(downstream.text) refused the probe of \(asker) with '\(reply)', which does not say that it "
-          + "would not relay: look at its relay rules yourself")
+        "\(downstream.text) rejected the probe from \(asker) with '\(reply)', which does not prove that it "
+          + "refuses to relay: check its relay rules yourself")
     case .putsOff(let reply):
       say(
         .warning,
-        "\(downstream.text) put off the probe of \(asker) with '\(reply)', which does not say whether it "
-          + "would relay later: ask again, or look at its relay rules yourself")
+        "\(downstream.text) deferred the probe from \(asker) with '\(reply)', which does not show whether it "
+          + "relays: try again later, or check its relay rules yourself")
     case .relays(let reply):
       isOpenRelay = true
       say(
         .error,
-        "OPEN RELAY: \(downstream.text) takes mail for probe@example.invalid from \(asker): it answered "
-          + "'\(reply)'. \(remedy(downstream)) To serve all the same: downstream.allow_open_relay: yes"
+        "OPEN RELAY: \(downstream.text) accepts mail for probe@example.invalid from \(asker): it answered "
+          + "'\(reply)'. \(remedy(downstream)) To start anyway: downstream.allow_open_relay: yes"
       )
     case .silent(let why, let hint):
       say(
@@ -209,7 +210,7 @@ package struct Preflight: Sendable {
     case .mismatch(let why):
       say(
         .error,
-        "\(downstream.text) does not take identity \(downstream.terms.introduction.rawValue): \(why). All mail would be "
+        "\(downstream.text) does not accept identity \(downstream.terms.introduction.rawValue): \(why). All mail would be "
           + "deferred with 451")
     case .insecure(let why):
       say(.error, "\(insecurity(downstream)): \(why). All mail would be deferred with 451")
@@ -227,7 +228,7 @@ package struct Preflight: Sendable {
         )
       case .mismatch(let why):
         (
-          "\(downstream.text) does not take identity \(downstream.terms.introduction.rawValue) for \(answer.family) "
+          "\(downstream.text) does not accept identity \(downstream.terms.introduction.rawValue) for \(answer.family) "
             + "clients", why
         )
       case .insecure(let why):
@@ -236,11 +237,11 @@ package struct Preflight: Sendable {
       }
     let remedy =
       answer.isSure
-      ? "let it take \(answer.family) (Postfix: inet_protocols), or take away the listeners of \(answer.family)"
-      : "if none come through the load balancers, all is well"
+      ? "enable \(answer.family) there (Postfix: inet_protocols), or remove the \(answer.family) listeners"
+      : "if the load balancers have no such clients, nothing needs to be done"
     say(
       .warning,
-      "\(what): \(why). Mail of other clients goes through; that of \(answer.family) clients is deferred "
+      "\(what): \(why). Mail from other clients is delivered; mail from \(answer.family) clients is deferred "
         + "with 451: \(remedy)")
   }
 
@@ -252,26 +253,26 @@ package struct Preflight: Sendable {
   private func remedy(_ downstream: Downstream) -> String {
     downstream.terms.introduction.namesClient
       ? "Its relay rules let strangers through (Postfix: mynetworks, smtpd_relay_restrictions)."
-      : "It trusts this machine's address, and with identity \(downstream.terms.introduction.rawValue) everybody comes "
-        + "from there. Let it expect the client's address (docs/recipes.md) and set downstream.identity: "
-        + "proxy_v2, or take this address out of what it trusts (Postfix: mynetworks)."
+      : "It trusts this machine's address, and with identity \(downstream.terms.introduction.rawValue) every client appears to come "
+        + "from there. Configure it to expect the client's address (docs/recipes.md) and set downstream.identity: "
+        + "proxy_v2, or remove this address from those it trusts (Postfix: mynetworks)."
   }
 
   private mutating func explainMismatch(_ plain: RelayProbe.Finding, _ downstream: Downstream) {
     switch plain {
-    case .silent, .insecure: say(.error, "Without it, it does not answer either.")
+    case .silent, .insecure: say(.error, "It does not answer without it either.")
     case .refuses, .unclear, .putsOff, .relays, .mismatch:
       let edit =
         switch downstream.terms.introduction {
         case .proxyV1, .proxyV2:
-          "let it expect the header (Postfix: -o smtpd_upstream_proxy_protocol=haproxy; others: "
+          "configure it to expect the header (Postfix: -o smtpd_upstream_proxy_protocol=haproxy; others: "
             + "docs/recipes.md)"
         case .xclient:
-          "let it take XCLIENT from this address (Postfix: smtpd_authorized_xclient_hosts)"
+          "allow XCLIENT from this address (Postfix: smtpd_authorized_xclient_hosts)"
         case .xforward, .received, .none: "see docs/recipes.md"
         }
       var text =
-        "It speaks plain SMTP: \(edit), or write downstream.identity: none (--identity none), which hides "
+        "It speaks plain SMTP: \(edit), or set downstream.identity: none (--identity none), which hides "
         + "the clients from it"
       if case .relays = plain {
         text += "; but then it would be an OPEN RELAY, because it trusts this machine's address"

@@ -139,7 +139,7 @@ package struct RelayProbe: Sendable {
     var wants: [String] = []
     if !isHeader { wants.append("a PROXY header") }
     if progress.agreed == nil { wants.append("TLS from the first byte on") }
-    let hint = wants.isEmpty ? "" : ": perhaps it waits for \(wants.joined(separator: " or for "))"
+    let hint = wants.isEmpty ? "" : ": it may be waiting for \(wants.joined(separator: " or for "))"
     return .silent("\(what) without a greeting", hint: hint)
   }
 
@@ -153,7 +153,7 @@ package struct RelayProbe: Sendable {
     let greeting = try line.reply()
     guard greeting.code == 220 else {
       // Postfix, 5 s later.
-      let hint = isHeader || greeting.code != 421 ? "" : ": perhaps it waits for a PROXY header"
+      let hint = isHeader || greeting.code != 421 ? "" : ": it may be waiting for a PROXY header"
       return .silent("it greets with '\(greeting.code) \(greeting.text)'", hint: hint)
     }
     var hello = try line.ask("EHLO \(helo)")

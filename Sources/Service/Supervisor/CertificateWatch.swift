@@ -25,10 +25,10 @@ package struct CertificateWatch: Sendable {
     guard let days = daysLeft(now: now), days < TLSIdentity.warningDays else { return nil }
     if days < 0 {
       return
-        "a TLS certificate has ended: senders that look at it deliver in clear text or not at all"
+        "a TLS certificate has expired: senders that verify it deliver in clear text or not at all"
     }
     return
-      "a TLS certificate ends \(days == 0 ? "today" : "in \(days) day\(days == 1 ? "" : "s")"): "
+      "a TLS certificate expires \(days == 0 ? "today" : "in \(days) day\(days == 1 ? "" : "s")"): "
       + "renew it and send HUP"
   }
 }

@@ -25,8 +25,8 @@ package struct RelayGuard: Sendable {
     if preflight.isOpenRelay && isGuarded { return false }
     watch.stop()
     if preflight.isOpen {
-      let end = isGuarded ? "; if it relays for strangers, sluice ends then" : ""
-      announcer.logger.notice("the downstream is asked again until it answers\(end)")
+      let end = isGuarded ? "; if it relays for strangers, sluice will stop" : ""
+      announcer.logger.notice("the downstream is probed again until it answers\(end)")
       watch.begin(after: preflight)
     }
     return true

@@ -87,7 +87,7 @@ package struct Supervisor: ~Copyable {
     case .reload: return reload()
     case .drain:
       if drainUntil != nil { return take(.stop) }
-      return drain("no new clients, \(drainSeconds) s for what is under way", as: .notice)
+      return drain("no new clients, \(drainSeconds) s for open transactions", as: .notice)
     case .stop: service.stop()
     case .reopenLog:
       do throws(LogFailure) { try sink.reopen() } catch {
@@ -122,7 +122,7 @@ package struct Supervisor: ~Copyable {
     }
     if service.isDone { return end() }
     guard let fault = service.fault else { return nil }
-    announcer.logger.critical("a worker ended: \(fault)")
+    announcer.logger.critical("a worker stopped: \(fault)")
     service.stop()
     service.closeLog()
     relayGuard.stop()
@@ -136,7 +136,7 @@ package struct Supervisor: ~Copyable {
     service.closeLog()
     relayGuard.stop()
     if let fault = service.fault {
-      announcer.logger.critical("a worker ended: \(fault)")
+      announcer.logger.critical("a worker stopped: \(fault)")
       return .workerFailed(fault)
     }
     return isRefused ? .openRelay : .stopped
@@ -159,7 +159,7 @@ package struct Supervisor: ~Copyable {
     guard found.isOpenRelay && inForce.isGuarded else { return .done }
     isRefused = true
     return drain(
-      "mode enforce is refused in front of an open relay: sluice ends with 78", as: .error)
+      "mode enforce is refused in front of an open relay: sluice exits with status 78", as: .error)
   }
 
   /// Whether mail may go to an address that the downstream's name has now.
@@ -199,7 +199,7 @@ package struct Supervisor: ~Copyable {
   private mutating func finishReload() {
     if let (found, isWantedAgain) = reloader.take() {
       if !adopt(found) {
-        announcer.logger.error("RELOAD failed: the configuration in force stays")
+        announcer.logger.error("RELOAD failed: the running configuration is unchanged")
       }
       if isWantedAgain { _ = reread() }
     }

@@ -420,7 +420,7 @@ private struct FloodThread: ~Copyable {
   private mutating func failed(_ what: String, _ number: Int32) {
     tally.errors += 1
     if tally.errors == 1 {
-      StandardError.write("\(what) could not be had: \(String(cString: strerror(number)))")
+      StandardError.write("\(what) could not be opened: \(String(cString: strerror(number)))")
     }
   }
 
@@ -850,7 +850,7 @@ private struct FloodThread: ~Copyable {
       // Clients are hosts of their own: none has another's tickets.
       settings.resumes = false
       do { context = try TLSClientContext(settings) } catch {
-        StandardError.write("TLS cannot be had: \(error)")
+        StandardError.write("TLS is not available: \(error)")
       }
     }
     guard let context else {

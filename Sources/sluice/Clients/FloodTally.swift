@@ -157,7 +157,7 @@ struct ReplyWatch: BitwiseCopyable {
     if isLenient || code == 421 { return }
     checks.turn.looked += 1
     if owed == 0 {
-      FloodChecks.fail(&checks.turn, "client \(number): \(code) that nobody waited for")
+      FloodChecks.fail(&checks.turn, "client \(number): \(code) that was not expected")
       if isAfterDot { FloodChecks.fail(&checks.one, "client \(number): \(code) after its 250") }
       return
     }

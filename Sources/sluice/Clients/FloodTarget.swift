@@ -40,14 +40,14 @@ struct FloodTarget: Sendable, Equatable {
         return "--namespace, but this is the network namespace of the machine: use scripts/flood"
       }
       if !NetworkNamespace.hasOnlyLoopback {
-        return "--namespace, but this one has interfaces beside lo: packets could leave it"
+        return "--namespace, but this one has interfaces other than lo: packets could leave it"
       }
       return nil
     }
     return
-      "flood goes to loopback only (127.0.0.0/8, ::1) or into a network namespace of its own, and "
-      + "\(address) is neither. Whom you load without leave you harm, and it may be a crime. For a "
-      + "server of your own there is --i-own-this-server-and-may-load-it"
+      "flood uses only loopback (127.0.0.0/8, ::1) or a dedicated network namespace, and "
+      + "\(address) is neither. Loading a server without its owner's permission does harm, and may be a crime. "
+      + "For your own server: --i-own-this-server-and-may-load-it"
   }
 }
 

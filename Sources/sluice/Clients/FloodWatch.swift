@@ -98,7 +98,7 @@ final class FloodWatch {
     var state =
       "\(Int(sample.at)) of \(Int(seconds)) s: \(sample.held) there, \(sample.waiting) without a banner; "
       + "\(Int(sample.offered.rounded())) connections/s, \(Int(sample.letThrough.rounded())) let through/s"
-    if tally.missed > 0 { state += "; \(tally.missed) not sent, the bound is reached" }
+    if tally.missed > 0 { state += "; \(tally.missed) not sent (--most-connections)" }
     if daemon != nil {
       let share = Double(sample.cpu) / passed / 10_000
       state += "; server \(sample.memory >> 20) MB, \(Int(share.rounded())) % CPU"
@@ -135,30 +135,30 @@ final class FloodWatch {
   func remarks(_ client: FloodClient) -> [String] {
     let tally = client.tally
     var lines: [String] = []
-    if isInterrupted { lines.append("interrupted: this is what was seen until then") }
+    if isInterrupted { lines.append("interrupted: these are the results so far") }
     lines.append(
       "the flood itself: at most \(tally.thereMost) connections at once, "
         + "\(bytesMost / max(tally.thereMost, 1)) bytes of its own memory for each; "
-        + "at worst \(tally.lagMost / 1_000) ms behind its plan")
+        + "at worst \(tally.lagMost / 1_000) ms behind its schedule")
     if tally.handshakes > 0 {
       lines.append(
         "OpenSSL's memory, 30 to 35 KB for each client in TLS, is not among these bytes")
     }
-    if tally.away > 0 { lines.append("\(tally.away) clients would have come again later") }
+    if tally.away > 0 { lines.append("\(tally.away) clients would have returned later") }
     if tally.missed > 0 {
       lines.append("\(tally.missed) connections were not sent: --most-connections was reached")
     }
     if tally.byIPv4 > 0 {
       lines.append(
-        "\(tally.byIPv4) connections of IPv6 clients came by IPv4, from addresses made of theirs: "
+        "\(tally.byIPv4) connections of IPv6 clients used IPv4, with addresses derived from theirs: "
           + "there is no IPv6 target")
     }
     if tally.fromOne > 0 {
       lines.append(
         "\(tally.fromOne) connections of IPv6 clients came from ::1, the only IPv6 address of loopback: "
-          + "one source and one network for them all")
+          + "a single source and network for all of them")
     }
-    if tally.errors > 0 { lines.append("\(tally.errors) sockets could not be had") }
+    if tally.errors > 0 { lines.append("\(tally.errors) sockets could not be opened") }
     if daemon != nil && fullest.there > 0 {
       lines.append(
         "the server's own pages: \(fullest.memory >> 20) MB with \(fullest.there) there, held and talking, "
