@@ -4,7 +4,7 @@ package import Structures
 
 /// Whether decisions are carried out.
 package enum Mode: UInt8, Sendable {
-  /// Everything is decided and recorded; nobody is delayed, limited or refused by judgement.
+  /// Everything is decided and recorded; no client is delayed, limited or rejected by judgement.
   case observe
   /// Decisions are carried out.
   case enforce
@@ -17,7 +17,7 @@ package enum BareNewline: UInt8, Sendable {
   /// 521 and the session ends, as Postfix's `smtpd_forbid_bare_newline = reject`.
   case reject
   /// A bare LF ends a line as CRLF does, and leaves as CRLF, as with Postfix's `smtpd_forbid_bare_newline = normalize`;
-  /// no end of data can come from it (`EndOfDataScanner`). A bare CR is refused all the same.
+  /// no end of data can come from it (`EndOfDataScanner`). A bare CR is still rejected.
   case normalize
 }
 
@@ -62,7 +62,7 @@ package enum DownstreamTLS: String, Sendable, CaseIterable {
 
 /// Log-ins that may fail within an hour, all at once or one by one.
 package struct LoginLimits: Sendable, Equatable {
-  /// Of an address (/32, /64); beyond them it hears 454 4.7.0 and the downstream is not asked.
+  /// Of an address (/32, /64); beyond them it is answered 454 4.7.0 and the downstream is not asked.
   package var addressFailures = 20 { didSet { address = Self.rate(addressFailures) } }
   /// Of a network (/24, /48); beyond them each waits as long as may be.
   package var networkFailures = 200 { didSet { network = Self.rate(networkFailures) } }
@@ -112,14 +112,14 @@ package struct SessionLimits: Sendable, Equatable {
   package init() {}
 }
 
-/// How long we wait for whom, in microseconds. Client side: RFC 5321, 4.5.3.2 asks a server for 5 min.
+/// How long we wait for what, in microseconds. Client side: RFC 5321, 4.5.3.2 asks a server for 5 min.
 package struct Timeouts: Sendable, Equatable {
   /// For the next command, whole, from a client.
   package var command: Int64 = 300_000_000
   /// The same once slots run out (postscreen and smtpd use 10 s under stress).
   package var commandUnderStress: Int64 = 10_000_000
   /// For a whole message once sessions or downstream connections run out, and a second more for each KiB of it; half
-  /// of it for a source that holds more than it would get now. Counted from the reply to the last one.
+  /// as long for a source that holds more than it would get now. Counted from the reply to the last one.
   package var messageUnderStress: Int64 = 60_000_000
   /// For more of a message from a client.
   package var body: Int64 = 180_000_000
@@ -189,7 +189,7 @@ package struct Policy: Sendable {
   /// Share of slots kept for T0.
   package var reservedForKnown = 0.05
   /// The share of slots, sessions, downstream connections and places for TLS that one address may hold (/32, /64); 1 for
-  /// any number. Who has delivered mail may have four times as much, who is trusted as much as there is.
+  /// any number. A client that has delivered mail may have four times as much, a trusted one as much as there is.
   package var sharePerAddress = 0.05
   /// The same for a network (/24, /48).
   package var sharePerNetwork = 0.2
@@ -240,7 +240,7 @@ package struct Policy: Sendable {
   /// The tier a peer has earned.
   ///
   /// - Parameters:
-  ///   - known: mail of it was accepted within `goodFor`.
+  ///   - known: its mail was accepted within `goodFor`.
   ///   - trusted: the operator vouches for it in a table; then no signal counts.
   package func tier(_ seen: SignalSet, known: Bool, trusted: Bool) -> Tier {
     if trusted { return .known }
