@@ -30,7 +30,7 @@ struct ByteQueueTests {
     var queue = ByteQueue(limit: limit)
     var naive = NaiveQueue(limit: limit)
     var refused = 0
-    for step in 0..<20_000 {
+    for step in 0..<5_000 {
       let size = Int.random(in: 0...(step % 1_000 < 20 ? 3_000 : 40), using: &random)
       let more = (0..<size).map { _ in UInt8.random(in: 0...255, using: &random) }
       switch Int.random(in: 0..<9, using: &random) {
