@@ -32,17 +32,14 @@ package struct BucketKey: Hashable, Sendable, BitwiseCopyable {
 /// Token buckets for many sources in fixed memory, 15 bytes each: the GCRA of ITU-T I.371 in its virtual
 /// scheduling form, where a bucket is nothing but the time at which it would be full again.
 ///
-/// Not a record of who was there: a full bucket and no bucket are the same thing. Kept: no source
+/// Not a record of visits: a full bucket and no bucket are the same thing. Kept: no source
 /// under its rate is ever refused, whatever happens to the table; a source over its limit is forgotten
 /// only when its debt is paid, never because of newcomers.
 ///
-/// Eight buckets of 12 bytes form a set. A source may be in either of two sets, chosen by a keyed hash so
-/// that nobody can aim at one, and goes into the one with more room: with places for a quarter more
-/// than `capacity`, all but 2 in 10,000 of so many sources have one, where single sets of eight would turn
-/// away 14 % (simulated; Azar et al. 1994 say why). When both sets are full, a newcomer takes the place of
-/// a bucket that is full again, else of the one with the smallest debt among those within their limits;
-/// this makes a flood of fresh sources push out itself. When all sixteen are over their limits the
-/// newcomer goes unrecorded (and passes): mail is not lost because of strangers.
+/// A source is in one of two sets of eight (`TwoSetTable`); there are places for a quarter more than `capacity`. When
+/// both sets are full, a newcomer takes the place of a bucket that is full again, else of the one with the smallest
+/// debt among those within their limits; this makes a flood of fresh sources push out itself. When all sixteen are
+/// over their limits the newcomer goes unrecorded (and passes): mail is not lost because of strangers.
 ///
 /// A source is told from others of its sets by 32 bits of its hash: one in 270 million finds a stranger's
 /// bucket in a full table.
@@ -51,12 +48,14 @@ package struct BucketTable: ~Copyable {
   /// Eight buckets; all zeros is eight free ones.
   @frozen
   @usableFromInline
-  package struct BucketSet: BitwiseCopyable {
+  package struct BucketSet: EightRecords {
     /// The lower half of each source's hash. Those of a set lie in one line of the cache, or two.
     @usableFromInline package var tags: InlineArray<8, UInt32>
     /// Twice the theoretical arrival time in marks (see `Rate`), and 1 more while the source is over its
     /// limit; the bucket is full once the clock is there.
     @usableFromInline package var arrivals: InlineArray<8, UInt64>
+
+    @inlinable package static var mixer: UInt64 { 0x9E37_79B9_7F4A_7C15 }
 
     @inlinable
     package init() {
@@ -65,19 +64,8 @@ package struct BucketTable: ~Copyable {
     }
   }
 
-  /// Where a bucket is.
-  @frozen
   @usableFromInline
-  package struct Slot {
-    @usableFromInline package let set: Int
-    @usableFromInline package let way: Int
-
-    @inlinable
-    package init(set: Int, way: Int) {
-      self.set = set
-      self.way = way
-    }
-  }
+  package typealias Slot = TwoSetPlace
 
   package enum Decision: Equatable, Sendable {
     case allowed
@@ -92,8 +80,7 @@ package struct BucketTable: ~Copyable {
   /// How far beyond the burst a bucket may go into debt: longer would be a ban, and bans are made by rules.
   @inlinable package static var debtMax: Int64 { 3_600_000_000 << Rate.fractionBits }
 
-  @usableFromInline package var buckets: Slab<BucketSet>
-  @usableFromInline package let sets: UInt64
+  @usableFromInline package var buckets: TwoSetTable<BucketSet>
   @usableFromInline package let hash: SipHash
   /// How many sources were forgotten before their buckets were full again.
   @usableFromInline package var evictedCount: UInt64
@@ -108,11 +95,10 @@ package struct BucketTable: ~Copyable {
   package init(capacity: Int, hash: SipHash) {
     invariant(capacity >= 0 && capacity <= 1 << 40, "a table cannot have \(capacity) buckets")
     self.capacity = max(capacity, 8)
-    sets = UInt64((self.capacity * 5 + 31) / 32)
+    buckets = TwoSetTable(sets: (self.capacity * 5 + 31) / 32)
     self.hash = hash
     evictedCount = 0
     unrecordedCount = 0
-    buckets = Slab(capacity: Int(sets), repeating: BucketSet())
   }
 
   /// Bytes this table takes.
@@ -189,26 +175,9 @@ package struct BucketTable: ~Copyable {
 
   // The steps
 
-  /// The two sets in which a source may be; the same one twice only when there is no other.
-  @inlinable
-  package func sets(of hash: UInt64) -> (Int, Int) {
-    let first = hash.multipliedFullWidth(by: sets).high
-    // Bits of the hash that neither the first set nor the tag has told.
-    let mixed = hash &* 0x9E37_79B9_7F4A_7C15
-    var second = first &+ 1 &+ mixed.multipliedFullWidth(by: sets &- 1).high
-    if second >= sets { second &-= sets }
-    return (Int(truncatingIfNeeded: first), Int(truncatingIfNeeded: second))
-  }
-
   @inlinable
   package func find(_ hash: UInt64) -> Slot? {
-    let tag = UInt32(truncatingIfNeeded: hash)
-    let (first, second) = sets(of: hash)
-    let tags = buckets[first].tags
-    for way in 0..<8 where tags[way] == tag { return Slot(set: first, way: way) }
-    let others = buckets[second].tags
-    for way in 0..<8 where others[way] == tag { return Slot(set: second, way: way) }
-    return nil
+    buckets.find(hash, tag: UInt32(truncatingIfNeeded: hash))
   }
 
   /// A moment in marks, counted from `past` before the origin.
@@ -247,38 +216,13 @@ package struct BucketTable: ~Copyable {
   package mutating func admit(_ hash: UInt64, _ arrival: UInt64, _ now: Instant) {
     // Of a bucket that is full again, whether or not it was over its limit before.
     let past = UInt64(BucketTable.clock(now)) << 1 | 1
-    let (first, second) = sets(of: hash)
-    // The set with more free places, and the last one free in it.
-    var roomiest = 0
-    var free: Slot?
-    // The one to give up if there is none: within its limit if possible, and of the smallest debt.
-    var least = UInt64.max
-    var place = Slot(set: first, way: 0)
-    var set = first
-    for _ in 0..<2 {
-      var room = 0
-      var last = 0
-      let arrivals = buckets[set].arrivals
-      for way in 0..<8 {
-        let other = arrivals[way]
-        if other <= past {
-          room &+= 1
-          last = way
-        }
-        // Over the limit in the highest bit, which no arrival reaches: 17 years are 2^63 marks.
-        let worth = other << 63 | other >> 1
-        if worth < least {
-          least = worth
-          place = Slot(set: set, way: way)
-        }
-      }
-      if room > roomiest {
-        roomiest = room
-        free = Slot(set: set, way: last)
-      }
-      set = second
+    // The one to give up if none is free: within its limit if possible, and of the smallest debt. Over the limit is in
+    // the highest bit, which no arrival reaches: 17 years are 2^63 marks.
+    let (slot, least) = buckets.choose(hash) { set, way in
+      let other = set.arrivals[way]
+      return other <= past ? 0 : other << 63 | other >> 1
     }
-    if free == nil {
+    if least > 0 {
       // Not even one deeper in debt takes the place of one over its limit: a charge makes debts at will.
       if least >> 63 == 1 {
         unrecordedCount &+= 1
@@ -286,7 +230,6 @@ package struct BucketTable: ~Copyable {
       }
       evictedCount &+= 1
     }
-    let slot = free ?? place
     buckets[slot.set].tags[slot.way] = UInt32(truncatingIfNeeded: hash)
     buckets[slot.set].arrivals[slot.way] = arrival
   }

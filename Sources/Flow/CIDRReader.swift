@@ -3,7 +3,7 @@ import Structures
 
 /// Reads a `cidr_table(5)` file: logical lines, nested `if` blocks, negations, everything wrong at once.
 ///
-/// Not the table: it hands its rules and networks to `CIDRTable`, which decides who wins where. Kept: a
+/// Not the table: it hands its rules and networks to `CIDRTable`, which decides which rule wins where. Kept: a
 /// rule's networks are exactly the addresses its pattern and its enclosing `if`s have in common, less
 /// perhaps such as a negated rule before it in the same block has taken already.
 struct CIDRReader {

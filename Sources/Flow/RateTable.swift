@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 package import Structures
 
-/// How fast whom: a `cidr_table(5)` file whose results are settings of rates, delays and sharing.
+/// How fast each source may be: a `cidr_table(5)` file whose results are settings of rates, delays and sharing.
 ///
 /// Not the buckets: it only says which terms hold for an address (`BucketTable` keeps count). Kept: a
 /// lookup allocates nothing and gives the terms of the first rule matching the address.

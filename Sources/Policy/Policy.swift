@@ -9,7 +9,7 @@ package import Suspicion
 
 /// Whether decisions are carried out.
 package enum Mode: UInt8, Sendable {
-  /// Everything is decided and recorded; nobody is delayed, limited or refused by judgement.
+  /// Everything is decided and recorded; no client is delayed, limited or rejected by judgement.
   case observe
   /// Decisions are carried out.
   case enforce
@@ -22,7 +22,7 @@ package enum BareNewline: UInt8, Sendable {
   /// 521 and the session ends, as Postfix's `smtpd_forbid_bare_newline = reject`.
   case reject
   /// A bare LF ends a line as CRLF does, and leaves as CRLF, as with Postfix's `smtpd_forbid_bare_newline = normalize`;
-  /// no end of data can come from it (`EndOfDataScanner`). A bare CR is refused all the same.
+  /// no end of data can come from it (`EndOfDataScanner`). A bare CR is still rejected.
   case normalize
 }
 
@@ -81,7 +81,7 @@ package struct Policy: Sendable {
   /// Share of slots kept for T0.
   package var reservedForKnown = 0.05
   /// The share of slots, sessions, downstream connections and places for TLS that one address may hold (/32, /64); 1 for
-  /// any number. Who has delivered mail may have four times as much, who is trusted as much as there is.
+  /// any number. A client that has delivered mail may have four times as much, a trusted one as much as there is.
   package var sharePerAddress = 0.05
   /// The same for a network (/24, /48).
   package var sharePerNetwork = 0.2
@@ -137,7 +137,7 @@ package struct Policy: Sendable {
   /// The tier a peer has earned.
   ///
   /// - Parameters:
-  ///   - known: mail of it was accepted within `goodFor`.
+  ///   - known: its mail was accepted within `goodFor`.
   ///   - trusted: the operator vouches for it in a table; then no signal counts.
   package func tier(_ seen: SignalSet, known: Bool, trusted: Bool) -> Tier {
     if trusted { return .known }

@@ -6,7 +6,7 @@ package import Flow
 
 /// Log-ins that may fail within an hour, all at once or one by one.
 package struct LoginLimits: Sendable, Equatable {
-  /// Of an address (/32, /64); beyond them it hears 454 4.7.0 and the downstream is not asked.
+  /// Of an address (/32, /64); beyond them it is answered 454 4.7.0 and the downstream is not asked.
   package var addressFailures = 20 { didSet { address = Self.rate(addressFailures) } }
   /// Of a network (/24, /48); beyond them each waits as long as may be.
   package var networkFailures = 200 { didSet { network = Self.rate(networkFailures) } }
@@ -56,7 +56,7 @@ package struct SessionLimits: Sendable, Equatable {
   package init() {}
 }
 
-/// How long we wait for whom, in microseconds. Client side: RFC 5321, 4.5.3.2 asks a server for 5 min.
+/// How long we wait for what, in microseconds. Client side: RFC 5321, 4.5.3.2 asks a server for 5 min.
 package struct Timeouts: Sendable, Equatable {
   /// For the next command, whole, from a client.
   package var command: Int64 = 300_000_000

@@ -11,7 +11,7 @@ package import Suspicion
 package struct Standing: Equatable, Sendable {
   /// What is remembered of an address.
   package struct History: Equatable, Sendable {
-    /// Mail of it was accepted.
+    /// Its mail was accepted.
     package var isKnown: Bool
     /// It was proven bad.
     package var isBad: Bool
@@ -66,8 +66,8 @@ package struct Standing: Equatable, Sendable {
 extension Policy {
   /// The delay of a stage before second chances, load and the sum of a session, in microseconds.
   ///
-  /// - Parameter greeting: what a rate rule sets in place of the delay of the banner, within its ceiling; T3 hears its
-  ///   banner from the tarpit all the same.
+  /// - Parameter greeting: what a rate rule sets in place of the delay of the banner, within its ceiling; T3 gets its
+  ///   banner from the tarpit nevertheless.
   package func delay(
     _ stage: Stage, tier: Tier, score: Double, count: Int = 1, greeting: Int64?
   ) -> Int64 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What is learnt of a source, as a value: who, what, when. The tables change by it alone, so a list of changes, from
+// What is learnt of a source, as a value: which source, what, when. The tables change by it alone, so a list of changes, from
 // a record on disk or from another machine, makes a fresh table answer as the one did that learnt them. Kept: nothing
 // in it depends on a process. A source is what it is anywhere, or a hash under a key that outlives the process; times
 // are those of a clock on the wall.
@@ -104,17 +104,17 @@ public struct Change: BitwiseCopyable, Hashable, Sendable {
   /// What it was.
   @frozen
   public enum What: UInt8, BitwiseCopyable, Sendable, CaseIterable {
-    /// A message of it was accepted: it is known good until `until`.
+    /// Its message was accepted: it is known good until `until`.
     case accepted = 1
     /// It was proven bad: it loses its good standing, and the proof is remembered until `until`.
     case proven = 2
-    /// A session of it left while it was delayed, at `stages`.
+    /// It left while its session was delayed, at `stages`.
     case left = 3
-    /// A log-in of it, or under its name, was refused.
+    /// Its log-in, or one under its name, was rejected.
     case loginFailed = 4
   }
 
-  /// Of whom.
+  /// The source that it is learnt of.
   public var source: Source
   /// What.
   public var what: What

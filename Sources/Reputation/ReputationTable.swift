@@ -6,9 +6,9 @@ package import Structures
 ///
 /// Not private only because Swift 6.3 crashes over a private type in a slab of a type of another module.
 @frozen
-package struct SourceSet: BitwiseCopyable, Sendable {
+package struct SourceSet: EightRecords, Sendable {
   /// The upper half of the key's hash; 0 marks a free record.
-  var tags = InlineArray<8, UInt32>(repeating: 0)
+  package var tags = InlineArray<8, UInt32>(repeating: 0)
   /// Three times since the origin in the bits of one word, each 0 for never: until when it counts as known
   /// good, in units of 2 minutes (23 bits, 32 years); the second at which a session left while we delayed it, on
   /// a circle of 24 days (21 bits); until when a proof is remembered, in units of 4 minutes (20 bits, 8 years).
@@ -17,6 +17,10 @@ package struct SourceSet: BitwiseCopyable, Sendable {
   /// there, 2 lifts it. A stage's chances outlive a departure at another one, or a sender with two delays
   /// that are too long for it would wander between them for ever.
   var chances = InlineArray<8, UInt16>(repeating: 0)
+
+  package static var mixer: UInt64 { 0xD134_2543_DE82_EF95 }
+
+  package init() {}
 
   static var goodMax: Int64 { 1 << 23 - 1 }
   static var leftMask: Int64 { 1 << 21 - 1 }
@@ -44,34 +48,24 @@ package struct SourceSet: BitwiseCopyable, Sendable {
   }
 }
 
-/// The bounded memory of sources: who was good, who was bad, who left while we delayed it.
+/// The bounded memory of sources: which were good, which were bad, which left while we delayed them.
 ///
-/// Sets of eight records; a source may be in either of two, chosen by a keyed hash, and goes into the one
-/// with more room. With places for an eighth more than `capacity`, all but 1 in 200 of so many sources
-/// have one, in 15.75 bytes each. Two full sets give up the record that is worth least: an expired one,
-/// then the oldest that only left, then a bad one, and a good one last; so a flood of new sources
-/// cannot wash out the senders that earned their standing. It changes by `learn` alone, and keeps nothing on disk.
+/// A source is in one of two sets of eight (`TwoSetTable`); with places for an eighth more than `capacity` each costs
+/// 15.75 bytes. Two full sets give up the record that is worth least: an expired one, then the oldest that only left,
+/// then a bad one, and a good one last; so a flood of new sources cannot wash out the senders that earned their
+/// standing. It changes by `learn` alone, and keeps nothing on disk.
 package struct ReputationTable: ~Copyable {
-  private var records: Slab<SourceSet>
+  private var records: TwoSetTable<SourceSet>
   private let hash: SipHash
-  private let sets: UInt64
   /// Records in use that had to be given up for others.
   package private(set) var evictions: UInt64 = 0
   /// How many sources are remembered.
   package let capacity: Int
 
-  private static var ways: Int { 8 }
-
-  private struct Slot {
-    let set: Int
-    let way: Int
-  }
-
   /// - Parameter capacity: how many sources are remembered; at least 8 are.
   package init(capacity: Int, hash: SipHash) {
     self.capacity = max(capacity, 8)
-    sets = UInt64((self.capacity * 9 + 63) / 64)
-    records = Slab(capacity: Int(sets), repeating: SourceSet())
+    records = TwoSetTable(sets: (self.capacity * 9 + 63) / 64)
     self.hash = hash
   }
 
@@ -82,57 +76,29 @@ package struct ReputationTable: ~Copyable {
     hash(UInt64(source.kind.rawValue) | UInt64(source.length) << 8, source.high, source.low)
   }
 
-  /// The two sets in which a source may be.
-  private func sets(of key: UInt64) -> (Int, Int) {
-    // The tag is the upper half: the sets come from what a multiplication makes of all bits.
-    let mixed = key &* 0x9E37_79B9_7F4A_7C15
-    let first = mixed.multipliedFullWidth(by: sets).high
-    let other = (mixed &* 0xD134_2543_DE82_EF95).multipliedFullWidth(by: sets &- 1).high
-    var second = first &+ 1 &+ other
-    if second >= sets { second &-= sets }
-    return (Int(truncatingIfNeeded: first), Int(truncatingIfNeeded: second))
-  }
+  /// The tag is the upper half of the key: the sets come from what a multiplication makes of all bits.
+  private static func mixed(_ key: UInt64) -> UInt64 { key &* 0x9E37_79B9_7F4A_7C15 }
 
-  private func find(_ key: UInt64) -> Slot? {
-    let tag = Self.tag(key)
-    let (first, second) = sets(of: key)
-    let tags = records[first].tags
-    for way in 0..<Self.ways where tags[way] == tag { return Slot(set: first, way: way) }
-    let others = records[second].tags
-    for way in 0..<Self.ways where others[way] == tag { return Slot(set: second, way: way) }
-    return nil
+  private func find(_ key: UInt64) -> TwoSetPlace? {
+    records.find(Self.mixed(key), tag: Self.tag(key))
   }
 
   private static func tag(_ key: UInt64) -> UInt32 { max(UInt32(truncatingIfNeeded: key >> 32), 1) }
 
   /// The record of a source, made if there is none: never fails, but may cost the least worth one.
-  private mutating func make(_ key: UInt64, now: Instant) -> Slot {
+  private mutating func make(_ key: UInt64, now: Instant) -> TwoSetPlace {
     if let slot = find(key) { return slot }
-    let (first, second) = sets(of: key)
-    var chosen = Slot(set: first, way: 0)
-    var least = UInt64.max
-    var roomiest = 0
-    var set = first
-    for _ in 0..<2 {
-      var room = 0
-      for way in 0..<Self.ways {
-        let worth = Self.worth(records[set], way, now: now)
-        if worth == 0 { room += 1 }
-        // Of two sets with room the one with more; else the record that is worth least.
-        if worth < least || (worth == 0 && room > roomiest) {
-          least = worth
-          chosen = Slot(set: set, way: way)
-        }
-      }
-      roomiest = room
-      set = second
+    let (chosen, least) = records.choose(Self.mixed(key)) { set, way in
+      Self.worth(set, way, now: now)
     }
     if least > 0 { evictions += 1 }
     records[chosen.set].begin(chosen.way, Self.tag(key))
     return chosen
   }
 
-  /// What a record is worth; 0 for a free one, and for one of which nothing is worth knowing any more.
+  /// What a record is worth; 0 for a free one, and for one whose content is not worth knowing any more.
+  // Inlined, because the eight records would be copied for each call.
+  @inline(__always)
   private static func worth(_ set: borrowing SourceSet, _ way: Int, now: Instant) -> UInt64 {
     if set.tags[way] == 0 { return 0 }
     // By what is left of each, so that it stays within its bits whatever the clock says.

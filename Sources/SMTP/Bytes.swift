@@ -262,7 +262,7 @@ extension OutputSpan where Element == UInt8 {
 
   /// Appends octets from the peer to a line, or refuses.
   ///
-  /// The one gate through which a peer's bytes get into a line of ours (reliability.md, class 23):
+  /// The one gate through which a peer's bytes get into a line of ours (docs/reliability.md; CWE-93):
   /// no control octet passes, so no argument can end the line and begin another.
   ///
   /// - Returns: false, with nothing appended, if a control octet is found or there is no room.

@@ -6,7 +6,7 @@ import Structures
 ///
 /// Not the session's state: whether TLS is on already, and so STARTTLS is not to be offered, is for the
 /// caller to say by removing the keyword. Invariant: what `offered` returns is never more than this
-/// build implements and the downstream offers, keyword by keyword (reliability.md, EHLO keywords); a
+/// build implements and the downstream offers, keyword by keyword (docs/protocol.md, Keywords); a
 /// keyword not listed there does not exist here.
 package struct Capabilities: Sendable, BitwiseCopyable {
   package struct Keywords: OptionSet, Sendable, BitwiseCopyable {
@@ -36,7 +36,6 @@ package struct Capabilities: Sendable, BitwiseCopyable {
     package static let vrfy = Keywords(rawValue: 1 << 19)
     package static let help = Keywords(rawValue: 1 << 20)
 
-    /// All that may ever be in a reply of ours.
     /// All that Sluice carries.
     package static let carried: Keywords = [
       .pipelining, .size, .eightBitMIME, .smtputf8, .dsn, .enhancedStatusCodes, .auth, .limits,

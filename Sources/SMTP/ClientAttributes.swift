@@ -10,8 +10,8 @@ package struct ClientAttributes: OptionSet, BitwiseCopyable, Sendable, Equatable
   package let rawValue: UInt16
   package init(rawValue: UInt16) { self.rawValue = rawValue }
 
-  // In the order in which they are said. HELO, the long one, first; ADDR and NAME last, because Postfix looks
-  // up anew who may say XCLIENT when it knows them, and refuses what comes after.
+  // In the order in which they are said. HELO, the long one, first; ADDR and NAME last, because Postfix
+  // checks again whether the client may use XCLIENT when it knows them, and rejects what comes after.
   package static let helo = ClientAttributes(rawValue: 1)
   package static let proto = ClientAttributes(rawValue: 2)
   package static let login = ClientAttributes(rawValue: 4)

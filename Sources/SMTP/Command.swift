@@ -1,32 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What a line asks for, or what it really is when it is not SMTP.
-package enum Verb: UInt8, Sendable, BitwiseCopyable, CaseIterable {
-  case unknown
-  case ehlo, helo, lhlo, mail, rcpt, data, rset, noop, quit, vrfy, expn, help
-  case auth, starttls, bdat, burl
-  case xclient, xforward, etrn, atrn, turn
-  case send, soml, saml
-  /// The first word is a method of HTTP (RFC 9110, 9.3, and WebDAV's): a confused or forced client.
-  case http
-  /// Reads like "Name: value": the header of a message or of another protocol.
-  case header
-  /// Begins like a TLS record with a handshake (RFC 8446, 5.1).
-  case tlsHello
-  /// Begins like SOCKS 4 or 5 (RFC 1928, 3).
-  case socks
-  /// Control octets anywhere, or octets beyond ASCII where no command has them.
-  case binary
-
-  /// Whether this is another protocol and not a mistaken mail client.
-  package var isForeign: Bool {
-    switch self {
-    case .http, .header, .tlsHello, .socks, .binary: true
-    default: false
-    }
-  }
-}
-
 /// One command line, taken apart as far as its verb.
 ///
 /// Not the meaning of its argument: `MailArguments`, `RcptArguments` and `HeloForm` read that. Invariant:
@@ -45,7 +18,7 @@ package struct Command: Equatable, Sendable {
   }
 
   package let verb: Verb
-  /// What it is to who takes no white space but a space, and none before the verb: the same, or no command.
+  /// The verb for a server that takes no white space but a space, and none before the verb: the same, or no command.
   package let strictVerb: Verb
   /// Where in the line the argument is; for MAIL and RCPT what follows `FROM:` and `TO:`.
   package let argument: Range<Int>
@@ -95,11 +68,12 @@ package struct Command: Equatable, Sendable {
       }
     }
     let form: Form = start - word.upperBound > 1 ? .loose : .strict
-    switch verb {
-    case .mail: self = Command.path(verb, "FROM:", line, argument, form, strictly: strictVerb)
-    case .rcpt: self = Command.path(verb, "TO:", line, argument, form, strictly: strictVerb)
-    case .http, .header: self.init(verb, 0..<end)
-    default: self.init(verb, argument, form, strictly: strictVerb)
+    if let keyword = verb.pathKeyword {
+      self = Command.path(verb, keyword, line, argument, form, strictly: strictVerb)
+    } else if verb == .http || verb == .header {
+      self.init(verb, 0..<end)
+    } else {
+      self.init(verb, argument, form, strictly: strictVerb)
     }
   }
 
@@ -131,7 +105,7 @@ package struct Command: Equatable, Sendable {
       switch start - colon {
       case 0: form
       case 1: .loose
-      // With TAB or space before it the line is no command to who takes the letter alone.
+      // With TAB or space before it the line is no command to a server that takes the letter alone.
       case _ where strictVerb != verb: .loose
       default: .tolerated
       }
@@ -142,55 +116,17 @@ package struct Command: Equatable, Sendable {
     guard let keyword = Keyword(line, in: word) else {
       return isHeaderName(line, word) ? .header : .unknown
     }
-    // By length first: a verb costs two or three comparisons, not thirty.
-    switch word.count {
-    case 3:
-      switch keyword {
-      case "GET", "PUT", "PRI": return .http
-      default: return .unknown
-      }
-    case 4: return fourLetters(keyword)
-    default: return longer(keyword)
-    }
+    return Verb(keyword) ?? (isMethod(keyword) ? .http : .unknown)
   }
 
-  private static func fourLetters(_ keyword: Keyword) -> Verb {
-    switch keyword {
-    case "EHLO": .ehlo
-    case "HELO": .helo
-    case "MAIL": .mail
-    case "RCPT": .rcpt
-    case "DATA": .data
-    case "RSET": .rset
-    case "NOOP": .noop
-    case "QUIT": .quit
-    case "AUTH": .auth
-    case "VRFY": .vrfy
-    case "EXPN": .expn
-    case "HELP": .help
-    case "LHLO": .lhlo
-    case "BDAT": .bdat
-    case "BURL": .burl
-    case "ETRN": .etrn
-    case "ATRN": .atrn
-    case "TURN": .turn
-    case "SEND": .send
-    case "SOML": .soml
-    case "SAML": .saml
-    case "POST", "HEAD", "COPY", "MOVE", "LOCK": .http
-    default: .unknown
-    }
-  }
-
-  private static func longer(_ keyword: Keyword) -> Verb {
-    switch keyword {
-    case "STARTTLS": .starttls
-    case "XCLIENT": .xclient
-    case "XFORWARD": .xforward
-    case "CONNECT", "OPTIONS", "DELETE", "PATCH", "TRACE", "PROPFIND", "PROPPATCH", "MKCOL",
-      "UNLOCK", "SEARCH", "REPORT":
-      .http
-    default: .unknown
+  /// Whether a word is a method of HTTP (RFC 9110, 9.3; RFC 9113, 3.4 for PRI) or of WebDAV (RFC 4918, RFC 5323).
+  private static func isMethod(_ word: Keyword) -> Bool {
+    switch word {
+    case "GET", "PUT", "PRI", "POST", "HEAD", "COPY", "MOVE", "LOCK", "CONNECT", "OPTIONS",
+      "DELETE",
+      "PATCH", "TRACE", "PROPFIND", "PROPPATCH", "MKCOL", "UNLOCK", "SEARCH", "REPORT":
+      true
+    default: false
     }
   }
 
@@ -202,16 +138,5 @@ package struct Command: Equatable, Sendable {
       else { return false }
     }
     return false
-  }
-}
-
-extension Verb {
-  /// Whether octets beyond ASCII in the argument are for the argument's own reader to judge: RFC 6531
-  /// allows them in paths and in VRFY and EXPN, and a host name with an umlaut deserves its 501.
-  fileprivate var takesEightBit: Bool {
-    switch self {
-    case .mail, .rcpt, .vrfy, .expn, .ehlo, .helo, .lhlo, .http, .header: true
-    default: false
-    }
   }
 }

@@ -45,7 +45,7 @@ package enum RewriteStep: Equatable, Sendable {
 /// | line | leaves | because |
 /// |---|---|---|
 /// | begun by CR LF, `.` ended by a bare LF | `..` | it would be an end that the client did not say in full |
-/// | begun by a bare LF, one dot, whatever follows | with a dot more | who stuffs (RFC 5321, 4.5.2) sends two or more: this dot is text, or half an end |
+/// | begun by a bare LF, one dot, whatever follows | with a dot more | a client that stuffs (RFC 5321, 4.5.2) sends two or more: this dot is text, or half an end |
 /// | begun by a bare LF, two dots or more | as it came | the client has stuffed it; one more would change the text, and break its signature |
 /// | any other | as it came | |
 ///
@@ -102,7 +102,7 @@ package struct EndOfDataScanner: Sendable, BitwiseCopyable {
   /// Whether the last octet taken is a CR of which it is not known yet whether an LF follows.
   ///
   /// Such a CR is the one octet of a scanned run that should not be passed on yet, if no bare CR is
-  /// ever to leave (reliability.md, class 2).
+  /// ever to leave (CVE-2023-51765, docs/reliability.md).
   package var endsInCR: Bool { state == .textCR || state == .dotCR }
 
   /// Whether the end of data was found or a fault reported.

@@ -94,7 +94,7 @@ private func octets(
 /// - Parameters:
 ///   - argument: the bytes that `arguments` was parsed from.
 ///   - allowed: the parameters to pass on; the others are dropped, so a parameter that changes what
-///     was asked for must have been refused before (reliability.md, EHLO keywords).
+///     was asked for must have been refused before (docs/protocol.md, Keywords).
 /// - Returns: false, with nothing written, if the line does not fit or would hold a control octet.
 package func writeMail(
   _ arguments: MailArguments, from argument: Span<UInt8>, passing allowed: ParameterSet,

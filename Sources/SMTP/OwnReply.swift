@@ -34,7 +34,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
 
   package var code: UInt16 { parts.code }
 
-  /// Whether it says that mail is put off because of the server behind, and not because of the client.
+  /// Whether it defers mail because of the downstream, and not because of the client.
   package var isOutage: Bool {
     switch self {
     case .downstreamUnavailable, .downstreamLost, .transactionLost, .noDownstreamRoom,

@@ -155,7 +155,7 @@ package enum ProxyHeader {
   /// Octets of the shortest header there is: `PROXY UNKNOWN` and its line end.
   package static let shortest = 15
 
-  /// For whom a balancer has connected.
+  /// The client that a balancer has connected for.
   package enum Source: BitwiseCopyable, Sendable, Equatable {
     case client(Address, UInt16)
     /// Itself: LOCAL, or a connection it knows nothing about (`UNKNOWN`, AF_UNSPEC).
@@ -200,7 +200,7 @@ package enum ProxyHeader {
     case (0x21, 0x00): return skipping(.itself, length)
     case (0x21, 0x11): addresses = 12
     case (0x21, 0x21): addresses = 36
-    // UDP and Unix sockets: the specification (2.2) has who does not implement those treat them as AF_UNSPEC.
+    // UDP and Unix sockets: the specification (2.2) has receivers that do not implement them treat them as AF_UNSPEC.
     case (0x21, 0x12), (0x21, 0x22), (0x21, 0x31), (0x21, 0x32): return skipping(.itself, length)
     default: return .malformed
     }
@@ -263,7 +263,7 @@ package enum ProxyHeader {
     private var fieldStart = 0
     private var named: Source?
 
-    /// For whom the balancer has connected, once the line is whole.
+    /// The client that the balancer has connected for, once the line is whole.
     var source: Source? { part == .done ? named : nil }
 
     /// Octets of the shortest line that may come of what was read; never less than for a shorter beginning.

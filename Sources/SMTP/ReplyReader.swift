@@ -16,7 +16,7 @@ package enum ReplyFault: UInt8, Sendable, BitwiseCopyable {
   case bareCR
 }
 
-/// Whom a reply's text is for, and so what may be in it.
+/// Who reads a reply's text, and so what may be in it.
 package enum ReplyUse: UInt8, Sendable, BitwiseCopyable {
   /// A client: lines of 512 octets, of printable ASCII.
   case client

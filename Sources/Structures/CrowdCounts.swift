@@ -6,7 +6,7 @@
 /// Not for small counts: of a full table of sources with one place each, counted by address and by network, an estimate is
 /// some five too high, and 16 or more for 3 in 10,000. Kept: a key's cells hold at
 /// least what was added under it and not taken off, so nothing is ever full and nothing needs to be remembered about
-/// who was counted. Two exact counts for each of a million held connections would be 13.5 bytes each
+/// what was counted. Two exact counts for each of a million held connections would be 13.5 bytes each
 /// (`OpenCounts`); this is 2 to 4.
 public struct CrowdCounts: ~Copyable {
   private static let rows = 2

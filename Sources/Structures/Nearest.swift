@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// The known word somebody most likely meant, for "did you mean" in error messages.
+/// The known word that was most likely meant, for "did you mean" in error messages.
 ///
 /// Not a spelling checker: it says nothing when no word is near, because a wild guess misleads more than
 /// silence. Kept: a word is suggested only when fewer than half of its letters would have to change.

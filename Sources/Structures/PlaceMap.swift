@@ -6,7 +6,7 @@
 /// Open addressing over a table that is half empty at least. Keys are small numbers that nobody outside chooses, so
 /// the hash has no key.
 package struct PlaceMap: ~Copyable {
-  /// By number: whose it is, or -1.
+  /// By number: the key that has it, or -1.
   private var owners: Slab<Int32>
   private var numbers: IndexAllocator
   /// Numbers, or -1.

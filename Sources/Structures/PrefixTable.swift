@@ -8,7 +8,7 @@
 ///
 /// A network has a value, which says which it is, and an outcome, which says what follows from it. There
 /// are as many values as networks but only a few outcomes, so a decision reads a few bits for the
-/// outcome, and the values lie apart, where only those look who must name the network. Where values
+/// outcome, and the values lie apart, for callers that must name the network. Where values
 /// are few, such as next hops, they are the outcomes, and nothing lies apart.
 package final class PrefixTable: Sendable {
   private let v4: PackedRanges<UInt32>
@@ -36,7 +36,7 @@ package final class PrefixTable: Sendable {
   ///
   /// - Parameters:
   ///   - builder: sorted by this, and otherwise left as it was.
-  ///   - preference: who wins where networks overlap.
+  ///   - preference: which network wins where they overlap.
   ///   - outcomes: the outcome of each value, below 2^32 - 1; nil when the values are what matters.
   ///   - hidden: called with (value, other value) for each network that lies wholly within one with a
   ///     smaller value; only when the smallest value is preferred.

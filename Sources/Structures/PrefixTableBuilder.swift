@@ -4,7 +4,7 @@
 ///
 /// Not a table: nothing can be looked up here. Kept: every network stays in the family it was given in.
 package struct PrefixTableBuilder {
-  /// Who wins where networks overlap.
+  /// Which network wins where they overlap.
   package enum Preference: Sendable {
     /// The network with the most fixed bits; no network may come twice.
     case longestPrefix
@@ -47,7 +47,7 @@ package struct PrefixTableBuilder {
   }
 }
 
-/// Ranges that cover a whole family: where each begins, and whose it is.
+/// Ranges that cover a whole family: where each begins, and its value.
 struct FlatRanges<Key: FixedWidthInteger & Sendable> {
   var starts: [Key] = [0]
   var values: [UInt32] = [noValue]
@@ -78,7 +78,7 @@ struct Networks<Key: FixedWidthInteger & UnsignedInteger & BitwiseCopyable & Sen
   var items: [Item] = []
 
   /// One sweep over the starts in rising order, outer networks before inner ones, with the networks
-  /// that are still open on a stack; the top of the stack is who wins here.
+  /// that are still open on a stack; the top of the stack wins here.
   mutating func flattened(
     _ preference: PrefixTableBuilder.Preference, _ hidden: (UInt32, UInt32) -> Void
   ) -> FlatRanges<Key> {

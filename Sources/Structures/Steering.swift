@@ -23,7 +23,7 @@ package enum Steering {
   // Neighbouring networks must not share a worker by arithmetic (a botnet fills a /16), and the low
   // bits of a product are weak: multiply, fold, multiply, take the top half. Constants: the finaliser
   // of MurmurHash3 and 2^32 / golden ratio. An attacker who knows them can load one worker; the
-  // limits of that worker hold all the same.
+  // limits of that worker still hold.
   package static let spread: UInt32 = 0x9E37_79B1
   package static let first: UInt32 = 0x85EB_CA6B
   package static let second: UInt32 = 0xC2B2_AE35

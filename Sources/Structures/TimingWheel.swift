@@ -130,7 +130,7 @@ public struct TimingWheel: ~Copyable {
     }
   }
 
-  /// The same, for who counts in ticks.
+  /// The same, for a caller that counts in ticks.
   ///
   /// - Parameter tick: since `Instant.origin`; further than 2^23 ticks ahead is taken as that far.
   @inlinable

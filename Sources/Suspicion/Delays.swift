@@ -4,7 +4,7 @@ import Structures
 /// How a peer stands with us. T0 to T3 in log and manual.
 @frozen
 package enum Tier: UInt8, BitwiseCopyable, Sendable, CaseIterable, Comparable {
-  /// T0: mail of it was accepted before, or the operator vouches for it.
+  /// T0: its mail was accepted before, or the operator vouches for it.
   case known
   /// T1: never seen, nothing against it.
   case clean
@@ -56,8 +56,8 @@ package struct StageDelays: Sendable, Equatable {
 
 /// The delay of every stage, the sums, and the curve between T1 and T2.
 ///
-/// Seconds and ceilings are the table of design.md, section 6; the ceilings come from what honest
-/// senders tolerate (evidence/senders.md: the 30-second class loses mail above them).
+/// Seconds and ceilings are the table of docs/configuration.md (`delays`); the ceilings come from what honest senders
+/// tolerate: those that wait 30 seconds for a reply lose mail above them.
 package struct Delays: Sendable, Equatable {
   private var stages: [StageDelays]
   /// The most a session may be delayed in all, by tier: T1, T2, and the ceiling for both.

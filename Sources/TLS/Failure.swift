@@ -6,7 +6,7 @@
 import COpenSSL
 import CTLS
 
-/// Why a handshake or a session failed. Words are made only when somebody asks for them.
+/// Why a handshake or a session failed. Words are made only when they are asked for.
 public struct TLSFailure: Error, Sendable, Equatable, BitwiseCopyable {
   /// What kind of failure it was.
   public enum Kind: UInt8, Sendable, BitwiseCopyable {

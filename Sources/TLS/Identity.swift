@@ -122,7 +122,7 @@ public final class TLSIdentity: @unchecked Sendable {
 
   /// Reads a certificate with its chain, and a key, from the bytes of their files (which may be one file).
   ///
-  /// - Returns: the identity, or nil with findings of which one is `unusable`.
+  /// - Returns: the identity, or nil, and then one of the findings is `unusable`.
   public static func read(
     certificate: [UInt8], key: [UInt8]
   ) -> (identity: TLSIdentity?, findings: [CertificateFinding]) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A client's channel with arrays for octets, for those who have few and can pay for it: a probe, a client of a flood.
+// A client's channel with arrays for octets, for callers that have few of them: a probe, a client of a flood.
 // Not a connection: sends and receives are the caller's. Keeps: nothing is sealed before the handshake is done, and
 // no text is given out after a failure.
 
@@ -25,7 +25,7 @@ public final class TLSLine {
 
   private static let roomBytes = 4_096
 
-  /// A client's side, of which nothing has been said yet; nil without memory.
+  /// A client's side before its first octet; nil without memory.
   public init?(_ context: TLSClientContext) {
     guard let made = TLSChannel(context) else { return nil }
     channel = made
@@ -69,7 +69,7 @@ public final class TLSLine {
 
   /// The octets for the wire that text becomes, behind those that wait.
   ///
-  /// - Returns: none after a failure, of which the reader hears.
+  /// - Returns: none after a failure; `open` reports it.
   public func seal(_ text: UnsafeRawBufferPointer) -> [UInt8] {
     var octets = takeOutput()
     var rest = text

@@ -123,7 +123,7 @@ public final class TLSServerContext: @unchecked Sendable {
     }
     if settings.requestsClientCertificates {
       SSL_CTX_set_default_verify_paths(context)
-      // Whatever comes is let through: the result of the check is kept in the session all the same.
+      // Every certificate is let through: the result of the check is kept in the session.
       SSL_CTX_set_verify(context, SSL_VERIFY_PEER) { _, _ in 1 }
     }
     ctls_set_certificates_max(context, clientChainBytesMax)

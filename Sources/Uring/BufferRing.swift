@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Receive buffers the kernel picks from by itself, so that a thousand waiting sockets share a few.
-// Not a queue of starved sockets: who waits for a buffer, in which order, is the driver's business.
+// Not a queue of starved sockets: which socket waits for a buffer, in which order, is the driver's business.
 // Keeps: free + claimed = count, and no buffer is given back twice (that would let the kernel write
 // two peers' bytes into one).
 

@@ -90,7 +90,7 @@ package struct ListeningSocket: ~Copyable {
 
   deinit { close(descriptor) }
 
-  /// Makes sure that nobody listens there: listeners with SO_REUSEPORT would share the port with another process of
+  /// Makes sure that no process listens there: listeners with SO_REUSEPORT would share the port with another process of
   /// this user, and each would get some of the clients. What remains of old connections is no hindrance.
   ///
   /// - Parameter port: not 0.

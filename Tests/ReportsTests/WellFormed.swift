@@ -23,8 +23,12 @@ struct WellFormed {
   }
 
   private func starts(_ text: String) -> Bool {
-    let wanted = Array(text.unicodeScalars)
-    return at + wanted.count <= scalars.count && Array(scalars[at..<at + wanted.count]) == wanted
+    var place = at
+    for wanted in text.unicodeScalars {
+      if place >= scalars.count || scalars[place] != wanted { return false }
+      place += 1
+    }
+    return true
   }
 
   private mutating func name() -> String {

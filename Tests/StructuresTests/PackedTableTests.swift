@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+import Glibc
 import Structures
 import TableTwins
 import Testing
+
+/// `scripts/test --fast` runs fewer seeds of what is random here; the whole run has all of them.
+private let isFast = getenv("SLUICE_TESTS_FAST") != nil
 
 /// The packed table against a scan over all prefixes and against a poptrie, in tables of many blocks.
 @Suite("The packed prefix table")
@@ -81,7 +85,8 @@ struct PackedTableTests {
   }
 
   @Test(
-    "with few values and with many it agrees with a scan and with a poptrie", arguments: 0..<12)
+    "with few values and with many it agrees with a scan and with a poptrie",
+    arguments: 0..<(isFast ? 4 : 12))
   func twins(seed: UInt64) {
     var random = SeededGenerator(seed: seed)
     let prefixes = Self.prefixes(seed, &random)

@@ -168,14 +168,9 @@ package struct JournalText {
   private func command(_ entry: JournalEntry) -> String {
     if entry.said != nil { return "CONNECT" }
     return switch entry.verb {
-    case .ehlo: "EHLO"
-    case .helo: "HELO"
-    case .mail: "MAIL"
-    case .rcpt: "RCPT"
-    case .data: entry.stage == .endOfData ? "END-OF-MESSAGE" : "DATA"
-    case .auth: "AUTH"
-    case .starttls: "STARTTLS"
-    case .rset: "RSET"
+    case .data where entry.stage == .endOfData: "END-OF-MESSAGE"
+    case .ehlo, .helo, .mail, .rcpt, .data, .auth, .starttls, .rset:
+      entry.verb.name.map { "\($0)" } ?? "UNKNOWN"
     default: "UNKNOWN"
     }
   }

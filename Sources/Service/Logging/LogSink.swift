@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Configuration
 import Glibc
+import Structures
 import Synchronization
 
 /// Where log lines go: standard error or a file; never waits for whoever reads them.
@@ -13,7 +14,7 @@ package final class LogSink: Sendable {
     var descriptor: Int32
     var kind: Kind
     /// The rest of a line that a socket took in part.
-    var rest: [UInt8] = []
+    var rest = ByteQueue(limit: LogSink.lineMax)
     /// Since the last line that said so.
     var dropped: UInt64 = 0
     var droppedTotal: UInt64 = 0
@@ -127,7 +128,7 @@ package final class LogSink: Sendable {
     state.withLock { state in
       close(state.descriptor)
       state.descriptor = new
-      state.rest = []
+      state.rest.removeAll()
     }
   }
 
@@ -204,17 +205,16 @@ package final class LogSink: Sendable {
   /// - Returns: whether the line is written, or will be finished by the next call.
   private static func put(_ bytes: [UInt8], _ state: inout State) -> Bool {
     if !state.rest.isEmpty {
-      let taken = send(state.rest[...], state)
-      state.rest.removeFirst(max(taken, 0))
+      let taken = send(state.rest.bytes, state)
+      state.rest.consume(max(taken, 0))
       if !state.rest.isEmpty { return false }
     }
-    let taken = send(bytes[...], state)
+    let taken = send(bytes.span, state)
     if taken <= 0 { return false }
-    state.rest = Array(bytes[taken...])
-    return true
+    return state.rest.append(bytes[taken...])
   }
 
-  private static func send(_ bytes: ArraySlice<UInt8>, _ state: State) -> Int {
+  private static func send(_ bytes: Span<UInt8>, _ state: State) -> Int {
     let flags = Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL)
     if state.kind == .waitingPipe {
       var room = pollfd(fd: state.descriptor, events: Int16(POLLOUT), revents: 0)

@@ -37,7 +37,8 @@ struct ProbeLine: ~Copyable {
   private let descriptor: Int32
   private let deadline: Int64
   private var session: TLSLine?
-  private var waiting: [UInt8] = []
+  /// What was received, in clear, and not read as a reply yet.
+  private var waiting = ByteQueue()
   /// Whole replies so far.
   private(set) var replies = 0
   /// Octets of one reply at most.
@@ -109,7 +110,9 @@ struct ProbeLine: ~Copyable {
       case .established(let info):
         self.session = session
         // Of TLS alone, a greeting may have come with the end of the handshake.
-        _ = session.open(Span(), into: &waiting)
+        var text: [UInt8] = []
+        _ = session.open(Span(), into: &text)
+        waiting.append(text)
         return info
       case .failed(let failure): throw .insecure(failure.description)
       }
@@ -154,18 +157,19 @@ struct ProbeLine: ~Copyable {
         guard waiting.count < ProbeLine.replyMax else { throw .closed }
         let fresh = try takeRaw()
         if let session {
-          let before = waiting.count
-          let found = session.open(fresh.span, into: &waiting)
-          if found != .open && waiting.count == before { throw .closed }
+          var text: [UInt8] = []
+          let found = session.open(fresh.span, into: &text)
+          if found != .open && text.isEmpty { throw .closed }
+          waiting.append(text)
           // Answers to a change of keys.
           try sendRaw(session.takeOutput())
         } else {
-          waiting += fresh
+          waiting.append(fresh)
         }
         continue
       }
-      let line = String(decoding: waiting[..<end].filter { $0 != 13 }, as: UTF8.self)
-      waiting.removeFirst(end + 1)
+      let line = String(
+        decoding: waiting.take(end + 1).filter { $0 != 13 && $0 != 10 }, as: UTF8.self)
       taken += end + 1
       guard let code = Int(line.prefix(3)), (200...599).contains(code) else { throw .closed }
       reply.code = code

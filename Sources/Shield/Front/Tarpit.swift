@@ -5,7 +5,7 @@ import Structures
 import Suspicion
 
 /// What a line in the tarpit was, packed into 4 bits of `Connection.owed`. 0 means nothing.
-enum PitCommand: UInt32 {
+enum PitCommand: UInt32, CaseIterable {
   case helo = 1
   case ehlo, mail, recipient, data, quit, harmless, starttls, unknown
 
@@ -13,14 +13,14 @@ enum PitCommand: UInt32 {
   init(_ word: PitWord) {
     self =
       switch word.command {
-      case 0x45_48_4C_4F: .ehlo
-      case 0x48_45_4C_4F: .helo
-      case 0x4D_41_49_4C: .mail
-      case 0x52_43_50_54: .recipient
-      case 0x44_41_54_41: .data
-      case 0x51_55_49_54: .quit
-      case 0x52_53_45_54, 0x4E_4F_4F_50: .harmless  // RSET, NOOP
-      case 0x53_54_41_52: .starttls
+      case .ehlo: .ehlo
+      case .helo: .helo
+      case .mail: .mail
+      case .rcpt: .recipient
+      case .data: .data
+      case .quit: .quit
+      case .rset, .noop: .harmless
+      case .starttls: .starttls
       default: .unknown
       }
   }
