@@ -6,7 +6,6 @@
 package import Glibc
 import Policy
 package import Structures
-import Suspicion
 
 extension Configuration {
   /// Whether a downstream somewhere on this machine could be a listener of ours: else its name need not be resolved.

@@ -4,7 +4,6 @@ import Foundation
 package import Policy
 import Shield
 package import Structures
-import Suspicion
 package import TLS
 
 /// Everything the operator decides, as one immutable value that is swapped as a whole on reload.

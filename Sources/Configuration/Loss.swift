@@ -6,7 +6,6 @@
 
 import Flow
 import Policy
-import Suspicion
 
 /// What of a configuration's files speaks for a loss that nobody meant.
 package struct FileMarks: Sendable {

@@ -3,7 +3,6 @@ import Flow
 package import Policy
 import Shield
 import Structures
-import Suspicion
 
 /// What a worker's driver takes of its own, in bytes: figures, because nothing here knows a driver.
 package struct DriverFootprint: Sendable, Equatable {

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import Policy
 import Structures
-import Suspicion
 
 /// One key of the configuration: where it lies, what it may be, how it is read and how it is shown.
 ///

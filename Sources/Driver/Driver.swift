@@ -1,157 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The engine's hands: turns completions of one ring into facts and orders into submissions. It decides
-// nothing about mail. Invariant: for every slot, `inFlight` is the number of completions still to come,
-// and a slot is given back to the engine only when it is 0 and the descriptor is closed.
+// nothing about mail. What it is made of answers it and knows no engine: `Wire` (the ring and its slots), `Doors`
+// (who comes in), `Dialler` (the way to downstreams) and `TLSPort`. Kept: the engine is told by this file alone, in
+// the order in which things happened, and a slot is given back to it only when nothing of it is in flight.
 
 import Glibc
 package import Policy
 package import Reputation
-import SMTP
 package import Shield
 import Structures
-import Suspicion
 package import TLS
 package import Uring
 
-/// What the driver knows of a slot, in 2 bytes: what is in flight (4 bits), what is wanted (2), flags (10).
-struct Place: BitwiseCopyable {
-  enum Want: UInt16 {
-    case nothing, listen, fill, watch
-  }
-
-  struct Flags: OptionSet {
-    let rawValue: UInt16
-    /// A poll for input is armed.
-    static let pollingInput = Flags(rawValue: 1)
-    /// A poll for the peer's going away is armed.
-    static let pollingHangup = Flags(rawValue: 2)
-    /// A receive is in flight.
-    static let receiving = Flags(rawValue: 4)
-    /// That receive writes into a region of the engine's: it is armed and must be cancelled to end.
-    static let filling = Flags(rawValue: 8)
-    /// Waits for a provided buffer.
-    static let starved = Flags(rawValue: 16)
-    /// The engine ordered it closed.
-    static let closing = Flags(rawValue: 32)
-    /// The close itself is in flight.
-    static let closeSubmitted = Flags(rawValue: 64)
-    /// A send with a completion is in flight.
-    static let sending = Flags(rawValue: 128)
-    /// A connect is in flight.
-    static let connecting = Flags(rawValue: 256)
-    /// Its octets are TLS.
-    static let secure = Flags(rawValue: 512)
-  }
-
-  private var bits: UInt16 = 0
-
-  /// Completions still to come. Far below 16: of a client two polls, a receive, a send, three options, a shutdown
-  /// and a cancelling of each of the first four, and the close once these are there: 12. Only a downstream's
-  /// slot has a connect.
-  var inFlight: UInt16 {
-    get { bits & 15 }
-    set {
-      invariant(newValue < 16, "\(newValue) operations in flight on one slot")
-      bits = bits & ~15 | newValue
-    }
-  }
-
-  var want: Want {
-    get { Want(rawValue: bits >> 4 & 3) ?? .nothing }
-    set { bits = bits & ~(3 << 4) | newValue.rawValue << 4 }
-  }
-
-  var flags: Flags {
-    get { Flags(rawValue: bits >> 6) }
-    set { bits = bits & 63 | newValue.rawValue << 6 }
-  }
-}
-
-/// What the driver counts besides the ring and the engine.
-package struct DriverCounters: BitwiseCopyable, Sendable, Equatable {
-  package var acceptErrors: UInt64 = 0
-  package var descriptorsExhausted: UInt64 = 0
-  package var vanishedBeforeAccept: UInt64 = 0
-  package var canceled: UInt64 = 0
-  package var stale: UInt64 = 0
-  package var installs: UInt64 = 0
-  /// Connections that ended because there was no memory for a TLS session or for what it had to send or keep.
-  package var outOfMemory: UInt64 = 0
-  /// Pauses of the whole process after which what had arrived was dealt with before what was due.
-  package var pauses: UInt64 = 0
-  package init() {}
-
-  package mutating func add(_ other: DriverCounters) {
-    acceptErrors += other.acceptErrors
-    descriptorsExhausted += other.descriptorsExhausted
-    vanishedBeforeAccept += other.vanishedBeforeAccept
-    canceled += other.canceled
-    stale += other.stale
-    installs += other.installs
-    outOfMemory += other.outOfMemory
-    pauses += other.pauses
-  }
-}
-
 package struct Driver: ~Copyable {
   package var engine: Engine
-  package var ring: Ring
-  package var counters = DriverCounters()
-  private var buffers: BufferRing
-  // TLS: see Driver+TLS.swift.
-  var tls: TLSContexts
-  var secures: SecureSlots
-  var secureBuffers: BufferRing
-  /// Slots whose text was wanted when it was there already.
-  var openable: [UInt32] = []
-  var starvedSecurely: [UInt32] = []
+  private var wire: Wire
+  private var doors: Doors
+  private var dialler: Dialler
+  private var tls: TLSPort
+  private var counts = DriverCounters()
   /// What went wrong while orders were carried out, to be told when they are.
-  var troubles = Troubles()
-  /// Handshakes that wait their turn: of sources with credit, and of those without.
-  var handshakesFirst = HandshakeQueue()
-  var handshakesLast = HandshakeQueue()
-  /// When one of the latter is next.
-  var handshakesAgainAt = Instant.origin
-  /// Steps of handshakes in this turn of the loop.
-  var handshakesDone = 0
-  /// Where text is opened to that goes nowhere else.
-  let scratch: UnsafeMutableRawPointer
+  private var troubles = Troubles()
+  private var effects = Moment(capacity: 256)
   private var hasSecureWork = false
   private var plainDrips: [Int] = []
-  var effects = Moment(capacity: 256)
-  var places: Slab<Place>
-  /// Slots that found no provided buffer, in the order in which they found none.
-  private var starved: [UInt32] = []
-  private var starvedHead = 0
-  private let listeners: [Int32]
-  private var acceptAgainAt: [Int64]
-  /// Descriptors accepted in this batch, on their way into the ring's table.
-  private var arrivals: [(slot: Slot, descriptor: Int32)] = []
-  private var run: [Int32] = []
-  /// Twice as many as there may be: a connect that is not submitted yet still reads what its number meant before.
-  private let servers: UnsafeMutablePointer<SocketAddress>
-  private static let serversMost = Server.addressesMost
-  private var serverStart = 0
-  /// Every byte value once: what a drip is sent from. No held peer owns a buffer.
-  let octets: UnsafeMutablePointer<UInt8>
-  /// The values of the options that widen a socket, where the kernel reads them from.
-  private let widths: UnsafeMutablePointer<Int32>
   private let origin: Int64
   private var pause: PauseWatch
   /// When there was mail last.
   private var mailAt = Instant.origin
-  /// Where several workers share listeners behind a load balancer: the plain descriptors of slots whose PROXY
-  /// header is still to come, because a socket that is in a ring's table cannot be given to another ring.
-  private var kept: [UInt32: Int32] = [:]
-  private let handOver: (@Sendable (Int, Peer, Int32) -> Void)?
 
-  /// How long a listener rests after the process ran out of descriptors, in microseconds.
-  private static let rest: Int64 = 100_000
   /// How many rounds of completions come before timers after a pause, at most.
   private static let catchUpRounds = 32
-  private static let hangup = UInt32(0x2000)  // POLLRDHUP, which Swift's Glibc does not show
-  private static let broken: UInt32 = 0x0008 | 0x0010  // POLLERR | POLLHUP
+  /// Slots of TLS that are looked at in one turn without a completion of theirs, at most.
+  private static let openedAtOnce = 1_024
 
   /// Made on the worker's own thread, because the ring belongs to the thread that made it.
   ///
@@ -166,86 +48,73 @@ package struct Driver: ~Copyable {
     handOver: (@Sendable (Int, Peer, Int32) -> Void)? = nil
   ) throws(RingError) {
     let slots = engine.slotCount
-    let isSecure = tls.isSecure
     let ring = try Ring(entries: ringEntries, completions: 4 * ringEntries, slots: slots)
     let buffers = try BufferRing(
-      ring, group: 1, count: engine.limits.receiveBuffers, bytesEach: Driver.bufferBytes)
-    secureBuffers = try BufferRing(
-      ring, group: 2, count: isSecure ? Driver.secureBufferCount : 1,
-      bytesEach: isSecure ? Driver.secureBufferBytes : Driver.bufferBytes)
-    self.tls = tls
-    secures = SecureSlots(
-      capacity: engine.limits.tlsSessions
-        + (tls.client == nil ? 0 : engine.limits.downstreamConnections))
-    scratch = .allocate(byteCount: Driver.bufferBytes, alignment: 16)
-    self.ring = ring
-    self.buffers = buffers
-    places = Slab(capacity: slots, repeating: Place())
+      ring, group: 1, count: engine.limits.receiveBuffers, bytesEach: DriverSizes.buffer)
+    self.tls = try TLSPort(
+      tls,
+      slots: engine.limits.tlsSessions
+        + (tls.client == nil ? 0 : engine.limits.downstreamConnections), ring)
+    wire = Wire(ring, buffers: buffers, slots: slots)
+    doors = Doors(listeners, handOver: handOver)
+    dialler = Dialler(engine.servers)
     self.engine = engine
-    self.listeners = listeners
     self.origin = origin
     pause = PauseWatch(now: Instant(microseconds: MonotonicClock.now() - origin))
-    self.handOver = handOver
-    acceptAgainAt = Array(repeating: 0, count: listeners.count)
-    self.servers = .allocate(capacity: 2 * Driver.serversMost)
-    self.servers.initialize(
-      repeating: SocketAddress(Address(high: 0, low: 0), port: 0), count: 2 * Driver.serversMost)
-    octets = .allocate(capacity: 256)
-    for value in 0..<256 { (octets + value).initialize(to: UInt8(value)) }
-    arrivals.reserveCapacity(64)
-    run.reserveCapacity(64)
-    starved.reserveCapacity(2 * slots)
-    widths = .allocate(capacity: 2)
-    widths.initialize(to: Driver.narrow)
-    (widths + 1).initialize(to: Driver.wide)
-    setAddresses(self.engine.servers)
-    for number in listeners.indices { acceptOn(number) }
+    doors.open(&wire.ring)
+  }
+
+  /// What the driver has counted.
+  package var counters: DriverCounters {
+    var counters = counts
+    counters.outOfMemory = tls.outOfMemory
+    return counters
+  }
+
+  /// What the ring has counted.
+  package var ringCounters: RingCounters { wire.ring.counters }
+
+  private func now() -> Instant { Instant(microseconds: MonotonicClock.now() - origin) }
+
+  // MARK: Orders from the worker
+
+  /// Arms the wake-up by which other threads reach this worker.
+  package mutating func arm(_ wakeUp: WakeUp) {
+    wire.ring.pollAdd(descriptor: wakeUp.descriptor, mask: 1, token: Token(.wake))
+  }
+
+  /// Open TLS sessions keep the context that they began with.
+  package mutating func adopt(_ policy: Policy, _ contexts: TLSContexts) {
+    engine.adopt(policy)
+    tls.adopt(contexts, wire.ring)
   }
 
   /// The downstreams are there from now on; connections that stand stay as they are.
   package mutating func adopt(_ servers: [Server]) {
-    serverStart = Driver.serversMost - serverStart
-    setAddresses(servers)
+    dialler.adopt(servers)
     engine.adopt(servers, now: now())
   }
 
-  private func setAddresses(_ servers: [Server]) {
-    for server in servers {
-      for (number, address) in server.addresses.enumerated() {
-        self.servers[serverStart + number] = SocketAddress(address, port: server.port)
-      }
-    }
+  package mutating func drain() {
+    doors.shut(&wire.ring)
+    engine.drain(now: now(), into: &effects)
+    carryOut()
   }
 
-  deinit {
-    servers.deallocate()
-    octets.deallocate()
-    widths.deallocate()
-    scratch.deallocate()
-    for descriptor in kept.values { PlainSocket.close(descriptor) }
+  /// A client of ours came to another worker, which has read its PROXY header.
+  package mutating func take(_ peer: Peer, descriptor: Int32) {
+    arrived(peer, descriptor, now: now())
+    if doors.hasArrivals { install() }
+    carryOut()
   }
 
-  package static let bufferBytes = 512
-  package static var bytesPerSlot: Int { MemoryLayout<Place>.stride }
-  package static var bytesPerSecureSlot: Int { MemoryLayout<SecureSlot>.stride }
-  /// SO_RCVBUF of a held client and of one that sends a message. The kernel doubles them. With the first a
-  /// client that floods what we do not read pins 5.8 KB, without it 131.8 KB. Not set on the listener: the
-  /// window's scale would then be fixed at 0 for the whole connection.
-  private static let narrow: Int32 = 4_096
-  private static let wide: Int32 = 65_536
-  /// SO_SNDBUF of a client, for replies: at most 8,192 bytes of them are sent at once.
-  package static let clientSendBuffer: Int32 = 32_768
-  /// SO_SNDBUF and SO_RCVBUF of a downstream connection. Without the first one that takes nothing pins 3.9 MB of message
-  /// (tcp_wmem); a larger one carries no more over a loopback or a LAN (measured: 32 KiB to 256 KiB are alike).
-  package static let linkSendBuffer: Int32 = 131_072
-  package static let linkReceiveBuffer: Int32 = 32_768
-
-  func now() -> Instant { Instant(microseconds: MonotonicClock.now() - origin) }
-
-  /// Arms the wake-up by which other threads reach this worker.
-  package mutating func arm(_ wakeUp: WakeUp) {
-    ring.pollAdd(descriptor: wakeUp.descriptor, mask: 1, token: Token(.wake))
+  /// Something was learnt elsewhere.
+  package mutating func learn(_ changes: [Change]) {
+    let now = now()
+    for change in changes { engine.learn(change, now: now) }
   }
+
+  // MARK: The loop
 
   /// One turn: what is due, one submission, one wait, what has completed.
   ///
@@ -268,16 +137,16 @@ package struct Driver: ~Copyable {
       isBehind = engine.timeReached(time, into: &effects)
       carryOut()
     }
-    if !troubles.isEmpty { tellTroubles(now: time) }
+    if hasTroubles { tellTroubles(now: time) }
     var due =
-      isBehind || hasSecureWork || !troubles.isEmpty || woken
+      isBehind || hasSecureWork || hasTroubles || woken
       ? 0 : engine.nextDeadline(now: time).microseconds - time.microseconds
-    if !handshakesLast.isEmpty {
-      due = min(due, handshakesAgainAt.microseconds - time.microseconds)
+    if tls.handshakes.hasLast {
+      due = min(due, tls.handshakes.nextAt.microseconds - time.microseconds)
     }
     let longestNow = min(max(due, 0), longest)
     let latest = time.after(microseconds: longestNow)
-    try ring.submitAndWait(timeoutMicroseconds: longestNow)
+    try wire.ring.submitAndWait(timeoutMicroseconds: longestNow)
     time = now()
     pause.waited(until: time, latest: latest)
     return takeCompletions(now: time) || woken
@@ -288,13 +157,13 @@ package struct Driver: ~Copyable {
   ///
   /// - Returns: whether the wake-up fired.
   private mutating func catchUp() throws(RingError) -> Bool {
-    counters.pauses += 1
+    counts.pauses += 1
     var woken = false
     for _ in 0..<Driver.catchUpRounds {
-      try ring.submitAndWait(timeoutMicroseconds: 0)
-      let before = ring.counters.completions
+      try wire.ring.submitAndWait(timeoutMicroseconds: 0)
+      let before = wire.ring.counters.completions
       if takeCompletions(now: now()) { woken = true }
-      if ring.counters.completions == before { break }
+      if wire.ring.counters.completions == before { break }
     }
     return woken
   }
@@ -304,14 +173,14 @@ package struct Driver: ~Copyable {
   /// - Returns: whether the wake-up fired.
   private mutating func takeCompletions(now time: Instant) -> Bool {
     var woken = false
-    let count = ring.completions()
+    let count = wire.ring.completions()
     for k in 0..<count {
-      let completion = ring.completion(at: k)
+      let completion = wire.ring.completion(at: k)
       if completion.token.operation == .accept {
         accepted(completion, now: time)
         continue
       }
-      if !arrivals.isEmpty { install() }
+      if doors.hasArrivals { install() }
       if completion.token.operation == .wake {
         woken = true
       } else {
@@ -319,205 +188,83 @@ package struct Driver: ~Copyable {
       }
       carryOut()
     }
-    if !arrivals.isEmpty { install() }
-    ring.advance(count)
+    if doors.hasArrivals { install() }
+    wire.ring.advance(count)
     // A queue of handshakes whose slots are gone must be emptied, too: it sets the time to wake up.
-    let mayHaveWork = !secures.isEmpty || !troubles.isEmpty || !handshakesLast.isEmpty
+    let mayHaveWork = !tls.isEmpty || hasTroubles || tls.handshakes.hasLast
     hasSecureWork = mayHaveWork && goOnSecurely(now: time)
-    if starvedHead < starved.count { feedStarved() }
-    for number in listeners.indices where acceptAgainAt[number] > 0 {
-      if time.microseconds >= acceptAgainAt[number] {
-        acceptAgainAt[number] = 0
-        acceptOn(number)
-      }
-    }
+    if wire.hasStarved { wire.feedStarved { engine.generation(of: $0) } }
+    doors.openRested(&wire.ring, now: time.microseconds)
     return woken
   }
 
-  /// Open TLS sessions keep the context that they began with.
-  package mutating func adopt(_ policy: Policy, _ tls: TLSContexts) {
-    engine.adopt(policy)
-    self.tls = tls
-    // Switched on by this reload. Group 2 has had no receive yet.
-    if tls.isSecure && secureBuffers.count == 1 && secures.isEmpty {
-      do {
-        secureBuffers = try BufferRing(
-          ring, group: 3, count: Driver.secureBufferCount, bytesEach: Driver.secureBufferBytes)
-      } catch {
-        // It works with the small one, only slowly.
-        return
-      }
-    }
-  }
-
-  package mutating func drain() {
-    stopAccepting()
-    engine.drain(now: now(), into: &effects)
-    carryOut()
-  }
-
-  private mutating func stopAccepting() {
-    for number in listeners.indices {
-      acceptAgainAt[number] = .max
-      ring.cancel(Token(.accept, index: UInt32(number)), token: Token(.cancel, index: .max))
-    }
-  }
-
-  // MARK: Accept
-
-  private mutating func acceptOn(_ number: Int) {
-    ring.acceptMultishot(
-      listener: listeners[number], token: Token(.accept, index: UInt32(number)))
-  }
+  // MARK: Clients coming
 
   private mutating func accepted(_ completion: Completion, now: Instant) {
-    let number = Int(completion.token.index)
-    if !completion.hasMore && acceptAgainAt[number] == 0 {
-      if completion.result == -EMFILE || completion.result == -ENFILE {
-        counters.descriptorsExhausted += 1
-      }
-      // Out of descriptors, or shut: what waits in the backlog can wait a little longer.
-      if completion.result < 0 {
-        acceptAgainAt[number] = now.microseconds + Driver.rest
-      } else {
-        acceptOn(number)
-      }
-    }
-    guard completion.result >= 0 else {
-      counters.acceptErrors += 1
-      return
-    }
-    guard let seen = AcceptedPeer(descriptor: completion.result) else {
-      counters.vanishedBeforeAccept += 1
-      PlainSocket.close(completion.result)
-      return
-    }
-    let peer = Peer(
-      address: seen.syn.source, port: seen.syn.sourcePort, listener: UInt8(clamping: number))
-    arrived(peer, completion.result, now: now)
+    guard
+      let (peer, descriptor) = doors.accepted(
+        completion, &wire.ring, &counts, now: now.microseconds)
+    else { return }
+    arrived(peer, descriptor, now: now)
   }
 
   private mutating func arrived(_ peer: Peer, _ descriptor: Int32, now: Instant) {
     switch engine.accepted(peer, now: now, into: &effects) {
     case .held(let slot):
-      arrivals.append((slot, descriptor))
-      if arrivals.count == 64 || effects.isNearlyFull { install() }
+      let isFull = doors.add(slot, descriptor)
+      if isFull || effects.isNearlyFull { install() }
     case .refused(let region):
       SyncSend.refuse(descriptor, with: engine.core.arena.span(region))
     case .dropped: PlainSocket.close(descriptor)
     }
   }
 
-  /// A client of ours came to another worker, which has read its PROXY header.
-  package mutating func take(_ peer: Peer, descriptor: Int32) {
-    let now = now()
-    arrived(peer, descriptor, now: now)
-    if !arrivals.isEmpty { install() }
-    carryOut()
-  }
-
-  /// Something was learnt elsewhere.
-  package mutating func learn(_ changes: [Change]) {
-    let now = now()
-    for change in changes { engine.learn(change, now: now) }
-  }
-
-  /// Gives a client to its worker.
-  private mutating func hand(_ slot: Slot, to worker: Int) {
-    guard let descriptor = kept.removeValue(forKey: slot.index) else { return }
-    let peer = engine.announcedPeer(slot)
-    if let handOver { handOver(worker, peer, descriptor) } else { PlainSocket.close(descriptor) }
-  }
-
-  /// A slot whose header has come, or that is done with, needs its plain descriptor no more.
-  private mutating func letGo(_ slot: Slot) {
-    if kept.isEmpty || engine.awaitsHeader(slot) { return }
-    if let descriptor = kept.removeValue(forKey: slot.index) { PlainSocket.close(descriptor) }
-  }
-
-  /// Moves the accepted descriptors into the ring's table, one call for each run of neighbouring slots,
-  /// and only then carries out what the engine ordered for them.
+  /// Moves the accepted descriptors into the ring's table, and only then carries out what the engine ordered for them.
   private mutating func install() {
-    arrivals.sort { $0.slot.index < $1.slot.index }
-    var first = 0
-    while first < arrivals.count {
-      var last = first
-      while last + 1 < arrivals.count
-        && arrivals[last + 1].slot.index == arrivals[last].slot.index + 1
-      { last += 1 }
-      run.removeAll(keepingCapacity: true)
-      for k in first...last { run.append(arrivals[k].descriptor) }
-      let start = Int32(arrivals[first].slot.index)
-      put(run, at: start)
-      first = last + 1
-    }
-    for arrival in arrivals {
-      if handOver != nil && engine.awaitsHeader(arrival.slot) {
-        kept[arrival.slot.index] = arrival.descriptor
-      } else {
-        PlainSocket.close(arrival.descriptor)
-      }
-    }
-    arrivals.removeAll(keepingCapacity: true)
+    doors.install(&wire, &counts, &troubles) { engine.awaitsHeader($0) }
     carryOut()
   }
 
-  /// - Returns: whether all of them are in the table. The slots of the others have failed.
-  @discardableResult
-  private mutating func put(_ descriptors: [Int32], at start: Int32) -> Bool {
-    counters.installs += 1
-    let done = descriptors.withUnsafeBufferPointer { list -> Int in
-      guard let base = list.baseAddress else { return 0 }
-      do { return try ring.updateFiles(startingAt: start, base, count: list.count) } catch {
-        return 0
-      }
-    }
-    for k in done..<descriptors.count {
-      let index = UInt32(start) + UInt32(k)
-      troubles.note(Slot(index: index, generation: engine.generation(of: Int(index))))
-    }
-    return done == descriptors.count
+  /// A slot that waits for no header any more needs its plain descriptor no more.
+  private mutating func letGo(_ slot: Slot) {
+    if doors.keepsAny && !engine.awaitsHeader(slot) { doors.letGo(slot) }
   }
 
-  // MARK: Orders
+  // MARK: Orders of the engine
 
-  mutating func carryOut() {
+  private mutating func carryOut() {
     if effects.dripCount > 0 { sendDrips() }
     var k = 0
     while k < effects.count {
       switch effects[k] {
-      case .listen(let slot) where isSecure(Int(slot.index)): open(slot, into: nil)
-      case .listen(let slot):
-        places[Int(slot.index)].want = .listen
-        seekInput(slot)
-      case .fill(let slot, let region) where isSecure(Int(slot.index)): open(slot, into: region)
-      case .fill(let slot, let region): fill(slot, region)
-      case .watch(let slot) where isSecure(Int(slot.index)): watchSecurely(slot)
-      case .watch(let slot):
-        let i = Int(slot.index)
-        places[i].want = .watch
-        if places[i].flags.isDisjoint(with: [.pollingInput, .pollingHangup, .closing]) {
-          poll(slot, input: false)
-        }
-      case .send(let slot, let region) where isSecure(Int(slot.index)): seal(slot, region)
+      case .listen(let slot) where wire.isSecure(Int(slot.index)): tls.open(slot, into: nil, &wire)
+      case .listen(let slot): wire.listen(slot)
+      case .fill(let slot, let region) where wire.isSecure(Int(slot.index)):
+        tls.open(slot, into: region, &wire)
+      case .fill(let slot, let region):
+        wire.fill(slot, engine.core.arena.base + region.offset, count: region.count)
+      case .watch(let slot) where wire.isSecure(Int(slot.index)): tls.watch(slot, &wire)
+      case .watch(let slot): wire.watch(slot)
+      case .send(let slot, let region) where wire.isSecure(Int(slot.index)):
+        tell(tls.seal(slot, region, engine.core.arena.base, &wire), slot, now: now())
       case .send(let slot, let region):
-        submitted(slot)
-        places[Int(slot.index)].flags.insert(.sending)
-        ring.send(
-          slot: Int32(slot.index), engine.core.arena.base + region.offset, count: region.count,
-          token: token(.send, slot))
-      case .connect(let slot, let server): connect(slot, server)
-      case .narrow(let slot): resize(slot, widths)
-      case .widen(let slot): resize(slot, widths + 1)
-      case .secure(let slot, let handshake): secure(slot, handshake)
-      case .finish(let slot) where isSecure(Int(slot.index)): finishSecurely(slot)
-      case .finish(let slot):
-        submitted(slot)
-        ring.shutdown(slot: Int32(slot.index), how: Int32(SHUT_WR), token: token(.shutdown, slot))
-      case .hand(let slot, let worker): hand(slot, to: worker)
+        wire.send(slot, engine.core.arena.base + region.offset, count: region.count)
+      case .connect(let slot, let server):
+        if !dialler.connect(slot, server, &wire, &counts) { troubles.note(slot) }
+      case .narrow(let slot): wire.narrow(slot)
+      case .widen(let slot): wire.widen(slot)
+      case .secure(let slot, let handshake):
+        let listener = engine.listener(of: slot)
+        tell(tls.secure(slot, handshake, listener: listener, &wire), slot, now: now())
+      case .finish(let slot) where wire.isSecure(Int(slot.index)):
+        tell(tls.finish(slot, engine.core.arena.base, &wire), slot, now: now())
+      case .finish(let slot): wire.finish(slot)
+      case .hand(let slot, let worker): doors.hand(slot, engine.announcedPeer(slot), to: worker)
       case .close(let slot):
         letGo(slot)
-        close(slot)
+        wire.beginClosing(slot)
+        if wire.isSecure(Int(slot.index)) { tls.sayGoodbye(slot, &wire) }
+        wire.closeWhenQuiet(slot)
       }
       k += 1
     }
@@ -525,157 +272,33 @@ package struct Driver: ~Copyable {
   }
 
   private mutating func sendDrips() {
-    let first = Token(.drip).bits
-    if !secures.isEmpty {
-      sendMixedDrips(first)
+    if !tls.isEmpty {
+      sendMixedDrips()
       return
     }
-    ring.sendBytes(count: effects.dripCount) { k in
-      let drip = effects.drip(at: k)
-      return (
-        Int32(bitPattern: drip.slot.index), UnsafePointer(octets + Int(drip.byte)),
-        Token(bits: first | UInt64(drip.slot.generation) << 32 | UInt64(drip.slot.index))
-      )
-    }
+    wire.sendDrips(count: effects.dripCount) { effects.drip(at: $0) }
   }
 
   /// The same where some of them may be TLS.
-  private mutating func sendMixedDrips(_ first: UInt64) {
+  private mutating func sendMixedDrips() {
     plainDrips.removeAll(keepingCapacity: true)
     for k in 0..<effects.dripCount {
       let drip = effects.drip(at: k)
-      if isSecure(Int(drip.slot.index)) { sealDrip(drip) } else { plainDrips.append(k) }
+      if wire.isSecure(Int(drip.slot.index)) {
+        tell(tls.seal(drip, engine.core.arena.base, &wire), drip.slot, now: now())
+      } else {
+        plainDrips.append(k)
+      }
     }
-    ring.sendBytes(count: plainDrips.count) { k in
-      let drip = effects.drip(at: plainDrips[k])
-      return (
-        Int32(bitPattern: drip.slot.index), UnsafePointer(octets + Int(drip.byte)),
-        Token(bits: first | UInt64(drip.slot.generation) << 32 | UInt64(drip.slot.index))
-      )
-    }
+    wire.sendDrips(count: plainDrips.count) { effects.drip(at: plainDrips[$0]) }
   }
 
-  /// Only where it can be undone for those who have mail: on a direct descriptor since Linux 6.7.
-  private mutating func resize(_ slot: Slot, _ width: UnsafePointer<Int32>) {
-    guard ring.setsSocketOptions else { return }
-    submitted(slot)
-    ring.setSocketOption(
-      slot: Int32(slot.index), level: SOL_SOCKET, name: SO_RCVBUF, value: width,
-      token: token(.setOption, slot))
-  }
-
-  /// Receives into a region of the engine's as soon as there is something. Who talks will talk again
-  /// soon: a poll before each receive would cost more than the armed receive weighs.
-  private mutating func fill(_ slot: Slot, _ region: Region) {
-    let i = Int(slot.index)
-    places[i].want = .fill
-    invariant(
-      !places[i].flags.contains(.receiving), "two receives at once on slot \(slot)")
-    if places[i].flags.contains(.closing) { return }
-    places[i].flags.insert(.receiving)
-    places[i].flags.insert(.filling)
-    places[i].flags.remove(.starved)
-    submitted(slot)
-    ring.receive(
-      slot: Int32(slot.index), into: engine.core.arena.base + region.offset, count: region.count,
-      token: token(.receive, slot))
-  }
-
-  func token(_ operation: Operation, _ slot: Slot) -> Token {
-    Token(operation, generation: slot.generation, index: slot.index)
-  }
-
-  mutating func submitted(_ slot: Slot) { places[Int(slot.index)].inFlight += 1 }
-
-  mutating func poll(_ slot: Slot, input: Bool) {
-    let i = Int(slot.index)
-    places[i].flags.insert(input ? .pollingInput : .pollingHangup)
-    submitted(slot)
-    ring.pollAdd(
-      slot: Int32(slot.index), mask: input ? Ring.readable : Driver.hangup,
-      token: token(input ? .poll : .hangup, slot))
-  }
-
-  /// Polls for input.
-  private mutating func seekInput(_ slot: Slot) {
-    let i = Int(slot.index)
-    if places[i].flags.isDisjoint(with: [.pollingInput, .receiving, .starved, .closing]) {
-      poll(slot, input: true)
-    }
-  }
-
-  /// Takes what a poll has announced, into a provided buffer.
-  private mutating func receive(_ slot: Slot) {
-    places[Int(slot.index)].flags.insert(.receiving)
-    submitted(slot)
-    // MSG_DONTWAIT: for a held peer a receive is never left armed (830 bytes), a poll is (256).
-    ring.receive(
-      slot: Int32(slot.index), group: buffers.group, bytesMax: Driver.bufferBytes,
-      flags: Int32(MSG_DONTWAIT), token: token(.receiveProvided, slot))
-  }
-
-  /// Opens a socket to a downstream. By plain calls: NODELAY must be set before data goes out, and on a
-  /// direct descriptor kernels before 6.7 cannot set it.
-  private mutating func connect(_ slot: Slot, _ server: Int) {
-    let descriptor = socket(
-      servers[serverStart + server].family,
-      Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-    guard descriptor >= 0 else {
-      if errno == EMFILE || errno == ENFILE { counters.descriptorsExhausted += 1 }
-      troubles.note(slot)
-      return
-    }
-    PlainSocket.setOption(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
-    PlainSocket.setOption(descriptor, SOL_SOCKET, SO_SNDBUF, Driver.linkSendBuffer)
-    PlainSocket.setOption(descriptor, SOL_SOCKET, SO_RCVBUF, Driver.linkReceiveBuffer)
-    run.removeAll(keepingCapacity: true)
-    run.append(descriptor)
-    let isThere = put(run, at: Int32(slot.index))
-    PlainSocket.close(descriptor)
-    guard isThere else { return }
-    submitted(slot)
-    places[Int(slot.index)].flags.insert(.connecting)
-    ring.connect(
-      slot: Int32(slot.index), to: servers + serverStart + server, token: token(.connect, slot))
-  }
-
-  private mutating func close(_ slot: Slot) {
-    let i = Int(slot.index)
-    places[i].want = .nothing
-    places[i].flags.insert(.closing)
-    // Each by its token, which the kernel finds by hash; cancelling by descriptor makes it walk every
-    // armed poll of the ring (measured with 15,000 held: a quarter of the relay's throughput).
-    let flags = places[i].flags
-    if flags.contains(.pollingInput) { cancel(.poll, slot) }
-    if flags.contains(.pollingHangup) { cancel(.hangup, slot) }
-    if flags.contains(.filling) {
-      cancel(flags.contains(.secure) ? .receiveSecure : .receive, slot)
-    }
-    if flags.contains(.sending) { cancel(.send, slot) }
-    if flags.contains(.connecting) { cancel(.connect, slot) }
-    if flags.contains(.secure) { closeSecurely(slot) }
-    if places[i].inFlight == 0 { submitClose(slot) }
-  }
-
-  private mutating func cancel(_ operation: Operation, _ slot: Slot) {
-    submitted(slot)
-    ring.cancel(token(operation, slot), token: token(.cancel, slot))
-  }
-
-  private mutating func submitClose(_ slot: Slot) {
-    let i = Int(slot.index)
-    if places[i].flags.contains(.closeSubmitted) { return }
-    places[i].flags.insert(.closeSubmitted)
-    submitted(slot)
-    ring.closeDirect(slot: Int32(slot.index), token: token(.close, slot))
-  }
-
-  // MARK: Completions
+  // MARK: Facts for the engine
 
   private mutating func completed(_ completion: Completion, now: Instant) {
     let token = completion.token
     let i = Int(token.index)
-    guard i < places.capacity else {
+    guard i < wire.slotCount else {
       // The cancelling of an accept, when draining.
       return
     }
@@ -683,8 +306,8 @@ package struct Driver: ~Copyable {
     if token.operation == .drip {
       // Only failures of drips complete, and they are not counted as in flight.
       if engine.generation(of: i) != token.generation {
-        counters.stale += 1
-      } else if !places[i].flags.contains(.closing) {
+        counts.stale += 1
+      } else if !wire.isClosing(i) {
         engine.failed(slot, now: now, into: &effects)
       }
       return
@@ -692,160 +315,159 @@ package struct Driver: ~Copyable {
     invariant(
       engine.generation(of: i) == token.generation,
       "a completion (\(token.operation)) outlived its slot \(slot)")
-    places[i].inFlight -= 1
-    if completion.result == -ECANCELED { counters.canceled += 1 }
+    wire.landed(i)
+    if completion.result == -ECANCELED { counts.canceled += 1 }
     switch token.operation {
-    case .poll:
-      places[i].flags.remove(.pollingInput)
-      polled(slot, completion.result, now: now)
-    case .hangup:
-      places[i].flags.remove(.pollingHangup)
-      polledHangup(slot, completion.result, now: now)
+    case .poll: tell(wire.polled(slot, completion.result), slot, now: now)
+    case .hangup: tell(wire.polledHangup(slot, completion.result), slot, now: now)
     case .receive:
-      places[i].flags.remove(.receiving)
-      places[i].flags.remove(.filling)
-      received(slot, completion, provided: nil, now: now)
+      tell(wire.received(slot, completion.result, isProvided: false), slot, now: now)
       // After the orders: one of them may be to hand it over.
-      if !kept.isEmpty {
+      if doors.keepsAny {
         carryOut()
         letGo(slot)
       }
     case .receiveProvided:
-      places[i].flags.remove(.receiving)
-      let buffer = buffers.claim(completion)
-      received(slot, completion, provided: buffer, now: now)
-      if let buffer { buffers.recycle(buffer) }
+      let buffer = wire.claim(completion)
+      tell(
+        wire.received(slot, completion.result, isProvided: buffer != nil), slot, in: buffer,
+        now: now)
+      if let buffer { wire.recycle(buffer) }
     case .receiveSecure:
-      places[i].flags.remove(.receiving)
-      places[i].flags.remove(.filling)
-      receivedRecords(slot, completion, now: now)
-    case .send:
-      places[i].flags.remove(.sending)
-      if places[i].flags.contains(.closing) { break }
-      if isSecure(i) {
-        sealedSent(slot, completion.result)
-      } else if completion.result >= 0 {
-        engine.sent(slot, Int(completion.result), now: now, into: &effects)
-      } else {
-        engine.failed(slot, now: now, into: &effects)
-      }
+      wire.received(i)
+      tell(tls.received(slot, completion, engine.core.arena.base, &wire), slot, now: now)
+    case .send: sent(slot, completion.result, now: now)
     case .connect:
-      places[i].flags.remove(.connecting)
-      if places[i].flags.contains(.closing) { break }
+      wire.connected(i)
+      if wire.isClosing(i) { break }
       if completion.result == 0 {
         engine.connected(slot, now: now, into: &effects)
       } else {
         engine.failed(slot, now: now, into: &effects)
       }
     case .close:
-      if isSecure(i) { secures.remove(i) }
-      places[i] = Place()
+      if wire.isSecure(i) { tls.remove(i) }
+      wire.closed(i)
       engine.closed(slot, now: now, into: &effects)
       return
     default: break
     }
-    if places[i].flags.contains(.closing) && places[i].inFlight == 0 { submitClose(slot) }
+    wire.closeWhenQuiet(slot)
   }
 
-  private mutating func polled(_ slot: Slot, _ result: Int32, now: Instant) {
+  private mutating func sent(_ slot: Slot, _ result: Int32, now: Instant) {
     let i = Int(slot.index)
-    if places[i].flags.contains(.closing) { return }
-    guard result >= 0 else {
-      if result != -ECANCELED { engine.failed(slot, now: now, into: &effects) }
-      return
-    }
-    switch places[i].want {
-    case .listen:
-      if places[i].flags.isDisjoint(with: [.receiving, .starved, .secure]) { receive(slot) }
-    case .fill: break  // the receive that is armed tells
-    case .watch: tellGone(slot, UInt32(bitPattern: result), now: now)
-    case .nothing: break
-    }
-  }
-
-  private mutating func polledHangup(_ slot: Slot, _ result: Int32, now: Instant) {
-    let i = Int(slot.index)
-    if places[i].flags.contains(.closing) { return }
-    guard result >= 0 else {
-      if result != -ECANCELED { engine.failed(slot, now: now, into: &effects) }
-      return
-    }
-    if UInt32(bitPattern: result) & Driver.broken != 0 {
+    wire.sent(i)
+    if wire.isClosing(i) { return }
+    if wire.isSecure(i) {
+      tell(tls.sent(slot, result, engine.core.arena.base, &wire), slot, now: now)
+    } else if result >= 0 {
+      engine.sent(slot, Int(result), now: now, into: &effects)
+    } else {
       engine.failed(slot, now: now, into: &effects)
-    } else if places[i].want == .watch {
-      tellGone(slot, UInt32(bitPattern: result), now: now)
     }
   }
 
-  private mutating func tellGone(_ slot: Slot, _ events: UInt32, now: Instant) {
-    let i = Int(slot.index)
-    if events & Driver.broken != 0 {
-      engine.failed(slot, now: now, into: &effects)
-    } else if events & Driver.hangup != 0 {
-      places[i].want = .nothing
-      engine.ended(slot, now: now, into: &effects)
-    } else if !places[i].flags.contains(.pollingHangup) {
-      // It only said something, which must wait: from here on only its going away is of interest.
-      poll(slot, input: false)
-    }
-  }
-
-  private mutating func received(
-    _ slot: Slot, _ completion: Completion, provided: UInt16?, now: Instant
+  @inline(__always)
+  private mutating func tell(
+    _ input: Wire.Input, _ slot: Slot, in buffer: UInt16? = nil, now: Instant
   ) {
-    let i = Int(slot.index)
-    if places[i].flags.contains(.closing) { return }
-    switch completion.result {
-    case 1...:
-      let count = Int(completion.result)
-      places[i].want = .nothing
-      if let provided {
-        let start = buffers.pointer(for: provided).assumingMemoryBound(to: UInt8.self)
-        let bytes = Span(_unsafeStart: UnsafePointer(start), count: count)
-        engine.received(slot, bytes, now: now, into: &effects)
-      } else {
-        engine.filled(slot, count, now: now, into: &effects)
-      }
-    case 0:
-      places[i].want = .nothing
-      engine.ended(slot, now: now, into: &effects)
-    case -ENOBUFS:
-      ring.counters.noBuffers += 1
-      places[i].flags.insert(.starved)
-      starved.append(slot.index)
-    case -EAGAIN, -EINTR:
-      switch places[i].want {
-      case .listen: seekInput(slot)
-      case .fill: engine.filled(slot, 0, now: now, into: &effects)
-      case .watch, .nothing: break
-      }
-    case -ECANCELED: break
-    default: engine.failed(slot, now: now, into: &effects)
+    switch input {
+    case .nothing: break
+    case .filled(let count): engine.filled(slot, count, now: now, into: &effects)
+    case .provided(let count):
+      guard let buffer else { break }
+      let start = wire.pointer(for: buffer).assumingMemoryBound(to: UInt8.self)
+      let bytes = Span(_unsafeStart: UnsafePointer(start), count: count)
+      engine.received(slot, bytes, now: now, into: &effects)
+    case .ended: engine.ended(slot, now: now, into: &effects)
+    case .failed: engine.failed(slot, now: now, into: &effects)
     }
   }
 
-  /// Lets the slots that found no buffer try again, first come first served: as many as there are buffers.
-  /// After each batch, because its completions come in no order that would feed them all on the way.
-  private mutating func feedStarved() {
-    var budget = buffers.free
-    while starvedHead < starved.count && budget > 0 {
-      let index = starved[starvedHead]
-      starvedHead += 1
-      let i = Int(index)
-      // The tenant may be gone; the flag went with it.
-      guard places[i].flags.contains(.starved) else { continue }
-      places[i].flags.remove(.starved)
-      if places[i].flags.isDisjoint(with: [.closing, .receiving, .pollingInput, .secure])
-        && places[i].want == .listen
-      {
-        receive(Slot(index: index, generation: engine.generation(of: i)))
-        budget -= 1
+  private mutating func tell(_ news: consuming TLSPort.News, _ slot: Slot, now: Instant) {
+    switch news.heard {
+    case nil: break
+    case .filled(let count): engine.filled(slot, count, now: now, into: &effects)
+    case .text(let count):
+      let start = tls.scratch.assumingMemoryBound(to: UInt8.self)
+      let bytes = Span(_unsafeStart: UnsafePointer(start), count: count)
+      engine.received(slot, bytes, now: now, into: &effects)
+    case .ended: engine.ended(slot, now: now, into: &effects)
+    case .failed: engine.failed(slot, now: now, into: &effects)
+    case .established(let info):
+      let i = Int(slot.index)
+      let facts = tls.facts(i, info, isClient: engine.isClient(i))
+      engine.secured(slot, facts, now: now, into: &effects)
+    case .notSecured(let why): engine.notSecured(slot, why, now: now, into: &effects)
+    }
+    if news.sent > 0 { engine.sent(slot, news.sent, now: now, into: &effects) }
+  }
+
+  // MARK: What waits for no completion
+
+  private var hasTroubles: Bool { !troubles.isEmpty || !tls.troubles.isEmpty }
+
+  /// Tells of what went wrong while orders were carried out.
+  private mutating func tellTroubles(now: Instant) {
+    for trouble in troubles.take() + tls.takeTroubles() {
+      let (slot, why) = trouble
+      let i = Int(slot.index)
+      guard engine.generation(of: i) == slot.generation, !wire.isClosing(i) else { continue }
+      if let why {
+        engine.notSecured(slot, why, now: now, into: &effects)
+      } else {
+        engine.failed(slot, now: now, into: &effects)
       }
+      carryOut()
     }
-    // A slot stands here once, so what has been served is at most as long as what waits.
-    if starvedHead == starved.count || starvedHead >= places.capacity {
-      starved.removeFirst(starvedHead)
-      starvedHead = 0
+  }
+
+  /// Text that is opened already, slots that found no buffer, handshakes in turn.
+  ///
+  /// - Returns: whether there is more, so that the loop must not wait.
+  private mutating func goOnSecurely(now: Instant) -> Bool {
+    var k = 0
+    // What the facts of these add comes in this same turn, but for no longer than a turn may take.
+    while k < tls.openableCount && k < Driver.openedAtOnce {
+      let base = engine.core.arena.base
+      if let (slot, news) = tls.openNext(k, base, &wire, { engine.generation(of: $0) }) {
+        tell(news, slot, now: now)
+        carryOut()
+      }
+      k += 1
     }
+    tls.forgetOpenable(k)
+    tls.feedStarved(&wire) { engine.generation(of: $0) }
+    tls.handshakes.beginTurn()
+    shakeHandsInTurn(now: now)
+    if hasTroubles { tellTroubles(now: now) }
+    return tls.openableCount > 0 || tls.handshakes.isPressing
+  }
+
+  /// Those whose turn it is, in each turn of the loop: sources without credit do not stand before those with it.
+  private mutating func shakeHandsInTurn(now: Instant) {
+    var budget = Handshakes.atOnce
+    while budget > 0, let slot = tls.handshakes.nextFirst() {
+      if goOnShaking(slot, now: now) { budget -= 1 }
+    }
+    if !tls.handshakes.hasLast { return }
+    let start = self.now()
+    if start < tls.handshakes.nextAt { return }
+    budget = Handshakes.inTurn
+    while budget > 0, let slot = tls.handshakes.nextLast() {
+      if goOnShaking(slot, now: now) { budget -= 1 }
+    }
+    tls.handshakes.rest(since: start, until: self.now())
+  }
+
+  /// - Returns: false if that one is gone.
+  private mutating func goOnShaking(_ slot: Slot, now: Instant) -> Bool {
+    guard engine.generation(of: Int(slot.index)) == slot.generation,
+      let news = tls.goOnShaking(slot, &wire)
+    else { return false }
+    tell(news, slot, now: now)
+    carryOut()
+    return true
   }
 }

@@ -9,7 +9,6 @@ package import Policy
 package import Reputation
 package import Shield
 import Structures
-import Suspicion
 import Synchronization
 package import TLS
 package import Uring
@@ -310,7 +309,7 @@ package final class Worker: Sendable {
   private func publish(_ driver: borrowing Driver) {
     var snapshot = Snapshot()
     snapshot.engine = driver.engine.core.counters
-    snapshot.ring = driver.ring.counters
+    snapshot.ring = driver.ringCounters
     snapshot.driver = driver.counters
     snapshot.journalDropped = driver.engine.core.journal.dropped
     snapshot.downstreamUp = driver.engine.isDownstreamUp

@@ -101,7 +101,7 @@ package final class Service: Sendable {
           for number in 0..<workers {
             var options = ListeningSocket.Options()
             options.reusePort = workers > 1
-            options.sendBufferBytes = Driver.clientSendBuffer
+            options.sendBufferBytes = DriverSizes.clientSend
             let socket = try ListeningSocket(listener.address, port: port, options: options)
             if number == 0 { port = socket.localPort }
             // Behind a load balancer the kernel spreads the connections as it likes: which worker a client

@@ -3,7 +3,6 @@ package import Personas
 package import Policy
 import Shield
 import Structures
-import Suspicion
 
 /// Random worlds: everything that can go wrong, by seed, to see whether a promise breaks.
 package enum Swarm {

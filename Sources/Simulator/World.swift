@@ -3,7 +3,6 @@ package import Personas
 package import Policy
 package import Shield
 import Structures
-import Suspicion
 
 /// The engine, unchanged, among the clients of a scenario, on a virtual clock and a virtual network.
 ///

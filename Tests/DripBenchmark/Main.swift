@@ -58,6 +58,6 @@ enum DripBenchmark {
       print("drip-benchmark: \(driver.engine.heldCount) of \(connections) are held")
       exit(1)
     }
-    print("drips=\(driver.engine.core.counters.drips) enters=\(driver.ring.counters.enters)")
+    print("drips=\(driver.engine.core.counters.drips) enters=\(driver.ringCounters.enters)")
   }
 }

@@ -93,7 +93,7 @@ private final class RingTrial {
 
   init(entries: Int, slots: Int, buffers count: Int) throws(RingError) {
     var ring = try Ring(entries: entries, completions: 4 * entries, slots: slots)
-    buffers = try BufferRing(ring, group: 1, count: count, bytesEach: Driver.bufferBytes)
+    buffers = try BufferRing(ring, group: 1, count: count, bytesEach: DriverSizes.buffer)
     ring.nothing(token: Token(.wake))
     try ring.submitAndWait(for: 1, timeoutMicroseconds: 1_000_000)
     self.ring = ring
