@@ -161,7 +161,7 @@ struct SupervisorTests {
       $0 = $0.replacing("mx.example.org", with: "new.example.org") + "mod: 7\n"
     }
     _ = stage.supervisor.take(.reload)
-    #expect(stage.attends(until: "error: RELOAD failed: the configuration in force stays"))
+    #expect(stage.attends(until: "error: RELOAD failed: the running configuration is unchanged"))
     let client = try #require(TestSocket.connect(to: stage.service.ports[0]))
     #expect(eventually { client.look().hasPrefix("220 mx.example.org") })
     #expect(!stage.lines.has("RELOAD done"))
@@ -188,7 +188,7 @@ struct SupervisorTests {
       Issue.record("does not drain")
       return
     }
-    #expect(stage.lines.has("notice: draining: no new clients, 600 s for what is under way"))
+    #expect(stage.lines.has("notice: draining: no new clients, 600 s for open transactions"))
     #expect(eventually { client.look().contains("421") })
     guard case .done = stage.supervisor.take(.drain) else {
       Issue.record("does not stop")

@@ -42,7 +42,7 @@ struct OptionSetTests {
       }
     }
     let wanted: Set = [
-      "ConnectionFlags", "SessionFlags", "Keywords", "ParameterSet", "ClientAttributes",
+      "ConnectionFlags", "Keywords", "ParameterSet", "ClientAttributes",
     ]
     #expect(wanted.subtracting(sets).isEmpty)
   }
