@@ -75,15 +75,16 @@ let package = Package(
         "Configuration", "Driver",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dialect),
-    // The files of personas and scenarios.
+    // The laboratory: personas' files, the flood, the test server. Nothing that `serve` needs.
     .target(
-      name: "Daemon",
-      dependencies: ["Structures", "Flow", "Personas", "Configuration", "CShipped"],
-      swiftSettings: dialect),
+      name: "Lab",
+      dependencies: [
+        "Structures", "SMTP", "Flow", "Personas", "Configuration", "Uring", "TLS", "CShipped",
+      ], swiftSettings: dialect),
     .executableTarget(
       name: "sluice",
       dependencies: [
-        "Configuration", "Driver", "Service", "Daemon", "Structures", "SMTP", "Flow", "Suspicion",
+        "Configuration", "Driver", "Service", "Lab", "Structures", "SMTP", "Flow", "Suspicion",
         "Policy", "Shield", "Uring", "TLS", "Personas", "Simulator",
         "Reports", "CBuild",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
@@ -157,9 +158,9 @@ let package = Package(
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dialect),
     .testTarget(
-      name: "DaemonTests",
+      name: "LabTests",
       dependencies: [
-        "ConfigurationFixtures", "Configuration", "Daemon", "Flow", "Personas", "Structures",
+        "ConfigurationFixtures", "Configuration", "Lab", "Flow", "Personas", "Structures",
       ], swiftSettings: dialect),
     .testTarget(
       name: "ReportsTests", dependencies: ["Reports", "Personas", "Structures"],

@@ -8,7 +8,7 @@
 
 import ArgumentParser
 import Configuration
-import Daemon
+import Lab
 import Driver
 import Service
 import Flow
@@ -246,26 +246,14 @@ private final class Arrangement {
   /// What was found; the clients are gone.
   func report(_ command: String) throws -> RunReport {
     guard let client, let watch else { throw ExitCode(71) }
-    watch.end(client)
-    let took = client.age
-    let (findings, checks) = client.stop()
+    let report = RunReport(
+      of: client, watch, settings,
+      configuration: service == nil ? "no shield" : "shipped defaults in mode enforce",
+      lists: settings.scenario.listedAre, command: command)
     if let fault = client.fault {
       StandardError.write(fault)
       throw ExitCode(71)
     }
-    var report = RunReport(
-      kind: "real", scenario: "demo",
-      configuration: service == nil ? "no shield" : "shipped defaults in mode enforce")
-    report.lists = settings.scenario.listedAre
-    report.seed = settings.seed
-    report.duration = min(settings.scenario.duration, took)
-    report.after = max(took - report.duration, 0)
-    report.took = took
-    report.events = client.tally.events
-    report.personas = findings
-    report.samples = watch.samples
-    report.checks = checks.all
-    report.command = command
     return report
   }
 

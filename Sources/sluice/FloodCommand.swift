@@ -6,8 +6,10 @@
 // Clients/HoldClient.swift.
 
 import ArgumentParser
+import Configuration
 import Foundation
 import Glibc
+import Lab
 import Structures
 import Uring
 

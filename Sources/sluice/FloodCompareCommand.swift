@@ -6,6 +6,7 @@
 import ArgumentParser
 import Foundation
 import Glibc
+import Lab
 import Personas
 import Reports
 

@@ -5,8 +5,10 @@
 // what it may load (Clients/FloodTarget.swift), for so long and with so many as it was told, and stops by itself.
 
 import ArgumentParser
+import Configuration
 import Foundation
 import Glibc
+import Lab
 import Personas
 import Reports
 import Structures
@@ -166,27 +168,15 @@ struct FloodRunCommand: ParsableCommand {
       }
       watch.look(client)
     }
-    let took = client.age
-    watch.end(client)
-    let (findings, checks) = client.stop()
-    var report = RunReport(
-      kind: "real", scenario: plan.name, configuration: label ?? "what runs there")
-    report.lists = withLists ? plan.listedAre : ""
-    report.seed = seed
-    report.duration = min(plan.duration, took)
-    report.after = max(took - report.duration, 0)
-    report.took = took
-    report.events = client.tally.events
-    report.personas = findings
-    report.samples = watch.samples
-    report.checks = checks.all
-    report.command = command
+    let report = RunReport(
+      of: client, watch, settings, configuration: label ?? "what runs there",
+      lists: withLists ? plan.listedAre : "", command: command)
     try write(report, watch.remarks(client))
     if let fault = client.fault {
       StandardError.write(fault)
       throw ExitCode(71)
     }
-    if checks.all.contains(where: { $0.broken > 0 }) { throw ExitCode(1) }
+    if report.checks.contains(where: { $0.broken > 0 }) { throw ExitCode(1) }
   }
 
   private var command: String {

@@ -5,7 +5,7 @@
 
 import ArgumentParser
 import Configuration
-import Daemon
+import Lab
 import Dispatch
 import Foundation
 import Personas

@@ -6,7 +6,7 @@
 import ArgumentParser
 import CBuild
 import Configuration
-import Daemon
+import Lab
 import Service
 import Structures
 

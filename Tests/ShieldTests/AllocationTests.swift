@@ -201,7 +201,9 @@ struct AllocationTests {
         sent += count
         engine.filled(slot, count, now: .origin, into: &effects)
       }
-      while let entry = engine.core.journal.next() { if entry.event == .denylisted { refused += 1 } }
+      while let entry = engine.core.journal.next() {
+        if entry.event == .denylisted { refused += 1 }
+      }
       engine.failed(slot, now: .origin, into: &effects)
       engine.closed(slot, now: .origin, into: &effects)
       effects.removeAll()

@@ -143,7 +143,8 @@ extension Engine {
   private func isDelivering(_ i: ClientIndex) -> Bool {
     let s = clients.connections[i].session
     guard clients.sessions[s].envelope.hasMail else { return false }
-    return clients.sessions[s].envelope.acceptedRecipients > 0 || clients.sessions[s].login.isAuthenticated
+    return clients.sessions[s].envelope.acceptedRecipients > 0
+      || clients.sessions[s].login.isAuthenticated
       || !clients.connections[i].flags.isDisjoint(with: .vouched)
   }
 
@@ -210,7 +211,9 @@ extension Engine {
   /// - Returns: false if the client has taken so little that there is no room to tell it.
   mutating func answerOutstanding(_ i: ClientIndex, _ l: LinkIndex, now: Instant) -> Bool {
     let s = clients.connections[i].session
-    if clients.sessions[s].outbox.room < 128 * Int(downstream.links[l].outstanding.count + 1) { return false }
+    if clients.sessions[s].outbox.room < 128 * Int(downstream.links[l].outstanding.count + 1) {
+      return false
+    }
     while let verb = downstream.nextUnanswered(l) {
       put(.downstreamLost, s)
       core.counters.tempfailedByUs += 1

@@ -34,7 +34,8 @@ extension Engine {
     switch clients.connections[i].state {
     case .dripping, .pit: shed(i, as: .shed, &m)
     case .waiting, .idle: refuse(i, .shed, &m)
-    case .talking where clients.sessions[clients.connections[i].session].isBetweenMessages: refuse(i, .shed, &m)
+    case .talking where clients.sessions[clients.connections[i].session].isBetweenMessages:
+      refuse(i, .shed, &m)
     case .announced:
       clients.connections[i].flags.insert(.logged)
       close(i, &m)

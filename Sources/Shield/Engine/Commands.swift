@@ -188,7 +188,8 @@ extension Engine {
   /// Whether such a command is with the downstream, its reply still to come.
   private func isOutstanding(_ verb: Verb, _ s: SessionIndex) -> Bool {
     let l = clients.sessions[s].link
-    return l.exists && downstream.links[l].state == .busy && downstream.links[l].outstanding.contains(verb)
+    return l.exists && downstream.links[l].state == .busy
+      && downstream.links[l].outstanding.contains(verb)
   }
 
   /// Keeps an address for the log, in its brackets, whether it came in them or not.

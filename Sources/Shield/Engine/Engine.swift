@@ -218,7 +218,9 @@ package struct Engine: ~Copyable {
       unpin(clients.connections[i].session)
       judge.giveBackTLSPlace(i, &clients)
       // A connection that never said for whom it is was nobody's yet.
-      if !clients.connections[i].flags.contains(.announced) { judge.gaveBack(.slots, clients.connections[i]) }
+      if !clients.connections[i].flags.contains(.announced) {
+        judge.gaveBack(.slots, clients.connections[i])
+      }
       releaseHeader(i)
       clients.clear(i)
       core.places.clients.release(i)

@@ -18,7 +18,8 @@ extension Engine {
     case .command, .challenge:
       clients.sessions[s].inbox.take(count)
       wake(i)
-    case .forwarded where clients.sessions[s].verb == .data, .holding where clients.sessions[s].verb == .data:
+    case .forwarded where clients.sessions[s].verb == .data,
+      .holding where clients.sessions[s].verb == .data:
       // Message bytes ahead of 354: what reads them as commands is smuggled mail (RFC 5321, 4.1.1.4).
       judge.note(.pipelining, i, &clients, &core, now: m.now)
       leaveForFault(i, .dataTooEarly, &m)
@@ -48,7 +49,8 @@ extension Engine {
     case .spliced: deliverSplice(i, clients.sessions[s].link, &m)
     case .leaving(.tarpit): moveToTarpit(i, &m)
     // After QUIT with nothing behind it there is nothing a reset could destroy.
-    case .leaving where clients.sessions[s].verb == .quit && clients.sessions[s].inbox.isEmpty: close(i, &m)
+    case .leaving where clients.sessions[s].verb == .quit && clients.sessions[s].inbox.isEmpty:
+      close(i, &m)
     case .leaving: endSession(i, &m)
     default: wake(i)
     }

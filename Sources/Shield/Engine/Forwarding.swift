@@ -53,7 +53,8 @@ extension Engine {
     let holder = clients.connections[i].isCounted ? clients.connections[i].address : nil
     guard
       let opened = downstream.open(
-        for: s, acquaintance(i), holder: holder, isKnown: clients.connections[i].tier == .known, &core, &m)
+        for: s, acquaintance(i), holder: holder, isKnown: clients.connections[i].tier == .known,
+        &core, &m)
     else {
       core.limitReached(i, .links, clients, now: m.now)
       if clients.sessions[s].verb == .ehlo {

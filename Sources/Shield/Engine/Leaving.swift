@@ -9,7 +9,9 @@ extension Engine {
   /// A session may go on: it is run at the end of this fact.
   mutating func wake(_ i: ClientIndex) {
     let s = clients.connections[i].session
-    guard s.exists, clients.connections[i].state == .talking, !clients.sessions[s].isWoken else { return }
+    guard s.exists, clients.connections[i].state == .talking, !clients.sessions[s].isWoken else {
+      return
+    }
     clients.sessions[s].isWoken = true
     woken.append(s)
   }
@@ -152,7 +154,8 @@ extension Engine {
     }
     if ending == .shed { core.counters.shed += 1 }
     if ending == .refused { core.counters.refused += 1 }
-    let isUnsecured = clients.connections[i].state == .waiting || clients.connections[i].state == .announced
+    let isUnsecured =
+      clients.connections[i].state == .waiting || clients.connections[i].state == .announced
     if core.policy.tls(of: clients.connections[i]) == .implicit && isUnsecured
       && !clients.connections[i].flags.contains(.encrypted)
     {

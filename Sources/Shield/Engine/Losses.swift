@@ -101,7 +101,8 @@ extension Engine {
     }
     // Once is all there may be (RFC 4954, 4).
     let s = connection.session
-    if !core.policy.offersAuth(connection) || s.exists && clients.sessions[s].login.isAuthenticated {
+    if !core.policy.offersAuth(connection) || s.exists && clients.sessions[s].login.isAuthenticated
+    {
       own.keywords.remove(.auth)
     }
     if connection.flags.contains(.encrypted) && downstream.terms.tls == .verify {

@@ -221,7 +221,8 @@ extension Engine {
   /// downstream connection may still be sending from the buffer: new bytes there could reach it.
   mutating func goOnSwallowing(_ i: ClientIndex, _ m: inout Moment) {
     let s = clients.connections[i].session
-    guard clients.connections[i].state == .talking, clients.sessions[s].phase == .swallow, !clients.sessions[s].isRelaying
+    guard clients.connections[i].state == .talking, clients.sessions[s].phase == .swallow,
+      !clients.sessions[s].isRelaying
     else { return }
     if clients.sessions[s].passage.hasRest {
       let (ends, fault) = clients.sessions[s].discardRest(of: core.layout.input(s), core.arena)
@@ -281,7 +282,9 @@ extension Engine {
   mutating func loginLost(_ i: ClientIndex, _ m: inout Moment) {
     guard clients.connections[i].state == .talking else { return }
     let s = clients.connections[i].session
-    guard clients.sessions[s].login.isAuthenticated, !clients.sessions[s].link.exists else { return }
+    guard clients.sessions[s].login.isAuthenticated, !clients.sessions[s].link.exists else {
+      return
+    }
     switch clients.sessions[s].phase {
     case .command, .delaying: leave(i, .authenticationLost, &m)
     case .due, .opening, .forwarded, .holding, .challenge, .body, .swallow, .final, .leaving,

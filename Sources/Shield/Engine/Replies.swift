@@ -48,7 +48,11 @@ extension Engine {
     case .readAll: if downstream.links[l].state == .busy { flush(i, &m) }
     case .hasRoom: downstream.sayMore(clients.argument(s, core), l, &core, &m)
     case .forwarded:
-      if downstream.links[l].state == .spliced { spliceForwarded(i, &m) } else { bodyForwarded(i, &m) }
+      if downstream.links[l].state == .spliced {
+        spliceForwarded(i, &m)
+      } else {
+        bodyForwarded(i, &m)
+      }
     case .passing: deliverSplice(i, l, &m)
     }
   }

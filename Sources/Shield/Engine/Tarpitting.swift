@@ -131,7 +131,8 @@ extension Engine {
     case .harmless: return .done
     case .starttls:
       let mayBegin =
-        core.policy.offersTLS(clients.connections[i]) && judge.takeTLSPlace(i, &clients, &core, now: now)
+        core.policy.offersTLS(clients.connections[i])
+        && judge.takeTLSPlace(i, &clients, &core, now: now)
       return mayBegin ? .starttls : .unknown
     case .unknown: return .unknown
     }

@@ -234,7 +234,9 @@ extension Engine {
       close(i, as: .dropped, &m)
       return
     }
-    if clients.sessions[s].use.isOver(core.policy.session) && !clients.connections[i].flags.contains(.trusted) {
+    if clients.sessions[s].use.isOver(core.policy.session)
+      && !clients.connections[i].flags.contains(.trusted)
+    {
       least = max(least, SessionUse.pause)
     }
     delay(i, verb.stage, least: least, &m)
@@ -266,7 +268,9 @@ extension Engine {
   private mutating func delayAhead(_ i: ClientIndex, after wait: Int64, now: Instant) -> Int64 {
     let s = clients.connections[i].session
     let isGreeted = clients.sessions[s].greeting.isGreeted
-    guard isGreeted || !core.policy.refusesLapses, !clients.sessions[s].envelope.hasMail else { return 0 }
+    guard isGreeted || !core.policy.refusesLapses, !clients.sessions[s].envelope.hasMail else {
+      return 0
+    }
     // What an earlier transaction left behind, if its downstream died, ends here.
     endTransaction(i)
     var room = core.policy.delays[.mail].ceiling - wait
@@ -295,7 +299,8 @@ extension Engine {
   /// Whether the curve asks for a delay at this stage, and for no more than there is room.
   private func fits(_ stage: Stage, _ i: ClientIndex, _ room: Int64) -> Bool {
     let score = core.policy.score(clients.connections[i].signals)
-    let due = core.policy.delays.delay(stage, tier: clients.connections[i].tier, score: score, count: 1)
+    let due = core.policy.delays.delay(
+      stage, tier: clients.connections[i].tier, score: score, count: 1)
     return due > 0 && due <= room
   }
 

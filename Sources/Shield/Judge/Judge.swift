@@ -79,12 +79,16 @@ package struct Judge: ~Copyable {
     let before = clients.connections[i].tier
     let flags = clients.connections[i].flags
     let tier = core.policy.tier(
-      clients.connections[i].signals, known: flags.contains(.known), trusted: flags.contains(.trusted))
+      clients.connections[i].signals, known: flags.contains(.known),
+      trusted: flags.contains(.trusted))
     clients.connections[i].tier = tier
-    if tier == .bad && before != .bad && !clients.connections[i].signals.contains(SignalSet(.listedBad)) {
+    if tier == .bad && before != .bad
+      && !clients.connections[i].signals.contains(SignalSet(.listedBad))
+    {
       // Only the address: a network may slow its members, and one bot must not slow its neighbours.
       memory.learn(
-        .proven, of: Source(host: clients.connections[i].address), for: core.policy.badFor, now: now)
+        .proven, of: Source(host: clients.connections[i].address), for: core.policy.badFor, now: now
+      )
     }
   }
 
@@ -126,7 +130,8 @@ package struct Judge: ~Copyable {
     _ i: ClientIndex, _ clients: inout Clients, _ core: borrowing Core, now: Instant
   ) {
     guard !clients.connections[i].flags.contains(.known), let domain = heloDomain(i, clients, core),
-      memory.isGood(domain, now: now), memory.isGood(Self.network(clients.connections[i].address), now: now)
+      memory.isGood(domain, now: now),
+      memory.isGood(Self.network(clients.connections[i].address), now: now)
     else { return }
     clients.connections[i].flags.insert(.known)
     judge(i, &clients, core, now: now)

@@ -82,7 +82,8 @@ extension Judge {
   }
 
   private func add(_ delay: Int64, _ i: ClientIndex, _ clients: inout Clients) {
-    clients.connections[i].delayed = UInt16(clamping: Int64(clients.connections[i].delayed) + delay / 10_000)
+    clients.connections[i].delayed = UInt16(
+      clamping: Int64(clients.connections[i].delayed) + delay / 10_000)
   }
 
   private func secondChance(

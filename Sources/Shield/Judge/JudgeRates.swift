@@ -19,7 +19,8 @@ extension Judge {
   mutating func connectionExcess(
     _ i: ClientIndex, _ clients: inout Clients, _ core: inout Core, now: Instant
   ) -> Excess {
-    guard let rule = clients.rateRule(i, core), !clients.connections[i].flags.contains(.trusted) else {
+    guard let rule = clients.rateRule(i, core), !clients.connections[i].flags.contains(.trusted)
+    else {
       return .within
     }
     let rate = take(.connections, .connections, i, &clients, &core, now: now)
@@ -148,7 +149,8 @@ extension Judge {
     guard let rule = clients.rateRule(i, core), let rate = rule.bytes,
       !clients.connections[i].flags.contains(.trusted)
     else { return }
-    _ = buckets.charge(rule.key(for: clients.connections[i].address, .bytes), UInt64(count), rate, now: now)
+    _ = buckets.charge(
+      rule.key(for: clients.connections[i].address, .bytes), UInt64(count), rate, now: now)
   }
 
   // MARK: Counts
@@ -182,7 +184,9 @@ extension Judge {
     {
       open.decrement(key)
     }
-    if clients.connections[i].flags.contains(.countedBad) { open.decrement(badKey(clients.connections[i].address)) }
+    if clients.connections[i].flags.contains(.countedBad) {
+      open.decrement(badKey(clients.connections[i].address))
+    }
     clients.connections[i].flags.remove(.counts)
   }
 
@@ -196,7 +200,9 @@ extension Judge {
     for n in 0..<clients.capacity {
       let i = ClientIndex(n)
       if clients.connections[i].state == .free { continue }
-      if beginsToAct && !clients.connections[i].flags.contains(.countedBad) { clients.connections[i].delayed = 0 }
+      if beginsToAct && !clients.connections[i].flags.contains(.countedBad) {
+        clients.connections[i].delayed = 0
+      }
       if clients.connections[i].flags.contains(.counted) {
         clients.connections[i].flags.remove(.counted)
         if let key = concurrencyKey(clients.connections[i].address, clients.rateRule(i, core)),

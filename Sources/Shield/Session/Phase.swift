@@ -44,7 +44,8 @@ enum Phase: BitwiseCopyable, Sendable, Equatable {
 
   /// The rows of the table of transitions: a phase without its payload.
   private enum Row {
-    case command, due, delaying, opening, forwarded, holding, challenge, body, swallow, final, leaving, securing, spliced
+    case command, due, delaying, opening, forwarded, holding, challenge, body, swallow, final,
+      leaving, securing, spliced
   }
 
   private var row: Row {

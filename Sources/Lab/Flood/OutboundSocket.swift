@@ -3,18 +3,18 @@
 // rings may be that they move into. Nothing here waits, and nothing here connects.
 
 import Glibc
-import Structures
-import Uring
+package import Structures
+package import Uring
 
 /// Sockets on their way out, until a ring's table has them.
-enum OutboundSocket {
+package enum OutboundSocket {
   /// A TCP socket that does not wait.
   ///
   /// - Parameters:
   ///   - source: what it is bound to; nil to leave that to the kernel, then `isIPv6` says the family.
   ///   - abortive: its close is an RST, which leaves no TIME_WAIT behind.
   /// - Returns: -1 with errno set if there is none, or its source is no address of this machine.
-  static func make(from source: Address?, isIPv6: Bool, abortive: Bool) -> Int32 {
+  package static func make(from source: Address?, isIPv6: Bool, abortive: Bool) -> Int32 {
     let family = isIPv6 ? AF_INET6 : AF_INET
     let type = SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue
     let descriptor = socket(family, Int32(type), 0)
@@ -39,9 +39,9 @@ enum OutboundSocket {
 }
 
 /// The tables of direct descriptors that hold a flood's connections.
-enum RingTables {
+package enum RingTables {
   /// Open files that this process may have.
-  static var descriptorLimit: Int {
+  package static var descriptorLimit: Int {
     var limit = rlimit()
     getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     return Int(min(limit.rlim_cur, 1 << 30))
@@ -49,11 +49,11 @@ enum RingTables {
 
   /// Slots of one ring: one table cannot be larger than the limit on open files. 19,000 at most, so that
   /// the usual limits of 20,000 and more all give the same rings.
-  static var slotsEach: Int { min(19_000, descriptorLimit) }
+  package static var slotsEach: Int { min(19_000, descriptorLimit) }
 
   /// Empties the first `count` slots. A ring that is only dropped is taken apart by kernel threads, which for a
   /// million takes half a minute after the program's end.
-  static func empty(_ ring: inout Ring, _ count: Int) throws(RingError) {
+  package static func empty(_ ring: inout Ring, _ count: Int) throws(RingError) {
     let none = [Int32](repeating: -1, count: 500)
     var first = 0
     while first < count {

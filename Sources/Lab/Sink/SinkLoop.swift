@@ -6,14 +6,15 @@
 // poll, not epoll: Swift's Glibc module has no <sys/epoll.h>, and a C module for a test server is not worth
 // it. At 5,000 idle connections a poll costs some 0.3 ms, shared by all that are ready in the same round.
 
+import Configuration
 import Foundation
 import Glibc
 
 /// A set-up step that failed, worded for the operator.
-struct SinkError: Error, CustomStringConvertible {
-  var operation: String
-  var code: Int32
-  var description: String { "\(operation): \(String(cString: strerror(code)))" }
+package struct SinkError: Error, CustomStringConvertible {
+  package var operation: String
+  package var code: Int32
+  package var description: String { "\(operation): \(String(cString: strerror(code)))" }
 }
 
 /// One client of the sink.
@@ -38,7 +39,7 @@ private final class SinkConnection {
 }
 
 /// The loop that `Sink` runs on its thread. Used by that thread alone.
-final class SinkLoop: SinkBooks {
+package final class SinkLoop: SinkBooks {
   private let options: SinkOptions
   private let listener: Int32
   /// Readable once the loop shall end.
@@ -61,7 +62,7 @@ final class SinkLoop: SinkBooks {
   /// Bytes of replies that may wait for a client that does not read.
   private static let outputMax = 1 << 20
 
-  init(
+  package init(
     _ options: SinkOptions, listener: Int32, stopper: Int32,
     count: @escaping ((inout SinkCounts) -> Void) -> Void
   ) {
@@ -83,7 +84,7 @@ final class SinkLoop: SinkBooks {
   }
 
   /// Serves until the stopper becomes readable, then closes everything.
-  func run() {
+  package func run() {
     while polls[1].revents == 0 {
       let found = poll(&polls, nfds_t(polls.count), pause())
       if found < 0 && errno != EINTR { break }
@@ -322,29 +323,29 @@ final class SinkLoop: SinkBooks {
 
   // Books
 
-  func takeFault() -> Bool {
+  package func takeFault() -> Bool {
     if faultsLeft == 0 { return false }
     if faultsLeft != .max { faultsLeft -= 1 }
     return true
   }
 
-  func accepted(bytes: Int) {
+  package func accepted(bytes: Int) {
     count {
       $0.messages += 1
       $0.bytes += bytes
     }
   }
 
-  func refusedRecipient() { count { $0.rejectedRecipients += 1 } }
+  package func refusedRecipient() { count { $0.rejectedRecipients += 1 } }
 
-  func bareNewlines(lf: Int, cr: Int) {
+  package func bareNewlines(lf: Int, cr: Int) {
     count {
       $0.bareLF += lf
       $0.bareCR += cr
     }
   }
 
-  func store(_ message: [UInt8], envelope: [String]) -> Bool {
+  package func store(_ message: [UInt8], envelope: [String]) -> Bool {
     guard let directory = options.storeDirectory else { return true }
     stored += 1
     let lines = envelope.map { $0 + "\n" }.joined()

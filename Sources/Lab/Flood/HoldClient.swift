@@ -3,51 +3,71 @@
 // file descriptor; read now and then, their bytes counted and thrown away. What they say is a fixed list of
 // lines. Keeps: held + peer_closed = connected, and at most `burst` connections wait for the server's accept.
 
+import Configuration
 import Foundation
 import Glibc
-import Structures
-import Synchronization
-import Uring
+package import Structures
+package import Synchronization
+package import Uring
 
 /// What `sluice flood hold` was told, checked already.
-struct HoldSettings: Sendable {
-  var target: SocketAddress
+package struct HoldSettings: Sendable {
+  package var target: SocketAddress
   /// In turn, one after the other.
-  var sources: [Address]
-  var connections: Int
-  var rampSeconds: Double
+  package var sources: [Address]
+  package var connections: Int
+  package var rampSeconds: Double
   /// Connects a second; 0 for no limit.
-  var rate: Int
-  var burst: Int
+  package var rate: Int
+  package var burst: Int
   /// What is said after each whole reply, in order, CRLF included.
-  var lines: [[UInt8]]
-  var early: Bool
+  package var lines: [[UInt8]]
+  package var early: Bool
   /// nil: be woken for bytes.
-  var sweepSeconds: Double?
-  var threads: Int
+  package var sweepSeconds: Double?
+  package var threads: Int
   /// The nominal seconds between two bytes; nil for no sample.
-  var interval: Double?
-  var sample: Int
+  package var interval: Double?
+  package var sample: Int
+
+  package init(
+    target: SocketAddress, sources: [Address], connections: Int, rampSeconds: Double, rate: Int,
+    burst: Int, lines: [[UInt8]], early: Bool, sweepSeconds: Double?, threads: Int,
+    interval: Double?, sample: Int
+  ) {
+    self.target = target
+    self.sources = sources
+    self.connections = connections
+    self.rampSeconds = rampSeconds
+    self.rate = rate
+    self.burst = burst
+    self.lines = lines
+    self.early = early
+    self.sweepSeconds = sweepSeconds
+    self.threads = threads
+    self.interval = interval
+    self.sample = sample
+  }
 
   /// Connections being opened are ordinary descriptors, and half the limit is left for rings and others.
-  static var burstMax: Int { max(1, RingTables.descriptorLimit / 2) }
+  package static var burstMax: Int { max(1, RingTables.descriptorLimit / 2) }
 }
 
 /// What all threads have seen, added up.
-final class HoldCounters: Sendable {
-  let connected = Atomic(0)
-  let refused = Atomic(0)
-  let failed = Atomic(0)
-  let timedOut = Atomic(0)
-  let held = Atomic(0)
-  let peerClosed = Atomic(0)
-  let bytes = Atomic(0)
-  let greeted = Atomic(0)
-  let said = Atomic(0)
+package final class HoldCounters: Sendable {
+  package let connected = Atomic(0)
+  package let refused = Atomic(0)
+  package let failed = Atomic(0)
+  package let timedOut = Atomic(0)
+  package let held = Atomic(0)
+  package let peerClosed = Atomic(0)
+  package let bytes = Atomic(0)
+  package let greeted = Atomic(0)
+  package let said = Atomic(0)
   /// Threads that have opened all they will.
-  let ready = Atomic(0)
+  package let ready = Atomic(0)
 
-  var text: String {
+  package var text: String {
     func of(_ counter: borrowing Atomic<Int>) -> Int { counter.load(ordering: .relaxed) }
     return "held=\(of(held)) connected=\(of(connected)) refused=\(of(refused)) "
       + "timed_out=\(of(timedOut)) errors=\(of(failed)) peer_closed=\(of(peerClosed)) "
@@ -56,7 +76,7 @@ final class HoldCounters: Sendable {
 }
 
 /// The threads of a flood, seen from outside.
-final class HoldClient: Sendable {
+package final class HoldClient: Sendable {
   private let settings: HoldSettings
   private let counters = HoldCounters()
   private let sample: LatenessSample?
@@ -65,7 +85,7 @@ final class HoldClient: Sendable {
   private let done = DispatchSemaphore(value: 0)
   private let started = MonotonicClock.now()
 
-  init(_ settings: HoldSettings) {
+  package init(_ settings: HoldSettings) {
     self.settings = settings
     sample =
       if let interval = settings.interval {
@@ -91,17 +111,17 @@ final class HoldClient: Sendable {
   }
 
   /// Seconds since the first connect.
-  var age: Double { Double(MonotonicClock.now() - started) / 1e6 }
-  var counts: String { counters.text }
-  var isReady: Bool { counters.ready.load(ordering: .relaxed) == settings.threads }
+  package var age: Double { Double(MonotonicClock.now() - started) / 1e6 }
+  package var counts: String { counters.text }
+  package var isReady: Bool { counters.ready.load(ordering: .relaxed) == settings.threads }
   /// Why a thread had to end.
-  var fault: String? { faults.withLock { $0 } }
+  package var fault: String? { faults.withLock { $0 } }
 
   /// Closes every connection by RST and waits until that is done.
   ///
   /// - Returns: the line about lateness, if a sample was taken.
   @discardableResult
-  func stop() -> String? {
+  package func stop() -> String? {
     let late = sample?.stop()
     stopping.store(true, ordering: .relaxed)
     for _ in 0..<settings.threads { done.wait() }

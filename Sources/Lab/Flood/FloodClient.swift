@@ -5,30 +5,45 @@
 // readers that are slow, connections that break. A connection is a direct descriptor with one poll. Keeps: there ≤
 // most, always; nothing in clear behind the server's 220 to STARTTLS.
 
+import Configuration
 import Foundation
 import Glibc
-import Personas
+package import Personas
 import Structures
 import Synchronization
 import TLS
 import Uring
 
 /// What `sluice flood run` was told, checked already.
-struct FloodSettings: Sendable {
-  var targets: FloodTargets
-  var personas: [Persona]
+package struct FloodSettings: Sendable {
+  package var targets: FloodTargets
+  package var personas: [Persona]
   /// Its duration is how long new clients come.
-  var scenario: Scenario
-  var seed: UInt64
-  var recipient: String
+  package var scenario: Scenario
+  package var seed: UInt64
+  package var recipient: String
   /// Connections at a time.
-  var most: Int
+  package var most: Int
   /// How long it goes on.
-  var seconds: Double
-  var threads: Int
+  package var seconds: Double
+  package var threads: Int
+
+  package init(
+    targets: FloodTargets, personas: [Persona], scenario: Scenario, seed: UInt64,
+    recipient: String, most: Int, seconds: Double, threads: Int
+  ) {
+    self.targets = targets
+    self.personas = personas
+    self.scenario = scenario
+    self.seed = seed
+    self.recipient = recipient
+    self.most = most
+    self.seconds = seconds
+    self.threads = threads
+  }
 
   /// The share of one thread: clients come from each at a part of the rate.
-  func part(_ number: Int) -> Population {
+  package func part(_ number: Int) -> Population {
     var part = scenario
     for entry in part.entries.indices {
       let all = part.entries[entry].atOnce
@@ -42,8 +57,8 @@ struct FloodSettings: Sendable {
 }
 
 /// The threads of a flood, seen from outside.
-final class FloodClient: Sendable {
-  let settings: FloodSettings
+package final class FloodClient: Sendable {
+  package let settings: FloodSettings
   private let tallies: Mutex<[FloodTally]>
   private let results = Mutex<(findings: [[PersonaFindings]], checks: FloodChecks)>(
     ([], FloodChecks()))
@@ -52,7 +67,7 @@ final class FloodClient: Sendable {
   private let done = DispatchSemaphore(value: 0)
   private let started = MonotonicClock.now()
 
-  init(_ settings: FloodSettings) {
+  package init(_ settings: FloodSettings) {
     self.settings = settings
     let empty = FloodTally(entries: settings.scenario.entries.count)
     tallies = Mutex(Array(repeating: empty, count: settings.threads))
@@ -76,12 +91,12 @@ final class FloodClient: Sendable {
   }
 
   /// Seconds since the start.
-  var age: Double { Double(MonotonicClock.now() - started) / 1e6 }
+  package var age: Double { Double(MonotonicClock.now() - started) / 1e6 }
   /// Why a thread had to end.
-  var fault: String? { faults.withLock { $0 } }
+  package var fault: String? { faults.withLock { $0 } }
 
   /// All threads together, a moment ago.
-  var tally: FloodTally {
+  package var tally: FloodTally {
     tallies.withLock { list in
       var sum = list[0]
       for tally in list.dropFirst() { sum += tally }
@@ -90,7 +105,7 @@ final class FloodClient: Sendable {
   }
 
   /// Closes every connection and waits for that; what was found.
-  func stop() -> (findings: [PersonaFindings], checks: FloodChecks) {
+  package func stop() -> (findings: [PersonaFindings], checks: FloodChecks) {
     stopping.store(true, ordering: .relaxed)
     for _ in 0..<settings.threads { done.wait() }
     return results.withLock { result in

@@ -4,15 +4,15 @@
 
 import Foundation
 import Glibc
-import Structures
+package import Structures
 import Uring
 
 /// `ADDRESS:PORT` or `[ADDRESS]:PORT`; names are not looked up, so that nobody's resolver decides who is flooded.
-struct FloodTarget: Sendable, Equatable {
-  var address: Address
-  var port: UInt16
+package struct FloodTarget: Sendable, Equatable {
+  package var address: Address
+  package var port: UInt16
 
-  init?(_ text: String) {
+  package init?(_ text: String) {
     guard let colon = text.lastIndex(of: ":"),
       let port = UInt16(text[text.index(after: colon)...]), port > 0
     else { return nil }
@@ -26,14 +26,14 @@ struct FloodTarget: Sendable, Equatable {
   }
 
   /// 10.0.0.0/8 or fd00::/8: what a network namespace for a flood has.
-  var isOfNamespace: Bool {
+  package var isOfNamespace: Bool {
     address.isIPv4 ? address.v4 >> 24 == 10 : address.high >> 56 == 0xFD
   }
 
   /// Why it must not be flooded; nil if it may.
   ///
   /// - Parameter isInNamespace: somebody made a network namespace for this; it is looked at, not believed.
-  func objection(isInNamespace: Bool) -> String? {
+  package func objection(isInNamespace: Bool) -> String? {
     if address.isLoopback { return nil }
     if isOfNamespace && isInNamespace {
       if NetworkNamespace.isInits {
@@ -52,9 +52,9 @@ struct FloodTarget: Sendable, Equatable {
 }
 
 /// The network namespace we are in.
-enum NetworkNamespace {
+package enum NetworkNamespace {
   /// Whether it is that of process 1. Who may not look there (no root) has `hasOnlyLoopback` alone.
-  static var isInits: Bool {
+  package static var isInits: Bool {
     func name(_ path: String) -> String? {
       var text = [CChar](repeating: 0, count: 64)
       let count = readlink(path, &text, text.count)
@@ -66,7 +66,7 @@ enum NetworkNamespace {
   }
 
   /// No interface but lo: nothing sent here gets out.
-  static var hasOnlyLoopback: Bool {
+  package static var hasOnlyLoopback: Bool {
     guard let text = try? String(contentsOfFile: "/proc/self/net/dev", encoding: .utf8) else {
       return false
     }
@@ -78,21 +78,24 @@ enum NetworkNamespace {
 }
 
 /// The targets of a flood: one, or one of each family.
-struct FloodTargets: Sendable {
-  var v4: FloodTarget?
-  var v6: FloodTarget?
+package struct FloodTargets: Sendable {
+  package var v4: FloodTarget?
+  package var v6: FloodTarget?
   /// Clients come from addresses of their own; off where the target is foreign and so would they be.
-  var bindsSources = true
+  package var bindsSources = true
+
+  /// None yet.
+  package init() {}
 
   /// The first octet of all IPv4 sources.
-  var firstOctet: UInt8 {
+  package var firstOctet: UInt8 {
     if let v4, v4.address.v4 >> 24 == 10 { return 10 }
     return 127
   }
 
   /// From where to where a client's connection goes: to the target of its family, else to the other one from an
   /// address made from its own.
-  func way(_ client: Address) -> (source: Address, target: FloodTarget) {
+  package func way(_ client: Address) -> (source: Address, target: FloodTarget) {
     if let v4, client.isIPv4 || v6 == nil {
       if client.isIPv4 { return (client, v4) }
       let network = UInt32(truncatingIfNeeded: client.high) & 0xFFFF

@@ -2,10 +2,8 @@
 // What `sluice sink` can be told, as one value, and what it counts. Not the server itself, and not the
 // command line: the demo builds the same value without either. Every fault is off unless asked for.
 
-import ArgumentParser
-
 /// A moment in a session with the sink at which it can be told to misbehave or to wait.
-enum SinkStage: String, CaseIterable, Sendable, ExpressibleByArgument {
+package enum SinkStage: String, CaseIterable, Sendable {
   case banner, ehlo, mail, rcpt, data
   /// While the message is arriving.
   case body
@@ -17,16 +15,16 @@ enum SinkStage: String, CaseIterable, Sendable, ExpressibleByArgument {
 }
 
 /// How the sink hangs up when told to die.
-enum SinkEnding: String, CaseIterable, Sendable, ExpressibleByArgument {
+package enum SinkEnding: String, CaseIterable, Sendable {
   case fin, rst
 }
 
 /// `STAGE=SECONDS` on the command line.
-struct SinkDelay: Sendable, ExpressibleByArgument {
-  var stage: SinkStage
-  var seconds: Double
+package struct SinkDelay: Sendable {
+  package var stage: SinkStage
+  package var seconds: Double
 
-  init?(argument: String) {
+  package init?(argument: String) {
     let parts = argument.split(separator: "=", maxSplits: 1)
     guard parts.count == 2, let stage = SinkStage(rawValue: String(parts[0])),
       let seconds = Double(parts[1]), (0...3_600).contains(seconds)
@@ -37,11 +35,11 @@ struct SinkDelay: Sendable, ExpressibleByArgument {
 }
 
 /// `STAGE=REPLY` on the command line, where `\n` in REPLY starts the next line of the reply.
-struct SinkAnswer: Sendable, ExpressibleByArgument {
-  var stage: SinkStage
-  var reply: String
+package struct SinkAnswer: Sendable {
+  package var stage: SinkStage
+  package var reply: String
 
-  init?(argument: String) {
+  package init?(argument: String) {
     let parts = argument.split(separator: "=", maxSplits: 1)
     guard parts.count == 2, let stage = SinkStage(rawValue: String(parts[0])), stage != .body
     else { return nil }
@@ -63,20 +61,20 @@ struct SinkAnswer: Sendable, ExpressibleByArgument {
 }
 
 /// A loopback address and port, as `127.0.0.1:2600` or `[::1]:2600`.
-struct LoopbackEndpoint: Hashable, Sendable, ExpressibleByArgument, CustomStringConvertible {
-  var isIPv6 = false
+package struct LoopbackEndpoint: Hashable, Sendable, CustomStringConvertible {
+  package var isIPv6 = false
   /// The four octets of an address in 127.0.0.0/8; unused for `::1`, the only IPv6 loopback.
-  var octets: [UInt8] = [127, 0, 0, 1]
-  var port: UInt16
+  package var octets: [UInt8] = [127, 0, 0, 1]
+  package var port: UInt16
 
-  init(port: UInt16) { self.port = port }
+  package init(port: UInt16) { self.port = port }
 
-  init(octets: [UInt8], port: UInt16) {
+  package init(octets: [UInt8], port: UInt16) {
     self.octets = octets
     self.port = port
   }
 
-  init?(argument: String) {
+  package init?(argument: String) {
     guard let colon = argument.lastIndex(of: ":"),
       let port = UInt16(argument[argument.index(after: colon)...])
     else { return nil }
@@ -92,59 +90,62 @@ struct LoopbackEndpoint: Hashable, Sendable, ExpressibleByArgument, CustomString
     octets = parts.compactMap { $0 }
   }
 
-  var description: String {
+  package var description: String {
     isIPv6 ? "[::1]:\(port)" : octets.map(String.init).joined(separator: ".") + ":\(port)"
   }
 }
 
 /// Everything the sink can be told.
-struct SinkOptions: Sendable {
-  var listen = LoopbackEndpoint(port: 2600)
+package struct SinkOptions: Sendable {
+  package var listen = LoopbackEndpoint(port: 2600)
   /// Where accepted messages go, one file each; nil to count only.
-  var storeDirectory: String?
+  package var storeDirectory: String?
   /// Recipients that contain one of these are refused with 550 5.1.1.
-  var rejectedRecipients: [String] = []
-  var delays: [SinkStage: Double] = [:]
+  package var rejectedRecipients: [String] = []
+  package var delays: [SinkStage: Double] = [:]
   /// Whole replies to give instead of our own.
-  var answers: [SinkStage: String] = [:]
-  var dieAt: Set<SinkStage> = []
-  var dieBy = SinkEnding.fin
-  var stallAt: Set<SinkStage> = []
-  var garbageAt: Set<SinkStage> = []
+  package var answers: [SinkStage: String] = [:]
+  package var dieAt: Set<SinkStage> = []
+  package var dieBy = SinkEnding.fin
+  package var stallAt: Set<SinkStage> = []
+  package var garbageAt: Set<SinkStage> = []
   /// Bytes of the body after which a fault `at body` strikes.
-  var faultAfterBytes = 1
+  package var faultAfterBytes = 1
   /// How many times faults strike before the sink behaves; `.max` for always.
-  var faultTimes = Int.max
+  package var faultTimes = Int.max
   /// More EHLO keywords to offer, whether or not they work.
-  var offers: [String] = []
+  package var offers: [String] = []
   /// EHLO keywords of ours to leave out.
-  var withheld: [String] = []
-  var auth = false
+  package var withheld: [String] = []
+  package var auth = false
   /// Expect a PROXY protocol header (version 1 or 2) before anything else.
-  var proxyHeader = false
+  package var proxyHeader = false
   /// Take example.invalid as well, as an open relay would.
-  var relaysAll = false
-  var logPeer = false
+  package var relaysAll = false
+  package var logPeer = false
   /// Connections at once; more get 421 4.3.2.
-  var connectionsMax = 5_000
+  package var connectionsMax = 5_000
   /// Octets of one message; more get 552 5.3.4.
-  var messageBytesMax = 50 << 20
-  var hostname = "sink.example"
+  package var messageBytesMax = 50 << 20
+  package var hostname = "sink.example"
+
+  /// All that ships, and no fault.
+  package init() {}
 }
 
 /// What the sink has seen since it started.
-struct SinkCounts: Sendable, Equatable, CustomStringConvertible {
-  var messages = 0
+package struct SinkCounts: Sendable, Equatable, CustomStringConvertible {
+  package var messages = 0
   /// Of accepted messages, without dot stuffing and without the final dot.
-  var bytes = 0
-  var connections = 0
-  var rejectedRecipients = 0
+  package var bytes = 0
+  package var connections = 0
+  package var rejectedRecipients = 0
   /// LF without CR before it, anywhere in what clients sent.
-  var bareLF = 0
+  package var bareLF = 0
   /// CR without LF after it, likewise.
-  var bareCR = 0
+  package var bareCR = 0
 
-  var description: String {
+  package var description: String {
     "accepted \(messages) messages, \(bytes) bytes, \(connections) connections, "
       + "bare_lf \(bareLF), bare_cr \(bareCR)"
   }

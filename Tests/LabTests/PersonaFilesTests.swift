@@ -6,7 +6,7 @@ import Structures
 import Testing
 
 @testable import Configuration
-@testable import Daemon
+@testable import Lab
 
 private let shipped = PersonaFiles.load(directory: "\(projectFolder)/tuning/personas")
 

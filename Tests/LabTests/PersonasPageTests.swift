@@ -4,7 +4,7 @@ import Foundation
 import Personas
 import Testing
 
-@testable import Daemon
+@testable import Lab
 
 struct PersonasPageTests {
   /// The cells of the row that begins with a key, without their backquotes.

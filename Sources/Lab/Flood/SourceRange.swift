@@ -2,18 +2,18 @@
 // From which addresses a flood comes. A source address has some 28,000 ports, and a shield counts and steers
 // by address and by network, so the sources are as many networks as there are before any is used twice.
 
-import Structures
+package import Structures
 import Uring
 
 /// A network within 127.0.0.0/8.
-struct SourceRange: Equatable {
+package struct SourceRange: Equatable {
   /// The first address, host order.
-  let first: UInt32
+  package let first: UInt32
   /// How many /24 it has: 1…65,536.
-  let networks: Int
+  package let networks: Int
 
   /// - Parameter text: as `127.64.0.0/10`; prefixes of 8…24 bits, no bits set behind them.
-  init?(_ text: String) {
+  package init?(_ text: String) {
     let halves = text.split(separator: "/", omittingEmptySubsequences: false)
     let parts = (halves.first ?? "").split(separator: ".", omittingEmptySubsequences: false)
     let octets = parts.compactMap { UInt8($0) }
@@ -28,7 +28,7 @@ struct SourceRange: Equatable {
   /// - Parameter workers: the n-th address belongs to worker n modulo `workers`, so that any run of
   ///   addresses loads them evenly.
   /// - Returns: nil if the network does not have that many.
-  func addresses(_ count: Int, spreadOver workers: UInt32) -> [Address]? {
+  package func addresses(_ count: Int, spreadOver workers: UInt32) -> [Address]? {
     let workers = workers == 0 ? 1 : workers
     let each = (count + Int(workers) - 1) / Int(workers)
     var found = [[UInt32]](repeating: [], count: Int(workers))

@@ -4,7 +4,7 @@
 // Invariants: only CRLF ends a line, only CRLF.CRLF ends a message, a message is stored before its 250.
 
 /// Where a message goes when it is complete, and what is counted on the way.
-protocol SinkBooks: AnyObject {
+package protocol SinkBooks: AnyObject {
   /// Stores a message; false when it could not be written.
   func store(_ message: [UInt8], envelope: [String]) -> Bool
   func accepted(bytes: Int)
@@ -15,9 +15,9 @@ protocol SinkBooks: AnyObject {
 }
 
 /// The protocol side of one connection to the sink.
-struct SinkSession {
+package struct SinkSession {
   /// What the loop does with the connection from now on.
-  enum Order: Equatable {
+  package enum Order: Equatable {
     case proceed
     /// Do not read input on before this many seconds have passed, then call `resume`.
     case wait(Double)
@@ -60,22 +60,22 @@ struct SinkSession {
   private var orderAfterReply = Order.proceed
 
   /// What is to be sent.
-  var output: [UInt8] = []
+  package var output: [UInt8] = []
   /// The peer that a PROXY header named.
   private(set) var proxied: String?
 
   /// Bytes that wait for their turn; the loop stops reading above a limit.
-  var inputWaiting: Int { input.count - head }
+  package var inputWaiting: Int { input.count - head }
 
   private static let lineMax = 16_384
 
-  init(_ options: SinkOptions) {
+  package init(_ options: SinkOptions) {
     self.options = options
     phase = options.proxyHeader ? .proxyHeader : .command
   }
 
   /// The client is there: the banner is due, unless a PROXY header comes first.
-  mutating func connected(_ books: some SinkBooks) -> Order {
+  package mutating func connected(_ books: some SinkBooks) -> Order {
     phase == .proxyHeader ? .proceed : banner(books)
   }
 
@@ -84,7 +84,7 @@ struct SinkSession {
   }
 
   /// Bytes came. They are only kept here; `advance` reads them.
-  mutating func received(_ bytes: UnsafeRawBufferPointer) {
+  package mutating func received(_ bytes: UnsafeRawBufferPointer) {
     if head == input.count {
       input.removeAll(keepingCapacity: true)
       head = 0
@@ -98,7 +98,7 @@ struct SinkSession {
   }
 
   /// The wait is over: the held reply goes out.
-  mutating func resume(_ books: some SinkBooks) -> Order {
+  package mutating func resume(_ books: some SinkBooks) -> Order {
     if let reply = heldReply { output.append(contentsOf: reply.utf8) }
     heldReply = nil
     let order = orderAfterReply
@@ -107,7 +107,7 @@ struct SinkSession {
   }
 
   /// Reads what is there, as far as it goes.
-  mutating func advance(_ books: some SinkBooks) -> Order {
+  package mutating func advance(_ books: some SinkBooks) -> Order {
     while true {
       let order: Order?
       switch phase {
@@ -124,7 +124,7 @@ struct SinkSession {
   }
 
   /// The client has closed its side; what it left unfinished is looked at for bare newlines only.
-  mutating func ended(_ books: some SinkBooks) {
+  package mutating func ended(_ books: some SinkBooks) {
     if phase != .body { countBare(in: head..<input.count, books) }
     head = input.count
   }

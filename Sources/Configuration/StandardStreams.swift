@@ -3,31 +3,19 @@
 // Lines for the person at the terminal, by write(2). Not the log: that never waits (`LogSink`). Keeps: a stream that
 // nobody reads, that is full or that was closed before the start ends no process of ours.
 
-import ArgumentParser
 import Glibc
 
 /// Lines for the operator, on standard error. What cannot be written is lost: there is no other place to say so.
-enum StandardError {
-  static func write(_ line: String) { _ = StandardStreams.write(line + "\n", to: STDERR_FILENO) }
-}
-
-/// What a command was asked for, on standard output.
-enum StandardOutput {
-  /// Writes a text as it is.
-  ///
-  /// - Throws: 74 (EX_IOERR) where it cannot be written whole. A reader that has seen enough (`| head -1`) is no error.
-  static func write(_ text: String) throws {
-    let number = StandardStreams.write(text, to: STDOUT_FILENO)
-    guard number != 0, number != EPIPE else { return }
-    StandardError.write("cannot write to standard output: \(String(cString: strerror(number)))")
-    throw ExitCode(74)
+package enum StandardError {
+  package static func write(_ line: String) {
+    _ = StandardStreams.write(line + "\n", to: STDERR_FILENO)
   }
 }
 
-enum StandardStreams {
+package enum StandardStreams {
   /// Opens what was closed (`2>&-`) to nothing. Otherwise the next file or socket gets the number of standard error,
   /// and our words go into it.
-  static func open() {
+  package static func open() {
     for descriptor in STDIN_FILENO...STDERR_FILENO
     where fcntl(descriptor, F_GETFD) < 0 && errno == EBADF {
       // The lowest free number is this one: those below are open.
@@ -38,7 +26,7 @@ enum StandardStreams {
   /// Writes all of a text, waiting where a pipe is full.
   ///
   /// - Returns: 0, or the errno of what went wrong. SIGPIPE does what the process has set it to.
-  fileprivate static func write(_ text: String, to descriptor: Int32) -> Int32 {
+  package static func write(_ text: String, to descriptor: Int32) -> Int32 {
     var text = text
     return text.withUTF8 { bytes in
       var rest = UnsafeRawBufferPointer(bytes)

@@ -6,8 +6,8 @@ import Foundation
 import Glibc
 
 /// A process that is looked at.
-struct ProcessSample {
-  struct Look: Sendable, Equatable {
+package struct ProcessSample {
+  package struct Look: Sendable, Equatable {
     /// Bytes; PSS where the kernel says it, which shares out what several processes have.
     var rss = 0
     var pss = 0
@@ -16,10 +16,12 @@ struct ProcessSample {
     var memory: Int { pss > 0 ? pss : rss }
   }
 
-  let process: Int32
+  package let process: Int32
+
+  package init(process: Int32) { self.process = process }
 
   /// nil if there is no such process or we may not look at it.
-  func look() -> Look? {
+  package func look() -> Look? {
     guard let stat = read("stat") else { return nil }
     // The name in brackets may hold anything: fields are counted from its end.
     guard let end = stat.lastIndex(of: ")") else { return nil }
@@ -39,7 +41,7 @@ struct ProcessSample {
   }
 
   /// Sockets that it has open; nil if we may not look.
-  var sockets: Int? {
+  package var sockets: Int? {
     guard let folder = opendir("/proc/\(process)/fd") else { return nil }
     defer { closedir(folder) }
     var count = 0

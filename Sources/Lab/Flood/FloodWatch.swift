@@ -4,11 +4,11 @@
 
 import Foundation
 import Glibc
-import Personas
+package import Personas
 import Structures
 
 /// The attendant of `sluice flood run`.
-final class FloodWatch {
+package final class FloodWatch {
   private let daemon: ProcessSample?
   private let behind: ProcessSample?
   /// Sockets of the mail server behind that are no connections: those it had before anybody came.
@@ -17,7 +17,7 @@ final class FloodWatch {
   private let isLive: Bool
   private let names: [String]
   private let seconds: Double
-  private(set) var samples: [Sample] = []
+  package private(set) var samples: [Sample] = []
   private var before = (age: 0.0, connections: 0, letThrough: 0)
   private var first: ProcessSample.Look?
   private var last: ProcessSample.Look?
@@ -27,14 +27,14 @@ final class FloodWatch {
   private var bytesMost = 0
   private var drawn = 0
   /// What only the shield knows of a moment, and what it has to say in the live table: of one in this process.
-  var shield: (Sample) -> (sample: Sample, lines: [String]) = { ($0, []) }
+  package var shield: (Sample) -> (sample: Sample, lines: [String]) = { ($0, []) }
   private var isInterrupted = false
 
   /// Samples beyond this are not kept: an hour has 3,600.
   private static let samplesMost = 4_000
 
   /// - Parameter isPlain: a line each second, on a terminal too.
-  init(
+  package init(
     _ settings: FloodSettings, daemon: Int32?, behind: Int32? = nil, quiet: Bool,
     isPlain: Bool = false
   ) {
@@ -53,19 +53,19 @@ final class FloodWatch {
   }
 
   /// Takes a sample and draws, if a second has passed.
-  func look(_ client: FloodClient) {
+  package func look(_ client: FloodClient) {
     let age = client.age
     if age - before.age >= 1 { sample(client, age) }
   }
 
   /// The last look, before everybody is sent home; the table stays.
-  func end(_ client: FloodClient) {
+  package func end(_ client: FloodClient) {
     if samples.isEmpty || (client.age - before.age > 0.2 && !client.tally.isDone) {
       sample(client, client.age)
     }
   }
 
-  func interrupted() { isInterrupted = true }
+  package func interrupted() { isInterrupted = true }
 
   private func sample(_ client: FloodClient, _ age: Double) {
     let tally = client.tally
@@ -132,7 +132,7 @@ final class FloodWatch {
   }
 
   /// What a reader must know of the measurement itself.
-  func remarks(_ client: FloodClient) -> [String] {
+  package func remarks(_ client: FloodClient) -> [String] {
     let tally = client.tally
     var lines: [String] = []
     if isInterrupted { lines.append("interrupted: these are the results so far") }
@@ -170,8 +170,8 @@ final class FloodWatch {
 }
 
 /// Rows of the live table.
-enum FloodSummary {
-  static func row(_ name: String, _ figures: [String]) -> String {
+package enum FloodSummary {
+  package static func row(_ name: String, _ figures: [String]) -> String {
     // 79 columns in all.
     let name = String(name.prefix(24))
     let head = name + String(repeating: " ", count: 25 - name.count)

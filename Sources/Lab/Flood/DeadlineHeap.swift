@@ -3,19 +3,19 @@
 // looks whether it still means anything. Not the engine's wheel: its entries may be days ahead and carry data.
 
 /// A binary heap of things that are due.
-struct DeadlineHeap<Payload: BitwiseCopyable> {
-  struct Entry: BitwiseCopyable {
+package struct DeadlineHeap<Payload: BitwiseCopyable> {
+  package struct Entry: BitwiseCopyable {
     var at: Int64
     var payload: Payload
   }
 
   private(set) var entries: [Entry] = []
 
-  var count: Int { entries.count }
+  package var count: Int { entries.count }
   /// When the first one is due; .max if there is none.
-  var next: Int64 { entries.first?.at ?? .max }
+  package var next: Int64 { entries.first?.at ?? .max }
 
-  mutating func push(_ payload: Payload, at moment: Int64) {
+  package mutating func push(_ payload: Payload, at moment: Int64) {
     var place = entries.count
     entries.append(Entry(at: moment, payload: payload))
     while place > 0 {
@@ -27,7 +27,7 @@ struct DeadlineHeap<Payload: BitwiseCopyable> {
   }
 
   /// Takes the first one out if it is due.
-  mutating func pop(until now: Int64) -> Entry? {
+  package mutating func pop(until now: Int64) -> Entry? {
     guard let first = entries.first, first.at <= now else { return nil }
     let last = entries.removeLast()
     if !entries.isEmpty {
@@ -50,7 +50,7 @@ struct DeadlineHeap<Payload: BitwiseCopyable> {
   }
 
   /// Throws away what means nothing any more.
-  mutating func keep(_ matters: (Entry) -> Bool) {
+  package mutating func keep(_ matters: (Entry) -> Bool) {
     // In order of time an array is a heap.
     entries = entries.filter(matters).sorted { $0.at < $1.at }
   }

@@ -169,7 +169,7 @@ extension Distribution {
         node, "a part of a mix is its share and a distribution",
         "write {share: 91%, lognormal: [4s, 0.4]}")
     }
-    return (try Daemon.share(size.value), try read(form, measure))
+    return (try share(size.value), try read(form, measure))
   }
 
   private static func pair(
@@ -211,7 +211,7 @@ extension SheetKey {
 
   static func share(_ key: String, _ field: Field<Double>) -> SheetKey {
     SheetKey(key, "0%…100%") { (node, target) throws(BadNode) in
-      target[keyPath: field] = try Daemon.share(node)
+      target[keyPath: field] = try Lab.share(node)
     } show: {
       Form.write(percentage: $0[keyPath: field])
     }
@@ -254,7 +254,7 @@ extension SheetKey {
 
   static func count(_ key: String, _ field: Field<Int>, _ range: ClosedRange<Int>) -> SheetKey {
     SheetKey(key, "\(range.lowerBound)…\(range.upperBound)") { (node, target) throws(BadNode) in
-      let text = try Daemon.word(node, "a whole number")
+      let text = try word(node, "a whole number")
       let value: Int
       do throws(BadValue) {
         value = try Form.count(text)
@@ -286,7 +286,7 @@ extension SheetKey {
     let names = words.map(\.0)
     return SheetKey(key, names.joined(separator: ", "), isClaim: isClaim) {
       (node, target) throws(BadNode) in
-      let text = try Daemon.word(node, names.joined(separator: " or "))
+      let text = try word(node, names.joined(separator: " or "))
       do throws(BadValue) {
         target[keyPath: field] = words[try Form.choice(text, names)].1
       } catch {
@@ -305,7 +305,7 @@ extension SheetKey {
     _ key: String, _ field: Field<String>, _ range: String, isClaim: Bool = true
   ) -> SheetKey {
     SheetKey(key, range, isClaim: isClaim) { (node, target) throws(BadNode) in
-      target[keyPath: field] = try Daemon.word(node, range)
+      target[keyPath: field] = try word(node, range)
     } show: {
       $0[keyPath: field].isEmpty ? "none" : $0[keyPath: field]
     }

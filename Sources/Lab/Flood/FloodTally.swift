@@ -2,20 +2,20 @@
 // What a flood counts while it runs, and the promises that can be checked from outside. One value a thread, added
 // up by whoever prints; the findings about each persona are `Population`'s and come at the end.
 
-import Personas
+package import Personas
 
 /// The state of one entry of the scenario.
-struct FloodRow: Sendable {
-  var connections = 0
-  var there = 0
+package struct FloodRow: Sendable {
+  package var connections = 0
+  package var there = 0
   /// Lost patience; was told 4xx or 5xx or not let in; was cut off or broke.
-  var left = 0
-  var refused = 0
-  var cutOff = 0
+  package var left = 0
+  package var refused = 0
+  package var cutOff = 0
   /// Messages.
-  var delivered = 0
+  package var delivered = 0
 
-  static func += (a: inout FloodRow, b: FloodRow) {
+  package static func += (a: inout FloodRow, b: FloodRow) {
     a.connections += b.connections
     a.there += b.there
     a.left += b.left
@@ -25,37 +25,37 @@ struct FloodRow: Sendable {
   }
 }
 
-struct FloodTally: Sendable {
-  var rows: [FloodRow]
+package struct FloodTally: Sendable {
+  package var rows: [FloodRow]
   /// Of those that are there, how many have not heard a whole banner.
-  var waiting = 0
-  var letThrough = 0
+  package var waiting = 0
+  package var letThrough = 0
   /// Bytes heard, lines said, connections made and ended, timers.
-  var events = 0
+  package var events = 0
   /// The most that were there at once.
-  var thereMost = 0
+  package var thereMost = 0
   /// Clients that did not come because of the bound on connections, and tries put off for it.
-  var missed = 0
+  package var missed = 0
   /// Sockets that could not be made or bound, or had no port left.
-  var errors = 0
+  package var errors = 0
   /// Connections of IPv6 clients that came by IPv4, because there is no IPv6 target; that came from ::1.
-  var byIPv4 = 0
-  var fromOne = 0
+  package var byIPv4 = 0
+  package var fromOne = 0
   /// Clients that will come again, after the run as it may be.
-  var away = 0
+  package var away = 0
   /// TLS handshakes that began.
-  var handshakes = 0
+  package var handshakes = 0
   /// Bytes of our own memory for them all, without the buffers that are the same for any number and OpenSSL's.
-  var bytes = 0
+  package var bytes = 0
   /// How far behind its plan the thread was at worst, in microseconds.
-  var lagMost: Int64 = 0
-  var isDone = false
+  package var lagMost: Int64 = 0
+  package var isDone = false
 
-  init(entries: Int) { rows = Array(repeating: FloodRow(), count: entries) }
+  package init(entries: Int) { rows = Array(repeating: FloodRow(), count: entries) }
 
-  var total: FloodRow { rows.reduce(into: FloodRow()) { $0 += $1 } }
+  package var total: FloodRow { rows.reduce(into: FloodRow()) { $0 += $1 } }
 
-  static func += (a: inout FloodTally, b: FloodTally) {
+  package static func += (a: inout FloodTally, b: FloodTally) {
     for k in a.rows.indices { a.rows[k] += b.rows[k] }
     a.waiting += b.waiting
     a.letThrough += b.letThrough
@@ -74,20 +74,20 @@ struct FloodTally: Sendable {
 }
 
 /// Promises of a server, seen by its clients.
-struct FloodChecks: Sendable {
-  var one = Check("each accepted message got one reply, and only one")
-  var turn = Check("no reply out of turn: each was awaited (421 may come at any time)")
-  var form = Check("each reply has the form of RFC 5321, 4.2")
-  var honest = Check("no honest mail is lost")
+package struct FloodChecks: Sendable {
+  package var one = Check("each accepted message got one reply, and only one")
+  package var turn = Check("no reply out of turn: each was awaited (421 may come at any time)")
+  package var form = Check("each reply has the form of RFC 5321, 4.2")
+  package var honest = Check("no honest mail is lost")
 
-  var all: [Check] { [one, turn, form, honest] }
+  package var all: [Check] { [one, turn, form, honest] }
 
-  static func fail(_ check: inout Check, _ text: @autoclosure () -> String) {
+  package static func fail(_ check: inout Check, _ text: @autoclosure () -> String) {
     check.broken += 1
     if check.first == nil { check.first = text() }
   }
 
-  static func += (a: inout FloodChecks, b: FloodChecks) {
+  package static func += (a: inout FloodChecks, b: FloodChecks) {
     func add(_ path: WritableKeyPath<FloodChecks, Check>) {
       a[keyPath: path].looked += b[keyPath: path].looked
       a[keyPath: path].broken += b[keyPath: path].broken
@@ -101,24 +101,24 @@ struct FloodChecks: Sendable {
 }
 
 /// Follows a server's bytes from reply to reply. It knows how many are owed and nothing of what they mean.
-struct ReplyWatch: BitwiseCopyable {
+package struct ReplyWatch: BitwiseCopyable {
   /// Replies the server owes us.
-  var owed: UInt16 = 1
+  package var owed: UInt16 = 1
   private var code: UInt16 = 0
   private var column: UInt8 = 0
   private var isLast = true
   private var isMalformed = false
   /// Of a message, said and not replied to: its reply is the last that is owed.
-  var isAtDot = false
+  package var isAtDot = false
   /// The last reply was to a message, and nothing was said since.
   private var isAfterDot = false
   /// It says things that are no commands: how many replies they get is the server's choice.
-  var isLenient = false
+  package var isLenient = false
 
   /// A line was said.
   ///
   /// - Parameter harvests: its groups end without DATA.
-  mutating func said(_ line: Line, harvests: Bool) {
+  package mutating func said(_ line: Line, harvests: Bool) {
     isAfterDot = false
     switch line {
     case .group(let recipients): owed += UInt16(recipients) + (harvests ? 1 : 2)
@@ -131,7 +131,7 @@ struct ReplyWatch: BitwiseCopyable {
     }
   }
 
-  mutating func heard(_ byte: UInt8, _ checks: inout FloodChecks, _ number: UInt32) {
+  package mutating func heard(_ byte: UInt8, _ checks: inout FloodChecks, _ number: UInt32) {
     if byte == UInt8(ascii: "\n") {
       if column < 3 || isMalformed || !(200..<600).contains(code) {
         FloodChecks.fail(&checks.form, "client \(number)")

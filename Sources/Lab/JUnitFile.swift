@@ -2,8 +2,8 @@
 import Foundation
 
 /// Outcomes of checks as JUnit XML, which every continuous integration reads.
-struct JUnitFile {
-  enum Outcome {
+package struct JUnitFile {
+  package enum Outcome {
     case passed
     case failed(String)
     case skipped(String)
@@ -12,9 +12,9 @@ struct JUnitFile {
   private var cases = ""
   private let suite: String
 
-  init(suite: String) { self.suite = suite }
+  package init(suite: String) { self.suite = suite }
 
-  mutating func add(_ name: String, _ outcome: Outcome) {
+  package mutating func add(_ name: String, _ outcome: Outcome) {
     let inside =
       switch outcome {
       case .passed: ""
@@ -25,7 +25,7 @@ struct JUnitFile {
     cases += "<testcase classname=\"\(suite)\" name=\"\(name)\">\(inside)</testcase>\n"
   }
 
-  func write(to path: String) throws {
+  package func write(to path: String) throws {
     let text = """
       <?xml version="1.0" encoding="UTF-8"?>
       <testsuites><testsuite name="\(Self.escaped(suite))">

@@ -9,7 +9,7 @@ import Synchronization
 import Uring
 
 /// Connections that are ordinary descriptors, watched by a thread of their own.
-final class LatenessSample: Sendable {
+package final class LatenessSample: Sendable {
   /// Time stamps kept for one connection: an hour of one byte a second.
   private static let stampsMax = 3_600
 
@@ -23,7 +23,7 @@ final class LatenessSample: Sendable {
   private let done = DispatchSemaphore(value: 0)
 
   /// - Parameter interval: the seconds between two bytes that the server means to keep.
-  init(_ capacity: Int, interval: Double, _ counters: HoldCounters) {
+  package init(_ capacity: Int, interval: Double, _ counters: HoldCounters) {
     self.capacity = capacity
     self.interval = interval
     self.counters = counters
@@ -36,7 +36,7 @@ final class LatenessSample: Sendable {
   }
 
   /// Takes a connected socket over, from any thread; false if there are enough.
-  func add(_ descriptor: Int32) -> Bool {
+  package func add(_ descriptor: Int32) -> Bool {
     if taken.add(1, ordering: .relaxed).newValue > capacity { return false }
     // SO_TIMESTAMPNS (35): with each receive, when its last segment came.
     PlainSocket.setOption(descriptor, SOL_SOCKET, 35, 1)
@@ -45,7 +45,7 @@ final class LatenessSample: Sendable {
   }
 
   /// Closes all of them; the line to print.
-  func stop() -> String {
+  package func stop() -> String {
     stopping.store(true, ordering: .relaxed)
     done.wait()
     return result.withLock { $0 }

@@ -8,7 +8,7 @@ import Glibc
 import Synchronization
 
 /// Told by any thread; draws at most five times a second.
-final class ProgressLine: Sendable {
+package final class ProgressLine: Sendable {
   private struct State {
     /// Of each part of the work, 0…1.
     var parts: [Double]
@@ -26,13 +26,13 @@ final class ProgressLine: Sendable {
   /// - Parameters:
   ///   - what: "simulating 3 runs".
   ///   - parts: how many there are, each as long as the others.
-  init(_ what: String, parts: Int) {
+  package init(_ what: String, parts: Int) {
     self.what = what
     state = Mutex(State(parts: Array(repeating: 0, count: max(parts, 1))))
   }
 
   /// A part is so far, 0…1.
-  func tell(_ part: Int, _ share: Double) {
+  package func tell(_ part: Int, _ share: Double) {
     guard isLive else { return }
     let now = DispatchTime.now().uptimeNanoseconds
     state.withLock { state in
@@ -47,7 +47,7 @@ final class ProgressLine: Sendable {
   }
 
   /// Takes the line away.
-  func end() {
+  package func end() {
     state.withLock { state in
       if state.isDrawn { write("\r\u{1B}[2K") }
       state.isDrawn = false
