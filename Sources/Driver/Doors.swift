@@ -11,6 +11,8 @@ struct Doors: ~Copyable {
   private let listeners: [Int32]
   /// When each listener is opened again, in microseconds; 0 while it is open.
   private var openAgainAt: [Int64]
+  /// Whether any listener rests: looked at in each turn.
+  private(set) var hasRested = false
   /// Descriptors accepted in this batch, on their way into the ring's table.
   private var arrivals: [(slot: Slot, descriptor: Int32)] = []
   private var run: [Int32] = []
@@ -46,10 +48,12 @@ struct Doors: ~Copyable {
 
   /// Opens those again that have rested.
   mutating func openRested(_ ring: inout Ring, now: Int64) {
+    hasRested = false
     for number in listeners.indices where openAgainAt[number] > 0 && now >= openAgainAt[number] {
       openAgainAt[number] = 0
       open(number, &ring)
     }
+    hasRested = openAgainAt.contains { $0 > 0 && $0 < .max }
   }
 
   /// Takes nobody new, for good.
@@ -74,6 +78,7 @@ struct Doors: ~Copyable {
       // Out of descriptors, or shut: what waits in the backlog can wait a little longer.
       if completion.result < 0 {
         openAgainAt[number] = now + Doors.rest
+      hasRested = true
       } else {
         open(number, &ring)
       }

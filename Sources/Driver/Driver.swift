@@ -194,7 +194,7 @@ package struct Driver: ~Copyable {
     let mayHaveWork = !tls.isEmpty || hasTroubles || tls.handshakes.hasLast
     hasSecureWork = mayHaveWork && goOnSecurely(now: time)
     if wire.hasStarved { wire.feedStarved { engine.generation(of: $0) } }
-    doors.openRested(&wire.ring, now: time.microseconds)
+    if doors.hasRested { doors.openRested(&wire.ring, now: time.microseconds) }
     return woken
   }
 

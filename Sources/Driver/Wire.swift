@@ -235,6 +235,7 @@ struct Wire: ~Copyable {
   }
 
   /// Closes a slot that is to be closed, once nothing of it is in flight.
+  @inline(__always)
   mutating func closeWhenQuiet(_ slot: Slot) {
     let i = Int(slot.index)
     guard places[i].flags.contains(.closing), places[i].inFlight == 0,
@@ -256,8 +257,10 @@ struct Wire: ~Copyable {
   // MARK: Completions
 
   /// One operation less is in flight. Before all that follows.
+  @inline(__always)
   mutating func landed(_ i: Int) { places[i].inFlight -= 1 }
 
+  @inline(__always)
   mutating func sent(_ i: Int) { places[i].flags.remove(.sending) }
 
   mutating func connected(_ i: Int) { places[i].flags.remove(.connecting) }

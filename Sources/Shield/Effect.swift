@@ -52,6 +52,16 @@ public enum Effect: BitwiseCopyable, Sendable {
   case hand(Slot, worker: Int)
   /// End it. Once nothing of the slot is in flight any more: `closed`.
   case close(Slot)
+
+  /// Which slot it is about.
+  @inlinable public var slot: Slot {
+    switch self {
+    case .listen(let slot), .fill(let slot, _), .watch(let slot), .send(let slot, _),
+      .connect(let slot, _), .narrow(let slot), .widen(let slot), .secure(let slot, _),
+      .finish(let slot), .hand(let slot, _), .close(let slot):
+      slot
+    }
+  }
 }
 
 /// Who begins a handshake, and whether at once.

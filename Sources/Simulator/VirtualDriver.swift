@@ -12,11 +12,11 @@ package import Structures
 package struct VirtualDriver: ~Copyable {
   /// One side of a virtual connection, seen from the engine.
   package struct Socket: Sendable {
-    enum Want: Sendable { case nothing, listen, watch }
-
     package internal(set) var isOpen = false
     package internal(set) var slot = Slot(index: 0, generation: 0)
-    var want = Want.nothing
+    /// What the engine has ordered and was not told yet.
+    var orders = SlotOrders()
+    var sending = Region(offset: 0, count: 0)
     /// What the peer has sent and the engine has not taken.
     var inbound: [UInt8] = []
     var inboundEnded = false
@@ -27,15 +27,11 @@ package struct VirtualDriver: ~Copyable {
     package internal(set) var times: [Instant] = []
     /// The engine shut its sending side, or closed the connection.
     package internal(set) var isFinished = false
-    var isClosing = false
     var isBroken = false
     /// Bytes a send may take at once; a slow reader takes few.
     package var window = Int.max
-    var pendingSend: Region?
-    var pendingFill: Region?
-    /// TLS is spoken on it; a handshake was asked for and is not done.
+    /// TLS is spoken on it.
     package internal(set) var isSecured = false
-    var isSecuring = false
     /// For a downstream connection: which client it serves is the engine's business.
     package internal(set) var isDownstream = false
     var server = 0
@@ -195,68 +191,38 @@ package struct VirtualDriver: ~Copyable {
         sockets[i].times.append(now)
       }
     }
-    var k = 0
-    while k < effects.count {
-      touch(effects[k])
-      switch effects[k] {
-      case .listen(let slot): wish(slot, .listen)
-      case .fill(let slot, let region):
-        let isFree = sockets[Int(slot.index)].pendingFill == nil
-        invariant(isFree, "two receives at once on slot \(slot)")
-        sockets[Int(slot.index)].pendingFill = region
-      case .watch(let slot): wish(slot, .watch)
-      case .send(let slot, let region):
-        let i = Int(slot.index)
-        let isFree = sockets[i].pendingSend == nil
-        invariant(isFree, "two sends at once on slot \(slot)")
-        sockets[i].pendingSend = region
-      case .connect(let slot, let server):
-        let i = Int(slot.index)
-        sockets[i] = Socket()
-        sockets[i].slot = slot
-        sockets[i].isOpen = true
-        sockets[i].isDownstream = true
-        sockets[i].server = server
-        dialled.append(i)
-        dialledServers.append(server)
-      case .narrow, .widen: break
-      case .secure(let slot, let handshake):
-        let i = Int(slot.index)
-        invariant(
-          sockets[i].pendingFill == nil && sockets[i].pendingSend == nil,
-          "a handshake while something of slot \(slot) is outstanding")
-        sockets[i].want = .nothing
-        sockets[i].isSecuring = true
-        handshakes.append(handshake)
+    for k in 0..<effects.count {
+      let effect = effects[k]
+      let i = Int(effect.slot.index)
+      touch(i)
+      if case .connect(let slot, let server) = effect { dial(slot, server) }
+      sockets[i].orders.take(effect)
+      switch effect {
+      case .send(_, let region): sockets[i].sending = region
+      case .secure(_, let handshake): handshakes.append(handshake)
+      case .finish, .close: sockets[i].isFinished = true
       case .hand: invariantFailed("there is no other worker here")
-      case .finish(let slot): sockets[Int(slot.index)].isFinished = true
-      case .close(let slot):
-        sockets[Int(slot.index)].isClosing = true
-        sockets[Int(slot.index)].isFinished = true
+      case .listen, .fill, .watch, .connect, .narrow, .widen: break
       }
-      k += 1
     }
     effects.removeAll()
   }
 
-  private mutating func wish(_ slot: Slot, _ want: Socket.Want) {
-    sockets[Int(slot.index)].want = want
+  private mutating func dial(_ slot: Slot, _ server: Int) {
+    let i = Int(slot.index)
+    sockets[i] = Socket()
+    sockets[i].slot = slot
+    sockets[i].isOpen = true
+    sockets[i].isDownstream = true
+    sockets[i].server = server
+    dialled.append(i)
+    dialledServers.append(server)
   }
 
   private mutating func touch(_ i: Int) { touched[i / 64] |= 1 << UInt64(i % 64) }
 
   private mutating func touchAll() {
     for word in touched.indices { touched[word] = .max }
-  }
-
-  /// What an order is about may be the matter of a fact now.
-  private mutating func touch(_ effect: Effect) {
-    switch effect {
-    case .listen(let slot), .fill(let slot, _), .watch(let slot), .send(let slot, _),
-      .connect(let slot, _), .narrow(let slot), .widen(let slot), .secure(let slot, _),
-      .finish(let slot), .hand(let slot, _), .close(let slot):
-      touch(Int(slot.index))
-    }
   }
 
   /// Hands over one fact, if there is one to hand over: of the first socket that has one.
@@ -274,11 +240,9 @@ package struct VirtualDriver: ~Copyable {
   /// Hands over a fact of one socket, if there is one.
   private mutating func deliver(to i: Int) -> Bool {
     let slot = sockets[i].slot
-    if sockets[i].isClosing {
+    if sockets[i].orders.isClosing {
       sockets[i].isOpen = false
-      sockets[i].want = .nothing
-      sockets[i].pendingSend = nil
-      sockets[i].pendingFill = nil
+      sockets[i].orders.answer(.closed)
       connecting.remove(i)
       engine.closed(slot, now: now, into: &effects)
       return true
@@ -293,29 +257,31 @@ package struct VirtualDriver: ~Copyable {
       }
       return true
     }
-    if let region = sockets[i].pendingSend, sockets[i].window > 0, !sockets[i].isBroken {
+    if sockets[i].orders.isSending, sockets[i].window > 0, !sockets[i].isBroken {
+      let region = sockets[i].sending
       let count = min(region.count, sockets[i].window)
       for k in 0..<count {
         sockets[i].outbound.append(engine.core.arena[region.offset + k])
         sockets[i].times.append(now)
       }
       if sockets[i].window != .max { sockets[i].window -= count }
-      sockets[i].pendingSend = nil
+      sockets[i].orders.answer(.sent)
       engine.sent(slot, count, now: now, into: &effects)
       return true
     }
-    return sockets[i].isSecuring ? shakeHands(i) : hear(i)
+    return sockets[i].orders.isSecuring ? shakeHands(i) : hear(i)
   }
 
   /// What a peer said in clear is no handshake.
   private mutating func shakeHands(_ i: Int) -> Bool {
     let isClear = !sockets[i].inbound.isEmpty
     if handshakeStands && !isClear { return false }
-    sockets[i].isSecuring = false
     sockets[i].inbound = []
     if let fault = isClear ? .notTLS : handshakeFault {
+      sockets[i].orders.answer(.notSecured)
       engine.notSecured(sockets[i].slot, fault, now: now, into: &effects)
     } else {
+      sockets[i].orders.answer(.secured)
       sockets[i].isSecured = true
       engine.secured(sockets[i].slot, handshakeFacts, now: now, into: &effects)
     }
@@ -325,34 +291,30 @@ package struct VirtualDriver: ~Copyable {
   private mutating func hear(_ i: Int) -> Bool {
     let slot = sockets[i].slot
     if sockets[i].isBroken { return false }
-    if let region = sockets[i].pendingFill {
+    if let region = sockets[i].orders.fill {
       let count = min(region.count, sockets[i].inbound.count, receiveMax)
       if count == 0 {
-        guard sockets[i].inboundEnded else { return false }
-        sockets[i].pendingFill = nil
         return endedReading(i)
       }
       let piece = Array(sockets[i].inbound.prefix(count))
       sockets[i].inbound.removeFirst(count)
-      sockets[i].pendingFill = nil
+      sockets[i].orders.answer(.filled)
       engine.core.arena.write(piece.span, at: region.offset)
       engine.filled(slot, count, now: now, into: &effects)
       return true
     }
-    switch sockets[i].want {
+    switch sockets[i].orders.want {
     case .nothing: return false
     case .watch:
       guard sockets[i].inboundEnded, !sockets[i].toldEnded else { return false }
       sockets[i].toldEnded = true
-      sockets[i].want = .nothing
-      engine.ended(slot, now: now, into: &effects)
-      return true
+      return endedReading(i)
     case .listen:
       let count = min(VirtualDriver.bufferBytes, sockets[i].inbound.count, receiveMax)
       if count == 0 { return endedReading(i) }
       let piece = Array(sockets[i].inbound.prefix(count))
       sockets[i].inbound.removeFirst(count)
-      sockets[i].want = .nothing
+      sockets[i].orders.answer(.received)
       engine.received(slot, piece.span, now: now, into: &effects)
       return true
     }
@@ -360,7 +322,7 @@ package struct VirtualDriver: ~Copyable {
 
   private mutating func endedReading(_ i: Int) -> Bool {
     guard sockets[i].inboundEnded else { return false }
-    sockets[i].want = .nothing
+    sockets[i].orders.answer(.ended)
     engine.ended(sockets[i].slot, now: now, into: &effects)
     return true
   }

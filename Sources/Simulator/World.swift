@@ -70,10 +70,8 @@ package struct World: ~Copyable {
 
   /// What the engine wants of a slot.
   struct Socket: BitwiseCopyable {
-    enum Want: UInt8 { case nothing, listen, watch }
-    /// Where it wants the next bytes and how many; below 0: nowhere.
-    var fillOffset = 0
-    var fillCount: Int32 = -1
+    /// What it has ordered and was not told yet.
+    var orders = SlotOrders()
     /// The bot at a client's slot, or -1.
     var bot: Int32 = -1
     /// What `sent` is still to be told; what a slow reader takes in before that.
@@ -81,11 +79,7 @@ package struct World: ~Copyable {
     var sending: Int32 = 0
     /// No reply before this moment, for the delay that was promised.
     var notBefore: Int64 = 0
-    var want = Want.nothing
     var isReady = false
-    var isClosing = false
-    /// A handshake was asked for, and is not done.
-    var isSecuring = false
     var hasFailed = false
     /// A connection to the mail server stands; the engine knows that, or that a client's has failed.
     var isUp = false
@@ -554,35 +548,22 @@ package struct World: ~Copyable {
         add(.hearByte, toReach: i, Int(drip.byte))
       }
     }
-    for k in 0..<effects.count {
-      switch effects[k] {
-      case .listen(let slot):
-        sockets[Int(slot.index)].want = .listen
-        makeReady(Int32(slot.index))
-      case .watch(let slot):
-        sockets[Int(slot.index)].want = .watch
-        makeReady(Int32(slot.index))
-      case .fill(let slot, let region):
-        sockets[Int(slot.index)].fillOffset = region.offset
-        sockets[Int(slot.index)].fillCount = Int32(region.count)
-        makeReady(Int32(slot.index))
-      case .send(let slot, let region): send(Int(slot.index), region)
+    for n in 0..<effects.count {
+      let effect = effects[n]
+      let k = Int(effect.slot.index)
+      if case .connect = effect { sockets[k] = Socket() }
+      sockets[k].orders.take(effect)
+      switch effect {
+      case .listen, .watch, .fill, .secure, .close: makeReady(Int32(k))
+      case .send(_, let region): send(k, region)
       case .connect(let slot, _):
-        let k = Int(slot.index)
-        sockets[k] = Socket()
         let isAway = server.isAway(now * 1_000)
         add(isAway ? .linkDown : .linkUp, at: now + 1, k, Int(slot.generation & 0xFFFF))
       case .narrow, .widen: break
-      case .secure(let slot, _):
-        sockets[Int(slot.index)].isSecuring = true
-        makeReady(Int32(slot.index))
       case .hand: invariantFailed("there is no other worker here")
-      case .finish(let slot):
-        let i = Int(sockets[Int(slot.index)].bot)
-        if i >= 0 && Int(slot.index) < clientSlots { add(.seeEnd, toReach: i) }
-      case .close(let slot):
-        sockets[Int(slot.index)].isClosing = true
-        makeReady(Int32(slot.index))
+      case .finish:
+        let i = Int(sockets[k].bot)
+        if i >= 0 && k < clientSlots { add(.seeEnd, toReach: i) }
       }
     }
     effects.removeAll()
@@ -685,9 +666,9 @@ package struct World: ~Copyable {
   /// Hands over a fact that a slot waits for, one at a time: the orders it causes may change the others.
   mutating func deliver(_ k: Int) {
     let slot = Slot(index: UInt32(k), generation: engine.generation(of: k))
-    if sockets[k].isClosing {
+    if sockets[k].orders.isClosing {
       close(k, slot)
-    } else if sockets[k].isSecuring {
+    } else if sockets[k].orders.isSecuring {
       shakeHands(k, slot)
     } else if k < clientSlots {
       deliver(k, slot)
@@ -703,20 +684,20 @@ package struct World: ~Copyable {
     let i = Int(sockets[k].bot)
     if k >= clientSlots || engine.policy.tls(ofListener: 0) == .implicit {
       // No client of ours does its part of this one: it takes no time.
-      sockets[k].isSecuring = false
+      sockets[k].orders.answer(.secured)
       engine.secured(slot, TLSFacts(), now: instant, into: &effects)
       makeReady(Int32(k))
     } else if i < 0 {
       return
     } else if bots[i].isReset || sockets[k].hasFailed {
-      sockets[k].isSecuring = false
+      sockets[k].orders.fail()
       deliver(k, slot)
     } else if bots[i].marks.contains(.finished) {
-      sockets[k].isSecuring = false
+      sockets[k].orders.answer(.secured)
       engine.secured(slot, TLSFacts(), now: instant, into: &effects)
       makeReady(Int32(k))
     } else if bots[i].arrived > 0 || bots[i].endTold {
-      sockets[k].isSecuring = false
+      sockets[k].orders.answer(.notSecured)
       engine.notSecured(
         slot, bots[i].arrived > 0 ? .notTLS : .alert, now: instant, into: &effects)
     } else if bots[i].marks.contains(.hello) {
@@ -733,27 +714,26 @@ package struct World: ~Copyable {
       if !sockets[k].upTold {
         sockets[k].upTold = true
         sockets[k].sent = 0
-        sockets[k].fillCount = -1
+        sockets[k].orders.fail()
         engine.failed(slot, now: instant, into: &effects)
       }
       return
     }
     if tellSent(k, slot) { return }
     if bots[i].arrived > 0 {
-      if sockets[k].fillCount >= 0 {
-        read(i, atMost: Int(sockets[k].fillCount))
-        Self.copy(words, words.count, to: &engine.core.arena, at: sockets[k].fillOffset)
-        sockets[k].fillCount = -1
+      if let region = sockets[k].orders.fill {
+        read(i, atMost: region.count)
+        Self.copy(words, words.count, to: &engine.core.arena, at: region.offset)
+        sockets[k].orders.answer(.filled)
         engine.filled(slot, words.count, now: instant, into: &effects)
-      } else if sockets[k].want == .listen {
-        sockets[k].want = .nothing
+      } else if sockets[k].orders.want == .listen {
+        sockets[k].orders.answer(.received)
         read(i, atMost: 512)
         let bytes = words
         engine.received(slot, bytes.span, now: instant, into: &effects)
       }
-    } else if bots[i].endTold && (sockets[k].fillCount >= 0 || sockets[k].want != .nothing) {
-      sockets[k].fillCount = -1
-      sockets[k].want = .nothing
+    } else if bots[i].endTold && sockets[k].orders.reads(.watch) {
+      sockets[k].orders.answer(.ended)
       engine.ended(slot, now: instant, into: &effects)
     }
   }
@@ -770,20 +750,20 @@ package struct World: ~Copyable {
       return
     }
     if tellSent(k, slot) { return }
-    if behind[l].arrived > 0 && sockets[k].fillCount >= 0 {
-      let count = min(Int(sockets[k].fillCount), behind[l].arrived)
-      Self.copy(behind[l].inbound, count, to: &engine.core.arena, at: sockets[k].fillOffset)
+    if behind[l].arrived > 0, let region = sockets[k].orders.fill {
+      let count = min(region.count, behind[l].arrived)
+      Self.copy(behind[l].inbound, count, to: &engine.core.arena, at: region.offset)
       if count == behind[l].inbound.count {
         behind[l].inbound.removeAll(keepingCapacity: true)
       } else {
         behind[l].inbound.removeFirst(count)
       }
       behind[l].arrived -= count
-      sockets[k].fillCount = -1
+      sockets[k].orders.answer(.filled)
       engine.filled(slot, count, now: instant, into: &effects)
     } else if sockets[k].hasFailed && behind[l].arrived == 0 {
       sockets[k].hasFailed = false
-      sockets[k].fillCount = -1
+      sockets[k].orders.fail()
       if sockets[k].isUp {
         engine.ended(slot, now: instant, into: &effects)
       } else {
@@ -797,31 +777,32 @@ package struct World: ~Copyable {
     let count = Int(sockets[k].sent)
     if count == 0 { return false }
     sockets[k].sent = 0
+    sockets[k].orders.answer(.sent)
     engine.sent(slot, count, now: instant, into: &effects)
     return true
   }
 
   func hasMore(_ k: Int) -> Bool {
-    if sockets[k].isClosing { return true }
+    if sockets[k].orders.isClosing { return true }
     let i = Int(sockets[k].bot)
     guard i >= 0 else { return false }
     if sockets[k].hasFailed { return true }
     if bots[i].isReset { return !sockets[k].upTold }
     if sockets[k].sent > 0 { return true }
-    let reads = sockets[k].fillCount >= 0 || sockets[k].want == .listen
-    return bots[i].arrived > 0
-      ? reads : bots[i].endTold && (reads || sockets[k].want == .watch)
+    let orders = sockets[k].orders
+    return bots[i].arrived > 0 ? orders.reads(.listen) : bots[i].endTold && orders.reads(.watch)
   }
 
   func hasMoreBehind(_ k: Int) -> Bool {
     let l = k - clientSlots
-    return sockets[k].isClosing || sockets[k].sent > 0 || sockets[k].isUp && !sockets[k].upTold
-      || behind[l].arrived > 0 && sockets[k].fillCount >= 0
+    return sockets[k].orders.isClosing || sockets[k].sent > 0 || sockets[k].isUp && !sockets[k].upTold
+      || behind[l].arrived > 0 && sockets[k].orders.fill != nil
       || sockets[k].hasFailed && behind[l].arrived == 0
   }
 
   mutating func close(_ k: Int, _ slot: Slot) {
     let i = Int(sockets[k].bot)
+    sockets[k].orders.answer(.closed)
     sockets[k] = Socket()
     if k >= clientSlots {
       server.gone(k - clientSlots)

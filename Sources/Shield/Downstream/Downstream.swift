@@ -68,9 +68,8 @@ struct Downstream: ~Copyable {
 
   // MARK: Up or down
 
-  /// Asks the downstream what it offers, when it is time.
-  mutating func keepProbing(_ core: inout Core, _ m: inout Moment) {
-    guard m.now >= nextProbe else { return }
+  /// Asks the downstream what it offers.
+  mutating func probe(_ core: inout Core, _ m: inout Moment) {
     nextProbe = m.now.after(microseconds: terms.probeEvery)
     if core.isDraining || isProbing { return }
     let probe = open(for: .none, Acquaintance(), holder: nil, isKnown: true, &core, &m)

@@ -177,9 +177,12 @@ struct LinkOutput: BitwiseCopyable, Sendable {
   func free(in region: Region) -> Region { region.from(Int(end)) }
   mutating func append(_ count: Int) { end += Int32(count) }
 
-  /// What is to be sent now, if there is anything and nothing is being sent.
-  mutating func send(from region: Region) -> Region? {
-    guard !isSending, start < end else { return nil }
+  /// Whether there is something of the buffer to be sent now, and nothing is being sent.
+  @inline(__always)
+  var mayGo: Bool { !isSending && start < end }
+
+  /// What is to be sent now; there is something.
+  mutating func send(from region: Region) -> Region {
     isSending = true
     return Region(offset: region.offset + Int(start), count: Int(end - start))
   }

@@ -8,7 +8,8 @@ import Suspicion
 // have checked.
 extension Downstream {
   mutating func flush(_ l: LinkIndex, _ core: borrowing Core, _ m: inout Moment) {
-    guard let region = links[l].output.send(from: core.layout.linkOut(l)) else { return }
+    guard links[l].output.mayGo else { return }
+    let region = links[l].output.send(from: core.layout.linkOut(l))
     m.append(.send(slot(l), region))
   }
 

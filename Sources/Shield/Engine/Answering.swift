@@ -14,7 +14,8 @@ extension Engine {
     let s = clients.connections[i].session
     let l = clients.sessions[s].link
     if l.exists && downstream.links[l].state == .busy { downstream.flush(l, core, &m) }
-    guard let region = clients.sessions[s].outbox.send(from: core.layout.outbox(s)) else { return }
+    guard clients.sessions[s].outbox.mayGo else { return }
+    let region = clients.sessions[s].outbox.send(from: core.layout.outbox(s))
     m.append(.send(clients.slot(i), region))
   }
 

@@ -109,7 +109,6 @@ extension Engine {
   /// and clients that hold places of which there are few left, get their timers moved up. Walks all connections then;
   /// whether there is need is looked at ten times a second, which a turn of the loop does not feel.
   mutating func relieve(now: Instant) {
-    guard now >= nextRelief else { return }
     nextRelief = now.after(microseconds: 100_000)
     let isStressed = judge.noteStress(clients, core, now: now)
     guard isStressed || core.occupancy >= core.policy.shrinkAt else { return }

@@ -72,10 +72,10 @@ package struct Engine: ~Copyable {
 
   /// The generation of a slot's present tenant: a completion with another one is stale.
   package func generation(of slot: Int) -> UInt32 {
-    switch ports[slot] {
-    case .client(let i): clients.connections[i].generation
-    case .link(let l): downstream.links[l].generation
-    }
+    // Asked for each completion: without a switch.
+    slot < core.limits.connections
+      ? clients.connections[ClientIndex(slot)].generation
+      : downstream.links[LinkIndex(slot - core.limits.connections)].generation
   }
 
   /// What is at the other end of a slot; nil if its tenant is another one by now.
@@ -238,8 +238,8 @@ package struct Engine: ~Copyable {
   /// - Returns: whether it stopped early because the queue was nearly full; empty it and call again.
   package mutating func timeReached(_ now: Instant, into m: inout Moment) -> Bool {
     m.now = now
-    downstream.keepProbing(&core, &m)
-    relieve(now: now)
+    if now >= downstream.nextProbe { downstream.probe(&core, &m) }
+    if now >= nextRelief { relieve(now: now) }
     let tick = core.timers.tickAtOrBefore(now)
     let most = core.isDraining ? 0 : UInt32(clamping: core.tarpitTime / 10_000)
     defer { core.timers.settle() }

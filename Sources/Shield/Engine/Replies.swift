@@ -9,6 +9,7 @@ extension Engine {
   /// Acts on what came of something that happened to a link.
   mutating func apply(_ event: LinkEvent, _ l: LinkIndex, _ m: inout Moment) {
     switch event {
+    case .none: return
     case .moved(let other):
       noteFailure(l, downstream.links[other].session, .connect, now: m.now)
       if let holder = downstream.links[other].holder { judge.shares.take(.links, holder) }

@@ -9,8 +9,14 @@ import Suspicion
 // before the next is looked at, so replies cannot pair with the wrong command.
 extension Engine {
   /// Runs the sessions that were woken, until none is left.
+  @inline(__always)
   mutating func runWoken(_ m: inout Moment) {
-    while let s = woken.next() {
+    if !woken.isEmpty { runAll(&m) }
+  }
+
+  private mutating func runAll(_ m: inout Moment) {
+    while !woken.isEmpty {
+      let s = woken.next()
       clients.sessions[s].isWoken = false
       let i = clients.sessions[s].owner
       if i.exists { run(i, &m) }

@@ -29,10 +29,13 @@ struct Outbox: BitwiseCopyable, Sendable {
   /// The last `count` octets wait for a delay; 0 lets them go.
   mutating func hold(_ count: Int) { held = Int32(count) }
 
-  /// What is to be sent now, if there is anything and nothing is being sent.
-  mutating func send(from region: Region) -> Region? {
+  /// Whether there is something to be sent now: nothing is being sent, and something is not held back.
+  @inline(__always)
+  var mayGo: Bool { !isSending && end - held - start > 0 }
+
+  /// What is to be sent now; there is something.
+  mutating func send(from region: Region) -> Region {
     let count = end - held - start
-    guard !isSending, count > 0 else { return nil }
     isSending = true
     return Region(offset: region.offset + Int(start), count: Int(count))
   }
