@@ -78,7 +78,7 @@ struct Doors: ~Copyable {
       // Out of descriptors, or shut: what waits in the backlog can wait a little longer.
       if completion.result < 0 {
         openAgainAt[number] = now + Doors.rest
-      hasRested = true
+        hasRested = true
       } else {
         open(number, &ring)
       }

@@ -72,13 +72,13 @@ package struct World: ~Copyable {
   struct Socket: BitwiseCopyable {
     /// What it has ordered and was not told yet.
     var orders = SlotOrders()
+    /// No reply before this moment, for the delay that was promised.
+    var notBefore: Int64 = 0
     /// The bot at a client's slot, or -1.
     var bot: Int32 = -1
     /// What `sent` is still to be told; what a slow reader takes in before that.
     var sent: Int32 = 0
     var sending: Int32 = 0
-    /// No reply before this moment, for the delay that was promised.
-    var notBefore: Int64 = 0
     var isReady = false
     var hasFailed = false
     /// A connection to the mail server stands; the engine knows that, or that a client's has failed.
