@@ -10,12 +10,14 @@ extension Downstream {
   ///
   /// - Parameters:
   ///   - words: its argument; of EHLO and HELO the client's name.
-  ///   - client: as it is now, where it may be another than at the last command: with EHLO, HELO and MAIL.
+  ///   - client: as it is now, where the downstream is told of it and it may be another than at the last command.
+  ///   - isUTF8: the transaction may use SMTPUTF8.
   mutating func send(
-    _ verb: Verb, _ words: Region, of client: Acquaintance?, _ l: LinkIndex, _ core: inout Core,
-    _ m: inout Moment
+    _ verb: Verb, _ words: Region, of client: Acquaintance?, isUTF8: Bool, _ l: LinkIndex,
+    _ core: inout Core, _ m: inout Moment
   ) -> LinkSent {
     if let client { links[l].client.renew(client) }
+    links[l].client.details.isUTF8 = isUTF8
     if verb == .mail && forwardDetails(l, &core, &m) { return .introducing }
     if verb == .starttls && !links[l].offer.keywords.contains(.starttls) {
       return .offersLess(.tlsUnavailable)

@@ -240,9 +240,11 @@ package struct Engine: ~Copyable {
     m.now = now
     if now >= downstream.nextProbe { downstream.probe(&core, &m) }
     if now >= nextRelief { relieve(now: now) }
+    defer { core.timers.settle() }
+    if m.isNearlyFull { return true }
+    if core.timers.peekExpired(now: now) == nil { return false }
     let tick = core.timers.tickAtOrBefore(now)
     let most = core.isDraining ? 0 : UInt32(clamping: core.tarpitTime / 10_000)
-    defer { core.timers.settle() }
     while !m.isNearlyFull {
       guard let first = core.timers.peekExpired(now: now) else { return false }
       if clients.drip(from: first, tick: tick, most: most, &core, &m) { continue }

@@ -150,9 +150,13 @@ extension Engine {
       return downstream.sayLogin(word, argument, l, &core, &m)
     case .ehlo, .helo:
       let client = acquaintance(i)
-      return downstream.send(verb, client.helo, of: client, l, &core, &m)
-    case .mail: return downstream.send(verb, argument, of: acquaintance(i), l, &core, &m)
-    default: return downstream.send(verb, argument, of: nil, l, &core, &m)
+      return downstream.send(
+        verb, client.helo, of: client, isUTF8: client.details.isUTF8, l, &core, &m)
+    default:
+      let isTold = verb == .mail && downstream.terms.introduction == .xforward
+      return downstream.send(
+        verb, argument, of: isTold ? acquaintance(i) : nil,
+        isUTF8: clients.sessions[s].envelope.isUTF8, l, &core, &m)
     }
   }
 

@@ -46,7 +46,9 @@ extension Engine {
       clients.sessions[s].finish()
       goOn(i, after: code, &m)
     case .piece: passPiece(s, l)
-    case .readAll: if downstream.links[l].state == .busy { flush(i, &m) }
+    // A session that goes on is flushed then.
+    case .readAll:
+      if downstream.links[l].state == .busy && !clients.sessions[s].isWoken { flush(i, &m) }
     case .hasRoom: downstream.sayMore(clients.argument(s, core), l, &core, &m)
     case .forwarded:
       if downstream.links[l].state == .spliced {

@@ -140,7 +140,6 @@ extension Engine {
 
   /// No whole line is there: the client's turn, or its end.
   private mutating func awaitMore(_ i: ClientIndex, _ s: SessionIndex, _ m: inout Moment) {
-    flush(i, &m)
     if clients.sessions[s].inbox.hasEnded {
       clientLeft(i, &m)
     } else if core.isDraining && clients.sessions[s].isBetweenMessages {
