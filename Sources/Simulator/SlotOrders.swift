@@ -26,11 +26,11 @@ package struct SlotOrders: BitwiseCopyable, Sendable {
     case notAsked(Fact)
   }
 
-  /// Of `listen` and `watch` the newer; good for one fact.
-  package private(set) var want = Want.nothing
-  // In parts, because a simulation has one of these for each slot.
+  // 16 bytes, because a simulation has one of these for each slot: the largest first, and the region in parts.
   private var fillOffset = 0
   private var fillCount: Int32 = -1
+  /// Of `listen` and `watch` the newer; good for one fact.
+  package private(set) var want = Want.nothing
   /// A send is outstanding.
   package private(set) var isSending = false
   package private(set) var isSecuring = false
