@@ -795,7 +795,8 @@ package struct World: ~Copyable {
 
   func hasMoreBehind(_ k: Int) -> Bool {
     let l = k - clientSlots
-    return sockets[k].orders.isClosing || sockets[k].sent > 0 || sockets[k].isUp && !sockets[k].upTold
+    return sockets[k].orders.isClosing || sockets[k].sent > 0
+      || sockets[k].isUp && !sockets[k].upTold
       || behind[l].arrived > 0 && sockets[k].orders.fill != nil
       || sockets[k].hasFailed && behind[l].arrived == 0
   }
