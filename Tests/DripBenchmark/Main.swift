@@ -35,6 +35,7 @@ enum DripBenchmark {
     policy.hostname = String(repeating: "a-long-name.", count: 19) + "example.org"
     policy.delays[.banner].bad = 25_000_000
     policy.badSessionsPerSource = 60_000
+    (policy.sharePerAddress, policy.sharePerNetwork) = (1, 1)
     (policy.shrinkAt, policy.shedAt, policy.reservedForKnown) = (1, 1, 0)
     let home = Address(v4: 0x7F00_0001)
     let listener = try ListeningSocket(home, port: 0)

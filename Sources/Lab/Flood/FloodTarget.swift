@@ -45,7 +45,7 @@ package struct FloodTarget: Sendable, Equatable {
       return nil
     }
     return
-      "flood uses only loopback (127.0.0.0/8, ::1) or a dedicated network namespace, and "
+      "flood connects to loopback only (127.0.0.0/8, ::1), or inside a dedicated network namespace, and "
       + "\(address) is neither. Loading a server without its owner's permission does harm, and may be a crime. "
       + "For your own server: --i-own-this-server-and-may-load-it"
   }
