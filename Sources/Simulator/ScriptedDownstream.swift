@@ -38,7 +38,7 @@ package struct ScriptedDownstream: Sendable {
   package private(set) var breaches = 0
 
   private struct Connection: Sendable {
-    var buffer: [UInt8] = []
+    var buffer = ByteQueue()
     var inBody = false
     var isGone = false
     var greeted = false
@@ -56,7 +56,7 @@ package struct ScriptedDownstream: Sendable {
 
   /// The connection is gone; what it left unfinished is looked at too.
   package mutating func forget(_ id: Int) {
-    if let connection = connections[id], connection.inBody { countBreaches(connection.buffer) }
+    if let connection = connections[id], connection.inBody { countBreaches(connection.buffer.bytes) }
     connections[id] = nil
   }
 
@@ -65,22 +65,23 @@ package struct ScriptedDownstream: Sendable {
   /// What it does about bytes on connection `id`.
   package mutating func received(_ id: Int, _ bytes: [UInt8]) -> [Answer] {
     guard connections[id] != nil, connections[id]?.isGone == false else { return [] }
-    connections[id]?.buffer += bytes
+    connections[id]?.buffer.append(bytes)
     var answers: [Answer] = []
-    while let connection = connections[id], !connection.isGone {
+    while var connection = connections[id], !connection.isGone {
       if connection.inBody {
-        guard let end = Self.endOfData(connection.buffer) else { break }
-        let message = Array(connection.buffer[..<end])
-        connections[id]?.buffer.removeFirst(end)
-        connections[id]?.inBody = false
-        countBreaches(message)
+        guard let end = Self.endOfData(connection.buffer.bytes) else { break }
+        let message = connection.buffer.take(end)
+        connection.inBody = false
+        connections[id] = connection
+        countBreaches(message.span)
         let answer = answer("dot", otherwise: .reply("250 2.0.0 Taken"), id)
         if case .reply(let text) = answer, text.hasPrefix("2") { accepted.append(message) }
         answers.append(answer)
       } else {
         guard let lineFeed = connection.buffer.firstIndex(of: 10) else { break }
-        var line = Array(connection.buffer[..<lineFeed])
-        connections[id]?.buffer.removeFirst(lineFeed + 1)
+        var line = connection.buffer.take(lineFeed + 1)
+        connections[id] = connection
+        line.removeLast()
         if line.last == 13 { line.removeLast() } else { breaches += 1 }
         if line.contains(13) || line.contains(0) { breaches += 1 }
         answers.append(command(id, String(decoding: line, as: UTF8.self)))
@@ -120,8 +121,8 @@ package struct ScriptedDownstream: Sendable {
   }
 
   /// The place behind the first CRLF.CRLF, counting the beginning as a line's beginning.
-  private static func endOfData(_ bytes: [UInt8]) -> Int? {
-    if bytes.starts(with: [46, 13, 10]) { return 3 }
+  private static func endOfData(_ bytes: Span<UInt8>) -> Int? {
+    if bytes.count >= 3 && bytes[0] == 46 && bytes[1] == 13 && bytes[2] == 10 { return 3 }
     guard bytes.count >= 5 else { return nil }
     for k in 0...(bytes.count - 5)
     where bytes[k] == 13 && bytes[k + 1] == 10 && bytes[k + 2] == 46 && bytes[k + 3] == 13
@@ -130,8 +131,8 @@ package struct ScriptedDownstream: Sendable {
     return nil
   }
 
-  private mutating func countBreaches(_ message: [UInt8]) {
-    for k in message.indices {
+  private mutating func countBreaches(_ message: Span<UInt8>) {
+    for k in 0..<message.count {
       if message[k] == 0 { breaches += 1 }
       if message[k] == 13 && (k + 1 == message.count || message[k + 1] != 10) { breaches += 1 }
       if message[k] == 10 && (k == 0 || message[k - 1] != 13) { breaches += 1 }

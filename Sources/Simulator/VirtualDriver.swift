@@ -18,7 +18,7 @@ package struct VirtualDriver: ~Copyable {
     var orders = SlotOrders()
     var sending = Region(offset: 0, count: 0)
     /// What the peer has sent and the engine has not taken.
-    var inbound: [UInt8] = []
+    var inbound = ByteQueue()
     var inboundEnded = false
     var toldEnded = false
     /// What the engine has sent.
@@ -92,7 +92,7 @@ package struct VirtualDriver: ~Copyable {
   /// The peer of socket `i` sends bytes.
   package mutating func say(_ i: Int, _ bytes: some Sequence<UInt8>) {
     guard sockets[i].isOpen else { return }
-    sockets[i].inbound.append(contentsOf: bytes)
+    sockets[i].inbound.append(Array(bytes))
     touch(i)
     settle()
   }
@@ -276,7 +276,7 @@ package struct VirtualDriver: ~Copyable {
   private mutating func shakeHands(_ i: Int) -> Bool {
     let isClear = !sockets[i].inbound.isEmpty
     if handshakeStands && !isClear { return false }
-    sockets[i].inbound = []
+    sockets[i].inbound.removeAll()
     if let fault = isClear ? .notTLS : handshakeFault {
       sockets[i].orders.answer(.notSecured)
       engine.notSecured(sockets[i].slot, fault, now: now, into: &effects)
@@ -296,8 +296,7 @@ package struct VirtualDriver: ~Copyable {
       if count == 0 {
         return endedReading(i)
       }
-      let piece = Array(sockets[i].inbound.prefix(count))
-      sockets[i].inbound.removeFirst(count)
+      let piece = sockets[i].inbound.take(count)
       sockets[i].orders.answer(.filled)
       engine.core.arena.write(piece.span, at: region.offset)
       engine.filled(slot, count, now: now, into: &effects)
@@ -312,8 +311,7 @@ package struct VirtualDriver: ~Copyable {
     case .listen:
       let count = min(VirtualDriver.bufferBytes, sockets[i].inbound.count, receiveMax)
       if count == 0 { return endedReading(i) }
-      let piece = Array(sockets[i].inbound.prefix(count))
-      sockets[i].inbound.removeFirst(count)
+      let piece = sockets[i].inbound.take(count)
       sockets[i].orders.answer(.received)
       engine.received(slot, piece.span, now: now, into: &effects)
       return true

@@ -93,7 +93,7 @@ package struct World: ~Copyable {
     /// After so many more bytes it breaks; below 0: never.
     var doom = -1
     /// What the server has said and the shield has not read.
-    var inbound: [UInt8] = []
+    var inbound = ByteQueue()
   }
 
   package internal(set) var engine: Engine
@@ -627,7 +627,7 @@ package struct World: ~Copyable {
   }
 
   mutating func answer(_ k: Int, _ reply: MailServer.Reply) {
-    behind[k - clientSlots].inbound.append(contentsOf: reply.text)
+    behind[k - clientSlots].inbound.append(reply.text)
     let generation = UInt16(truncatingIfNeeded: engine.generation(of: k))
     let at = max((reply.at + 999) / 1_000, now)
     add(.linkReply, at: at, k, reply.text.count, generation: generation)
@@ -648,7 +648,7 @@ package struct World: ~Copyable {
         let l = k - clientSlots
         behind[l].arrived = 0
         behind[l].doom = server.doom() ?? -1
-        behind[l].inbound.removeAll(keepingCapacity: true)
+        behind[l].inbound.removeAll()
         answer(k, server.connected(l, now: now * 1_000))
       }
     case .linkReply where current == event.generation:
@@ -742,6 +742,13 @@ package struct World: ~Copyable {
     arena.write(bytes.span.extracting(0..<count), at: offset)
   }
 
+  private static func move(
+    _ count: Int, from queue: inout ByteQueue, to arena: inout Arena, at offset: Int
+  ) {
+    arena.write(queue.bytes.extracting(0..<count), at: offset)
+    queue.consume(count)
+  }
+
   mutating func deliverBehind(_ k: Int, _ slot: Slot) {
     let l = k - clientSlots
     if sockets[k].isUp && !sockets[k].upTold {
@@ -752,12 +759,7 @@ package struct World: ~Copyable {
     if tellSent(k, slot) { return }
     if behind[l].arrived > 0, let region = sockets[k].orders.fill {
       let count = min(region.count, behind[l].arrived)
-      Self.copy(behind[l].inbound, count, to: &engine.core.arena, at: region.offset)
-      if count == behind[l].inbound.count {
-        behind[l].inbound.removeAll(keepingCapacity: true)
-      } else {
-        behind[l].inbound.removeFirst(count)
-      }
+      Self.move(count, from: &behind[l].inbound, to: &engine.core.arena, at: region.offset)
       behind[l].arrived -= count
       sockets[k].orders.answer(.filled)
       engine.filled(slot, count, now: instant, into: &effects)
