@@ -482,7 +482,7 @@ def test_ipv6_clients_without_an_ipv6_target_are_counted(run, sink):
     flood = run(
         box.port, at_once="{B: 40}", duration="3s", patience="50s", bot='ipv6: {value: 100%, source: "of this test"}\n')
     assert finding(flood)["by"]["B"]["delivered"] == 40
-    assert b"40 connections of IPv6 clients came by IPv4" in flood.output
+    assert b"40 connections of IPv6 clients used IPv4" in flood.output
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

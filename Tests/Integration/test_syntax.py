@@ -6,7 +6,7 @@ import re
 import pytest
 
 from conftest import running
-from harness import DIRECT, NO_DELAYS, Dialogue, Postfix
+from harness import DIRECT, NO_DELAYS, Dialogue, Postfix, wait_until
 
 # Said to Postfix and to Sluice in front of it. `\t` and `\xNN` are octets.
 MAIL = r"""
@@ -329,4 +329,7 @@ def test_mail_is_taken_whatever_the_client_calls_itself_or_if_it_does_not(postfi
         client.command("EHLO two words")
         client.command("MAIL FROM:<a@b.example>")
         client.command("RCPT TO:<nobody@example.com>")
-    assert re.search(r"reject: RCPT from .*helo=<\[127\.0\.0\.1\]>", postfix.log)
+    # Postfix's logger writes a moment after its reply.
+    wait_until(
+        lambda: re.search(r"reject: RCPT from .*helo=<\[127\.0\.0\.1\]>", postfix.log), 10,
+        "the refused recipient in Postfix's log")
