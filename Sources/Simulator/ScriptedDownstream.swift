@@ -56,7 +56,9 @@ package struct ScriptedDownstream: Sendable {
 
   /// The connection is gone; what it left unfinished is looked at too.
   package mutating func forget(_ id: Int) {
-    if let connection = connections[id], connection.inBody { countBreaches(connection.buffer.bytes) }
+    if let connection = connections[id], connection.inBody {
+      countBreaches(connection.buffer.bytes)
+    }
     connections[id] = nil
   }
 
