@@ -702,6 +702,17 @@ def source(kind, net, host=1):
     return f"127.{kind}.{net}.{host}"
 
 
+def lengthen_datagram_queues(wanted=512):
+    """Lets as many log lines wait in a socket as systemd does at boot. With the kernel's 10 Postfix's postlogd can wait
+    for itself, and everything that logs for it: seen once in some thousand starts."""
+    setting = pathlib.Path("/proc/sys/net/unix/max_dgram_qlen")
+    try:
+        if int(setting.read_text()) < wanted:
+            setting.write_text(str(wanted))
+    except OSError:
+        pass  # not root: Postfix does not start either
+
+
 class Postfix:
     """A real Postfix: smtpd on a port of its own, delivery into a maildir, all in one folder."""
 
@@ -734,6 +745,7 @@ postlog unix-dgram n - n - 1 postlogd
 """
 
     def __init__(self):
+        lengthen_datagram_queues()
         # Not pytest's folder: that one is closed to the user postfix.
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sluice-postfix-", dir=self.place()))
         self.folder.chmod(0o755)
