@@ -2,7 +2,7 @@
 //
 // The engine's hands: turns completions of one ring into facts and orders into submissions. It decides
 // nothing about mail. What it is made of answers it and knows no engine: `Wire` (the ring and its slots), `Doors`
-// (who comes in), `Dialler` (the way to downstreams) and `TLSPort`. Kept: the engine is told by this file alone, in
+// (how clients come in), `Dialler` (the way to downstreams) and `TLSPort`. Kept: the engine is told by this file alone, in
 // the order in which things happened, and a slot is given back to it only when nothing of it is in flight.
 
 import Glibc

@@ -19,10 +19,14 @@ struct Ports: BitwiseCopyable {
   /// How many slots there are.
   var count: Int { clients + links }
 
+  /// Whether a slot, 0 ..< count, is a client's.
+  @inline(__always)
+  func isClient(_ slot: Int) -> Bool { slot < clients }
+
   /// The port of a slot, 0 ..< count.
   @inline(__always)
   subscript(_ slot: Int) -> Port {
-    slot < clients ? .client(ClientIndex(slot)) : .link(LinkIndex(slot - clients))
+    isClient(slot) ? .client(ClientIndex(slot)) : .link(LinkIndex(slot - clients))
   }
 
   @inline(__always)

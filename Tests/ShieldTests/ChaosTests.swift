@@ -219,7 +219,7 @@ struct ChaosTests {
     let recorded = try String(contentsOf: Self.recordedWorlds, encoding: .utf8)
       .split(separator: "\n")
     #expect(recorded.count == count)
-    // All of them on a release build or where it is asked for; some are enough for each run of the tests.
+    // All of them with SLUICE_ALL_WORLDS in the environment; some are enough for each run of the tests.
     let isWhole = ProcessInfo.processInfo.environment["SLUICE_ALL_WORLDS"] != nil
     for (seed, wire) in recorded.enumerated() where isWhole || seed % 20 == 0 {
       let played = String(play(10_000 + UInt64(seed), check: false).wire, radix: 16)

@@ -66,9 +66,8 @@ struct Link: BitwiseCopyable, Sendable {
   private(set) var isExtended = false
   /// What it was offered, in the name of its client.
   var offer = LinkOffer()
-  /// Whether TLS is spoken on it, and whether the downstream is surely the right one.
+  /// Whether TLS is spoken on it.
   private(set) var isSecured = false
-  private(set) var isVerified = false
   /// It was asked for TLS and refused, or its client's handshake is to pass: it is used as it is.
   private(set) var staysClear = false
   /// The session whose client left after its final dot; only the outcome is of interest now.
@@ -135,10 +134,7 @@ struct Link: BitwiseCopyable, Sendable {
     input.expect()
   }
 
-  mutating func secured(_ facts: TLSFacts) {
-    isSecured = true
-    isVerified = facts.isVerified
-  }
+  mutating func secured() { isSecured = true }
 
   mutating func refusedTLS() { staysClear = true }
 
@@ -258,7 +254,7 @@ struct LinkInput: BitwiseCopyable, Sendable {
     reader.reset()
     replyCount = 0
   }
-  /// The end of the message is out. The reader was made ready at 354: a reply of which half has come already is read on.
+  /// The end of the message is out. The reader was made ready at 354, so a reply that has come in part is read on.
   mutating func expectFinal() { replyCount = 0 }
 
   mutating func filled(_ count: Int) {

@@ -52,7 +52,7 @@ enum LinkSent {
   case sent(Region)
   /// The downstream is told of the client before.
   case introducing
-  /// The connection was offered less than the client was told: it is put off with this.
+  /// The connection was offered less than the client was told: the command is deferred with this.
   case offersLess(OwnReply)
   /// It passed every check and yet cannot be said: too long for the downstream.
   case tooLong

@@ -41,11 +41,9 @@ extension Downstream {
   }
 
   /// A handshake has succeeded.
-  mutating func secured(
-    _ l: LinkIndex, _ facts: TLSFacts, _ core: inout Core, _ m: inout Moment
-  ) {
+  mutating func secured(_ l: LinkIndex, _ core: inout Core, _ m: inout Moment) {
     guard links[l].state == .securing else { return }
-    links[l].secured(facts)
+    links[l].secured()
     core.counters.linksSecured += 1
     // What it said before is forgotten (RFC 3207, 4.2); what it offered there was never kept.
     links[l].input.forget()
@@ -241,8 +239,8 @@ extension Downstream {
 
   /// Takes what the reply to EHLO (or HELO, without a word of it) offers as what this connection offers from now on.
   ///
-  /// All clients are offered what probes are, so it is not for anybody to say in clear who is on the way to a
-  /// downstream that must be spoken to under TLS, and what is offered to Sluice itself (before XCLIENT) is not theirs.
+  /// All clients are offered what probes were offered. Where the downstream must be spoken to under TLS, an attacker on
+  /// the way could say it in clear, so that does not count; nor does what is offered to Sluice itself, before XCLIENT.
   mutating func learn(_ l: LinkIndex, _ offers: Capabilities, _ core: borrowing Core) {
     links[l].offer = LinkOffer(offers)
     let mayBeTold = links[l].isSecured || terms.tls == .off || terms.tls == .opportunistic

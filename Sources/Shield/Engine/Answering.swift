@@ -226,7 +226,7 @@ extension Engine {
 
   // MARK: The log
 
-  /// Mail is put off because of the server behind: the log says so at once, and at the end.
+  /// Mail is deferred because of the mail server: the log says so at once, and at the end.
   private mutating func noteDeferral(
     _ i: ClientIndex, _ verb: Verb, _ reply: OwnReply, isAtHand: Bool, now: Instant
   ) {

@@ -352,7 +352,7 @@ extension Engine {
       || judge.mayEnter(
         peer, isKnown: tier == .known, isTrusted: standing.isTrusted, clients, &core,
         now: m.now)
-    // Also who is refused has its slot until that is said.
+    // A client that is refused has its slot until it has been told.
     judge.took(.slots, clients.connections[i])
     if !mayEnter {
       refuse(i, .crowded, as: .shed, &m)

@@ -4,7 +4,7 @@ import SMTP
 import Structures
 import Suspicion
 
-// Deadlines of clients, and who is hurried when room runs out.
+// Deadlines of clients, and which of them are hurried when room runs out.
 extension Engine {
   mutating func clientTimer(_ i: ClientIndex, _ m: inout Moment) {
     if core.isDraining && drained(i, &m) { return }

@@ -115,14 +115,7 @@ extension Engine {
       return
     case .parsed(let parsed): arguments = parsed
     }
-    if let lapse = arguments.lapse, lapsed(i, lapse.reply, now: m.now) {
-      answer(i, lapse.reply, &m)
-      return
-    }
-    if arguments.parameters.isUnsupported(by: clients.sessions[s].greeting.offered) {
-      answer(i, .unknownParameter, &m)
-      return
-    }
+    if refuses(arguments.lapse, arguments.parameters, i, &m) { return }
     // Held against our own limit alone. What is too much for the downstream it says itself: it may take more of this
     // client than it told others.
     let (size, most) = (arguments.parameters.size, core.policy.session.messageBytes)
@@ -159,14 +152,7 @@ extension Engine {
       return
     case .parsed(let parsed): arguments = parsed
     }
-    if let lapse = arguments.lapse, lapsed(i, lapse.reply, now: m.now) {
-      answer(i, lapse.reply, &m)
-      return
-    }
-    if arguments.parameters.isUnsupported(by: clients.sessions[s].greeting.offered) {
-      answer(i, .unknownParameter, &m)
-      return
-    }
+    if refuses(arguments.lapse, arguments.parameters, i, &m) { return }
     let kept = keep(arguments.mailbox, of: s, in: core.layout.recipient(s))
     clients.sessions[s].envelope.keepRecipient(kept)
     forward(i, &m)
@@ -181,6 +167,23 @@ extension Engine {
     case .malformed: answer(i, reply, &m)
     case .tolerated where lapsed(i, .badPathSyntax, now: m.now): answer(i, .badPathSyntax, &m)
     default: return false
+    }
+    return true
+  }
+
+  /// Whether a command's arguments are refused, and were: they depart from the letter, or use what the client was not
+  /// offered.
+  private mutating func refuses(
+    _ lapse: ArgumentFault?, _ parameters: Parameters, _ i: ClientIndex, _ m: inout Moment
+  ) -> Bool {
+    if let lapse, lapsed(i, lapse.reply, now: m.now) {
+      answer(i, lapse.reply, &m)
+    } else if parameters.isUnsupported(
+      by: clients.sessions[clients.connections[i].session].greeting.offered)
+    {
+      answer(i, .unknownParameter, &m)
+    } else {
+      return false
     }
     return true
   }

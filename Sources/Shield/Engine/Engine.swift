@@ -29,7 +29,7 @@ package struct Engine: ~Copyable {
   let workers: Int
   /// When it is looked at again whether room must be made.
   var nextRelief = Instant.origin
-  private let ports: Ports
+  let ports: Ports
   private let staysPut = StaysPut()
 
   /// - Parameters:
@@ -73,9 +73,9 @@ package struct Engine: ~Copyable {
   /// The generation of a slot's present tenant: a completion with another one is stale.
   package func generation(of slot: Int) -> UInt32 {
     // Asked for each completion: without a switch.
-    slot < core.limits.connections
+    ports.isClient(slot)
       ? clients.connections[ClientIndex(slot)].generation
-      : downstream.links[LinkIndex(slot - core.limits.connections)].generation
+      : downstream.links[LinkIndex(slot - ports.clients)].generation
   }
 
   /// What is at the other end of a slot; nil if its tenant is another one by now.
@@ -189,7 +189,7 @@ package struct Engine: ~Copyable {
     m.now = now
     switch port(slot) {
     case .client(let i): clientSecured(i, facts, &m)
-    case .link(let l): downstream.secured(l, facts, &core, &m)
+    case .link(let l): downstream.secured(l, &core, &m)
     case nil: break
     }
     runWoken(&m)

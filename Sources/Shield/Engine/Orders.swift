@@ -80,7 +80,7 @@ extension Engine {
   }
 
   /// Whether a slot, 0 ..< slotCount, is a client's; the others are downstream connections.
-  package func isClient(_ slot: Int) -> Bool { slot < core.limits.connections }
+  package func isClient(_ slot: Int) -> Bool { ports.isClient(slot) }
 
   /// The number of the listener that a client came to.
   package func listener(of slot: Slot) -> Int {

@@ -59,31 +59,29 @@ extension Judge {
     _ delay: Int64, _ stage: Stage, _ i: ClientIndex, _ clients: inout Clients,
     _ core: inout Core, now: Instant
   ) -> Int64 {
-    let isObserved = core.policy.mode == .observe
-    if isObserved || delay >= 1_000_000 {
-      // With the account as it was before, where the delay is none.
-      if !isObserved { add(delay, i, &clients) }
-      var entry = clients.entry(isObserved ? .wouldDelay : .delay, i, core, now: now)
-      entry.stage = stage
-      entry.micros = delay
-      core.journal.append(entry)
-      // What would have been spent counts, so that observed sums are the ones enforced sums would be.
-      if isObserved { add(delay, i, &clients) }
-    } else {
-      add(delay, i, &clients)
-    }
-    if isObserved {
+    let sum = UInt16(clamping: Int64(clients.connections[i].delayed) + delay / 10_000)
+    if core.policy.mode == .observe {
       core.counters.wouldDelay += 1
+      note(.wouldDelay, delay, stage, i, clients, &core, now: now)
+      // What would have been spent counts, so that observed sums are the ones enforced sums would be.
+      clients.connections[i].delayed = sum
       return 0
     }
     core.counters.delays += 1
     core.counters.delayedMicros += UInt64(delay)
+    clients.connections[i].delayed = sum
+    if delay >= 1_000_000 { note(.delay, delay, stage, i, clients, &core, now: now) }
     return delay
   }
 
-  private func add(_ delay: Int64, _ i: ClientIndex, _ clients: inout Clients) {
-    clients.connections[i].delayed = UInt16(
-      clamping: Int64(clients.connections[i].delayed) + delay / 10_000)
+  private func note(
+    _ event: Event, _ delay: Int64, _ stage: Stage, _ i: ClientIndex,
+    _ clients: borrowing Clients, _ core: inout Core, now: Instant
+  ) {
+    var entry = clients.entry(event, i, core, now: now)
+    entry.stage = stage
+    entry.micros = delay
+    core.journal.append(entry)
   }
 
   private func secondChance(
