@@ -36,9 +36,12 @@ let package = Package(
     .target(name: "Personas", dependencies: ["Structures"], swiftSettings: dialect),
     .target(name: "Reports", dependencies: ["Personas", "Structures"], swiftSettings: dialect),
     .target(
+      name: "TestServer", dependencies: ["Structures", "SMTP", "Personas"], swiftSettings: dialect),
+    .target(
       name: "Simulator",
       dependencies: [
         "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Personas",
+        "TestServer",
       ],
       swiftSettings: dialect),
 
@@ -79,13 +82,14 @@ let package = Package(
     .target(
       name: "Lab",
       dependencies: [
-        "Structures", "SMTP", "Flow", "Personas", "Configuration", "Uring", "TLS", "CShipped",
+        "Structures", "SMTP", "Flow", "Personas", "TestServer", "Configuration", "Uring", "TLS",
+        "CShipped",
       ], swiftSettings: dialect),
     .executableTarget(
       name: "sluice",
       dependencies: [
         "Configuration", "Driver", "Service", "Lab", "Structures", "SMTP", "Flow", "Suspicion",
-        "Policy", "Shield", "Uring", "TLS", "Personas", "Simulator",
+        "Policy", "Shield", "Uring", "TLS", "Personas", "TestServer", "Simulator",
         "Reports", "CBuild",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Logging", package: "swift-log"),
@@ -113,19 +117,22 @@ let package = Package(
     .testTarget(
       name: "ShieldTests",
       dependencies: [
-        "CAllocations", "Shield", "Simulator", "SMTP", "Flow", "Suspicion", "Reputation", "Policy",
+        "CAllocations", "Shield", "Simulator", "TestServer", "SMTP", "Flow", "Suspicion",
+        "Reputation", "Policy",
         "Structures",
       ], swiftSettings: dialect),
     .testTarget(
       name: "SimulatorTests",
       dependencies: [
-        "Simulator", "Personas", "Shield", "Flow", "Suspicion", "Policy", "Structures",
+        "Simulator", "TestServer", "Personas", "Shield", "SMTP", "Flow", "Suspicion", "Policy",
+        "Structures",
       ],
       swiftSettings: dialect),
     .testTarget(
       name: "DialogueTests",
       dependencies: [
-        "Configuration", "Simulator", "Shield", "SMTP", "Suspicion", "Policy", "Structures",
+        "Configuration", "Simulator", "TestServer", "Shield", "SMTP", "Suspicion", "Policy",
+        "Structures",
       ],
       swiftSettings: dialect),
     .testTarget(

@@ -19,7 +19,7 @@ extension Span where Element == UInt8 {
   /// `count`, any bit pattern is a `SIMD16<UInt8>`, and the casts are between types of 16 octets
   /// without padding. (The checked load costs 9 instructions in a loop of 16.)
   @inline(__always)
-  func firstLineControl(from start: Int) -> Int {
+  package func firstLineControl(from start: Int) -> Int {
     precondition(start >= 0, "a search begins inside the span")
     let raw = self.bytes
     var i = start

@@ -86,16 +86,6 @@ package struct World: ~Copyable {
     var upTold = false
   }
 
-  /// A connection to the mail server, seen from there.
-  struct Behind {
-    /// Bytes of `inbound` that have arrived.
-    var arrived = 0
-    /// After so many more bytes it breaks; below 0: never.
-    var doom = -1
-    /// What the server has said and the shield has not read.
-    var inbound = ByteQueue()
-  }
-
   package internal(set) var engine: Engine
   package internal(set) var population: Population
   var effects = Moment(capacity: 256)
@@ -109,14 +99,12 @@ package struct World: ~Copyable {
   var letters = Letters()
   var waiting: Pool<Waiting>
   var sockets: Slab<Socket>
-  var behind: [Behind]
   /// Slots below this are clients.
   let clientSlots: Int
   var ready: [Int32] = []
-  var server: MailServer
+  var server: ServerSide
   var random: SeededGenerator
   var words: [UInt8] = []
-  var replies: [MailServer.Reply] = []
   let known = "user@inner.example"
   /// Connections that clients have; how many there were at the last sample.
   var botsOpen = 0
@@ -148,9 +136,9 @@ package struct World: ~Copyable {
     bots = Pool(Bot(client: .nobody))
     waiting = Pool(Waiting(client: .nobody))
     sockets = Slab(capacity: engine.slotCount, repeating: Socket())
-    behind = Array(repeating: Behind(), count: limits.downstreamConnections)
     clientSlots = limits.connections
-    server = MailServer(population.scenario.downstream, seed: seed &+ 1)
+    server = ServerSide(
+      population.scenario.downstream, links: limits.downstreamConnections, seed: seed &+ 1)
     random = SeededGenerator(seed: seed &+ 2)
     sampleEvery = max(Int64(seconds * 1_000), 100)
     arrivedAt = population.scenario.entries.map { _ in 0 }
@@ -603,18 +591,13 @@ package struct World: ~Copyable {
   mutating func sendBehind(_ k: Int, _ region: Region) {
     let l = k - clientSlots
     eventCount += 1
-    if behind[l].doom >= 0 {
-      behind[l].doom -= region.count
-      if behind[l].doom < 0 {
-        fault(behind: l)
-        sockets[k].hasFailed = true
-        makeReady(Int32(k))
-        return
-      }
+    guard server.heard(l, engine.core.arena, region, now: now * 1_000) else {
+      fault(behind: l)
+      sockets[k].hasFailed = true
+      makeReady(Int32(k))
+      return
     }
-    server.heard(l, engine.core.arena, region, now: now * 1_000, into: &replies)
-    for n in 0..<replies.count { answer(k, replies[n]) }
-    replies.removeAll(keepingCapacity: true)
+    takeAnswers()
     sockets[k].sent = Int32(region.count)
     makeReady(Int32(k))
   }
@@ -626,12 +609,15 @@ package struct World: ~Copyable {
     if i >= 0 { bots[i].marks.insert(.metFault) }
   }
 
-  mutating func answer(_ k: Int, _ reply: MailServer.Reply) {
-    behind[k - clientSlots].inbound.append(reply.text)
-    let generation = UInt16(truncatingIfNeeded: engine.generation(of: k))
-    let at = max((reply.at + 999) / 1_000, now)
-    add(.linkReply, at: at, k, reply.text.count, generation: generation)
-    if reply.ends { add(.linkEnd, at: at, k, generation: generation) }
+  /// What the server says and does is on its way.
+  mutating func takeAnswers() {
+    while let (l, count, moment, ends) = server.next() {
+      let k = clientSlots + l
+      let generation = UInt16(truncatingIfNeeded: engine.generation(of: k))
+      let at = max((moment + 999) / 1_000, now)
+      add(.linkReply, at: at, k, count, generation: generation)
+      if ends { add(.linkEnd, at: at, k, generation: generation) }
+    }
   }
 
   mutating func linkEvent(_ event: SimEvent) {
@@ -645,14 +631,11 @@ package struct World: ~Copyable {
         sockets[k].hasFailed = true
       } else {
         sockets[k].isUp = true
-        let l = k - clientSlots
-        behind[l].arrived = 0
-        behind[l].doom = server.doom() ?? -1
-        behind[l].inbound.removeAll()
-        answer(k, server.connected(l, now: now * 1_000))
+        server.connected(k - clientSlots, now: now * 1_000)
+        takeAnswers()
       }
     case .linkReply where current == event.generation:
-      behind[k - clientSlots].arrived += Int(event.payload)
+      server.arrived(k - clientSlots, Int(event.payload))
     case .linkEnd where current == event.generation: sockets[k].hasFailed = true
     case .taken:
       guard current == UInt16(truncatingIfNeeded: event.payload) else { return }
@@ -742,13 +725,6 @@ package struct World: ~Copyable {
     arena.write(bytes.span.extracting(0..<count), at: offset)
   }
 
-  private static func move(
-    _ count: Int, from queue: inout ByteQueue, to arena: inout Arena, at offset: Int
-  ) {
-    arena.write(queue.bytes.extracting(0..<count), at: offset)
-    queue.consume(count)
-  }
-
   mutating func deliverBehind(_ k: Int, _ slot: Slot) {
     let l = k - clientSlots
     if sockets[k].isUp && !sockets[k].upTold {
@@ -757,13 +733,11 @@ package struct World: ~Copyable {
       return
     }
     if tellSent(k, slot) { return }
-    if behind[l].arrived > 0, let region = sockets[k].orders.fill {
-      let count = min(region.count, behind[l].arrived)
-      Self.move(count, from: &behind[l].inbound, to: &engine.core.arena, at: region.offset)
-      behind[l].arrived -= count
+    if server.hasArrived(l), let region = sockets[k].orders.fill {
+      let count = server.move(l, to: &engine.core.arena, region)
       sockets[k].orders.answer(.filled)
       engine.filled(slot, count, now: instant, into: &effects)
-    } else if sockets[k].hasFailed && behind[l].arrived == 0 {
+    } else if sockets[k].hasFailed && !server.hasArrived(l) {
       sockets[k].hasFailed = false
       sockets[k].orders.fail()
       if sockets[k].isUp {
@@ -799,8 +773,8 @@ package struct World: ~Copyable {
     let l = k - clientSlots
     return sockets[k].orders.isClosing || sockets[k].sent > 0
       || sockets[k].isUp && !sockets[k].upTold
-      || behind[l].arrived > 0 && sockets[k].orders.fill != nil
-      || sockets[k].hasFailed && behind[l].arrived == 0
+      || server.hasArrived(l) && sockets[k].orders.fill != nil
+      || sockets[k].hasFailed && !server.hasArrived(l)
   }
 
   mutating func close(_ k: Int, _ slot: Slot) {

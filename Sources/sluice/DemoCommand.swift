@@ -21,6 +21,7 @@ import Reports
 import Shield
 import Structures
 import Suspicion
+import TestServer
 
 struct DemoCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -157,7 +158,7 @@ private final class Arrangement {
     var settings = settings
     var options = SinkOptions()
     options.listen = LoopbackEndpoint(port: 0)
-    options.rejectedRecipients = ["nobody"]
+    options.script.rejectedRecipients = ["nobody"]
     sink = Sink(options)
     try sink.start()
     guard let sinkPort = sink.port else { throw ExitCode(71) }

@@ -4,6 +4,7 @@ import Configuration
 import Foundation
 import Glibc
 import Lab
+import TestServer
 
 /// The subcommand.
 struct SinkCommand: ParsableCommand {
@@ -27,13 +28,13 @@ struct SinkCommand: ParsableCommand {
   @Option(help: "STAGE=REPLY: send this reply instead; \\n starts a new line. Repeatable.")
   var answer: [SinkAnswer] = []
   @Option(help: "Close the connection at this stage. Repeatable.")
-  var dieAt: [SinkStage] = []
+  var dieAt: [ServerScript.Stage] = []
   @Option(help: "How to close it: fin or rst.")
-  var dieBy = SinkEnding.fin
+  var dieBy = ServerScript.Ending.fin
   @Option(help: "Stop replying at this stage; at body: stop reading too. Repeatable.")
-  var stallAt: [SinkStage] = []
+  var stallAt: [ServerScript.Stage] = []
   @Option(help: "Send a malformed reply at this stage. Repeatable.")
-  var garbageAt: [SinkStage] = []
+  var garbageAt: [ServerScript.Stage] = []
   @Option(help: "Faults in the body occur after this many bytes.")
   var faultAfterBytes = 1
   @Option(help: "Number of faults; after them the sink works normally.")
@@ -70,22 +71,8 @@ struct SinkCommand: ParsableCommand {
     var options = SinkOptions()
     options.listen = listen
     options.storeDirectory = store
-    options.rejectedRecipients = rejectRecipient
-    options.delays = Dictionary(delayReply.map { ($0.stage, $0.seconds) }) { $1 }
-    options.answers = Dictionary(answer.map { ($0.stage, $0.reply) }) { $1 }
-    options.dieAt = Set(dieAt)
-    options.dieBy = dieBy
-    options.stallAt = Set(stallAt)
-    options.garbageAt = Set(garbageAt)
-    options.faultAfterBytes = faultAfterBytes
-    options.faultTimes = faultTimes
-    options.offers = offer
-    options.withheld = withhold
-    options.auth = auth
-    options.proxyHeader = proxy
-    options.relaysAll = openRelay
     options.logPeer = logPeer
-    options.connectionsMax = connections
+    options.script = script()
 
     // Blocked before the thread exists, so that it inherits the mask and sigwait gets them all.
     var signals = sigset_t()
@@ -113,10 +100,33 @@ struct SinkCommand: ParsableCommand {
     sink.stop()
     print(sink.counts)
   }
+
+  /// What it says and does.
+  private func script() -> ServerScript {
+    var script = ServerScript()
+    script.keepsMessages = store != nil
+    script.rejectedRecipients = rejectRecipient
+    script.delays = Dictionary(delayReply.map { ($0.stage, $0.seconds) }) { $1 }
+    for answer in answer { script.answer(answer.stage, .reply(answer.reply)) }
+    for stage in dieAt { script.fault(stage, .hangUp(dieBy)) }
+    for stage in stallAt { script.fault(stage, .stall) }
+    for stage in garbageAt { script.fault(stage, ServerScript.garbage) }
+    script.faultAfterBytes = faultAfterBytes
+    script.faultTimes = faultTimes
+    script.hasLogin = auth
+    script.offers += offer
+    script.offers.removeAll { keyword in
+      withhold.contains { keyword.uppercased().hasPrefix($0.uppercased()) }
+    }
+    if proxy { script.header = .mustCome }
+    script.relaysAll = openRelay
+    script.connectionsMax = connections
+    return script
+  }
 }
 
-extension SinkStage: ExpressibleByArgument {}
-extension SinkEnding: ExpressibleByArgument {}
+extension ServerScript.Stage: ExpressibleByArgument {}
+extension ServerScript.Ending: ExpressibleByArgument {}
 extension SinkDelay: ExpressibleByArgument {}
 extension SinkAnswer: ExpressibleByArgument {}
 extension LoopbackEndpoint: ExpressibleByArgument {}

@@ -6,6 +6,7 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 let dialogueFolder = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
@@ -75,9 +76,9 @@ struct DialogueTests {
     var shield = try virtualShield(
       configuration: dialogue.configuration, access: dialogue.access, rates: dialogue.rates)
     shield.driver.receiveMax = receiveMax
-    if let offers = dialogue.offers { shield.downstream.offers = offers }
-    shield.downstream.rules = dialogue.rules.map { rule in
-      let answer: ScriptedDownstream.Answer =
+    if let offers = dialogue.offers { shield.downstream.script.offers = offers }
+    shield.downstream.script.rules = dialogue.rules.map { rule in
+      let answer: ServerScript.Answer =
         switch rule.answer {
         case "close": .close
         case "silence": .silence
@@ -86,7 +87,7 @@ struct DialogueTests {
             ? .raw(Dialogue.unescape(String(rule.answer.dropFirst(4))))
             : .reply(rule.answer.replacingOccurrences(of: "\\n", with: "\r\n"))
         }
-      return ScriptedDownstream.Rule(prefix: rule.prefix, answer: answer)
+      return ServerScript.Rule(prefix: rule.prefix, answer: answer)
     }
     if dialogue.rules.contains(where: { $0.prefix == "refuse" }) {
       shield.driver.downstreamListens = false

@@ -7,6 +7,7 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 /// What `explain` says of an address, and what the engine does to a client that comes from it.

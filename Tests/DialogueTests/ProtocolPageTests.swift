@@ -4,6 +4,7 @@ import SMTP
 import Shield
 import Simulator
 import Structures
+import TestServer
 import Testing
 
 /// docs/protocol.md says what the code does.

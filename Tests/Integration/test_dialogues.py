@@ -156,8 +156,8 @@ class ScriptedShield(Shield):
 
 
 class ScriptedDownstream:
-    """The downstream of Sources/Simulator/ScriptedDownstream.swift: accepts everything, unless a rule says
-    otherwise, and remembers what it was told and what it accepted."""
+    """As `ServerScript.agreeable` in Sources/TestServer: accepts everything, unless a rule says otherwise, and
+    remembers what it was told and what it accepted."""
 
     def __init__(self, script):
         self.offers = script.offers

@@ -5,6 +5,7 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 /// `scripts/test --fast` runs fewer seeds of what is random here; the whole run has all of them.
@@ -28,14 +29,14 @@ struct ChaosTests {
     String(repeating: "x", count: 3_000), String(repeating: "long text ", count: 400) + "\r\n",
   ]
 
-  private static let answers: [ScriptedDownstream.Answer] = [
+  private static let answers: [ServerScript.Answer] = [
     .reply("250 2.0.0 Fine"), .reply("550 5.1.1 No"), .reply("451 4.3.0 Later"),
     .reply("421 4.3.2 Bye"), .reply("354 What"), .close, .silence, .raw(Array("garbage\r\n".utf8)),
     .raw(Array("250 a\r\n250 b\r\n".utf8)), .raw(Array("250-half".utf8)),
     .reply("250-a\r\n250-b\r\n250 c"),
   ]
 
-  private static let starttls = ScriptedDownstream.Rule(
+  private static let starttls = ServerScript.Rule(
     prefix: "STARTTLS", answer: .reply("220 2.0.0 Go"))
 
   /// What one run came to, for comparing runs.
@@ -70,10 +71,10 @@ struct ChaosTests {
         $0.connections = 12; $0.sessions = 6; $0.downstreamConnections = 4; $0.tlsSessions = 4
       }, seed: seed)
     shield.driver.receiveMax = receiveMax
-    shield.downstream.offers += ["AUTH PLAIN LOGIN", "STARTTLS"]
+    shield.downstream.script.offers += ["AUTH PLAIN LOGIN", "STARTTLS"]
     let modes: [DownstreamTLS] = [.off, .opportunistic, .required, .verify]
     shield.driver.speak(tls: modes[Int(random.next() % 4)], implicit: random.next() % 4 == 0)
-    shield.downstream.rules = [Self.starttls]
+    shield.downstream.script.rules = [Self.starttls]
     var outcome = Outcome()
     var clients: [Int] = []
     var texts: [Int: String] = [:]
@@ -103,18 +104,18 @@ struct ChaosTests {
         let moments = [
           "connect", "EHLO", "MAIL", "RCPT", "DATA", "dot", "RSET", "AUTH", "STARTTLS",
         ]
-        let rule = ScriptedDownstream.Rule(
+        let rule = ServerScript.Rule(
           prefix: moments.randomElement(using: &random) ?? "MAIL",
           answer: Self.answers.randomElement(using: &random) ?? .close)
-        let bad = ScriptedDownstream.Rule(
+        let bad = ServerScript.Rule(
           prefix: "RCPT TO:<bad", answer: .reply("550 5.1.1 Who is that"))
         switch random.next() % 4 {
-        case 0: shield.downstream.rules = [rule]
-        case 1: shield.downstream.rules = [bad, rule]
-        case 2: shield.downstream.rules = [bad]
-        default: shield.downstream.rules = []
+        case 0: shield.downstream.script.rules = [rule]
+        case 1: shield.downstream.script.rules = [bad, rule]
+        case 2: shield.downstream.script.rules = [bad]
+        default: shield.downstream.script.rules = []
         }
-        shield.downstream.rules.append(Self.starttls)
+        shield.downstream.script.rules.append(Self.starttls)
         shield.driver.handshakeFault =
           [nil, nil, nil, .noCipher, .certificate][Int(random.next() % 5)]
         shield.driver.handshakeStands = random.next() % 8 == 0
@@ -138,7 +139,7 @@ struct ChaosTests {
       for client in clients { texts[client, default: ""] += shield.heard(client) }
     }
     // The probes that go on for ever shall find nobody.
-    shield.downstream.rules = []
+    shield.downstream.script.rules = []
     shield.driver.downstreamListens = false
     for client in clients {
       shield.driver.setWindow(client, .max)

@@ -7,6 +7,7 @@ import SMTP
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 /// Clients that do nothing wrong and hold what there is, from few addresses or many.

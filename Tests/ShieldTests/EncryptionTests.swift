@@ -5,6 +5,7 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 @Suite("TLS as the engine sees it")
@@ -321,7 +322,7 @@ struct EncryptionTests {
         policy.listeners[0].role = .outbound
         policy.authOnClear = onClear
       }
-      shield.downstream.offers.append("AUTH PLAIN LOGIN")
+      shield.downstream.script.offers.append("AUTH PLAIN LOGIN")
       shield.advance(by: .seconds(61))
       let client = try greeted(&shield)
       let clear = shield.ask(client, "EHLO a.example.org\r\n")
@@ -372,8 +373,8 @@ struct EncryptionTests {
     // Sluice's own TLS to the downstream is not for these.
     driver.speak(tls: mode, implicit: false)
     var shield = VirtualShield(driver: driver)
-    shield.downstream.offers.append("STARTTLS")
-    shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply(starttls))]
+    shield.downstream.script.offers.append("STARTTLS")
+    shield.downstream.script.rules = [.init(prefix: "STARTTLS", answer: .reply(starttls))]
     shield.advance(by: .seconds(1))
     return shield
   }
@@ -415,14 +416,16 @@ struct EncryptionTests {
     arguments: [DownstreamTLS.opportunistic, .required, .verify], [true, false])
   func passThroughRefusedBeforeTLS(mode: DownstreamTLS, worksLater: Bool) throws {
     var shield = passing(mode: mode)
-    shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply("454 4.7.0 Not now"))]
+    shield.downstream.script.rules = [
+      .init(prefix: "STARTTLS", answer: .reply("454 4.7.0 Not now"))
+    ]
     let client = try greeted(&shield)
     _ = shield.ask(client, "EHLO a.example.org\r\n")
     #expect(shield.ask(client, "STARTTLS\r\n") == "454 4.7.0 Not now\r\n")
     let refused = try #require(shield.driver.dialled.last)
     #expect(!shield.driver.sockets[refused].isOpen)
     if worksLater {
-      shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply("220 2.0.0 Go"))]
+      shield.downstream.script.rules = [.init(prefix: "STARTTLS", answer: .reply("220 2.0.0 Go"))]
     }
     let answer = shield.ask(client, "MAIL FROM:<a@b.c>\r\n")
     let isTaken = worksLater || mode == .opportunistic
@@ -454,7 +457,7 @@ struct EncryptionTests {
     _ = shield.ask(client, "EHLO a.example.org\r\n")
     _ = shield.ask(client, "STARTTLS\r\n")
     let link = try #require(shield.driver.dialled.last)
-    shield.downstream.rules.append(.init(prefix: "END", answer: .silence))
+    shield.downstream.script.rules.append(.init(prefix: "END", answer: .silence))
     // The downstream takes nothing for the moment: the end comes behind what was said.
     shield.driver.setWindow(link, 0)
     shield.driver.say(client, "END\r\n")
@@ -484,7 +487,7 @@ struct EncryptionTests {
     _ = shield.ask(client, "EHLO a.example.org\r\n")
     _ = shield.ask(client, "STARTTLS\r\n")
     let link = try #require(shield.driver.dialled.last)
-    shield.downstream.rules.append(.init(prefix: "END", answer: .silence))
+    shield.downstream.script.rules.append(.init(prefix: "END", answer: .silence))
     shield.driver.say(client, "END\r\n")
     shield.advance(by: .seconds(599))
     shield.driver.say(link, "250 2.0.0 queued\r\n")
@@ -540,13 +543,13 @@ struct EncryptionTests {
 
   private func before(
     _ mode: DownstreamTLS, implicit: Bool = false, offers: Bool = true,
-    starttls: ScriptedDownstream.Answer = .reply("220 2.0.0 Go")
+    starttls: ServerScript.Answer = .reply("220 2.0.0 Go")
   ) -> VirtualShield {
     var driver = VirtualDriver(engine: Engine(policy: policy(), limits: limits(), seed: 1))
     driver.speak(tls: mode, implicit: implicit)
     var shield = VirtualShield(driver: driver)
-    if offers { shield.downstream.offers.append("STARTTLS") }
-    shield.downstream.rules = [.init(prefix: "STARTTLS", answer: starttls)]
+    if offers { shield.downstream.script.offers.append("STARTTLS") }
+    shield.downstream.script.rules = [.init(prefix: "STARTTLS", answer: starttls)]
     return shield
   }
 
@@ -594,7 +597,7 @@ struct EncryptionTests {
       let offer = shield.ask(early, "EHLO a.example.org\r\n")
       #expect(offer.contains("SIZE 1000000") && offer.contains("8BITMIME"))
       // Somebody on the path answers in its place, and cannot go on behind the 220.
-      shield.downstream.offers = ["STARTTLS", "SIZE 10"]
+      shield.downstream.script.offers = ["STARTTLS", "SIZE 10"]
       shield.driver.handshakeFault = .certificate
       let other = try greeted(&shield, from: "127.0.5.2")
       #expect(shield.deliver(other).hasPrefix("451"))
@@ -614,8 +617,8 @@ struct EncryptionTests {
       engine: Engine(policy: policy(), limits: limits { $0.downstreamConnections = 1 }, seed: 1))
     driver.speak(tls: .opportunistic, implicit: false)
     var shield = VirtualShield(driver: driver)
-    shield.downstream.offers.append("STARTTLS")
-    shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply("220 Go"))]
+    shield.downstream.script.offers.append("STARTTLS")
+    shield.downstream.script.rules = [.init(prefix: "STARTTLS", answer: .reply("220 Go"))]
     shield.advance(by: .seconds(1))
     shield.driver.handshakeFault = .certificate
     let client = try greeted(&shield)
@@ -672,8 +675,8 @@ struct EncryptionTests {
           policy: policy { $0.listeners[0].tls = .starttls }, limits: limits(), seed: 1))
       driver.speak(tls: mode, implicit: false)
       var shield = VirtualShield(driver: driver)
-      shield.downstream.offers += ["STARTTLS", "REQUIRETLS"]
-      shield.downstream.rules = [.init(prefix: "STARTTLS", answer: .reply("220 Go"))]
+      shield.downstream.script.offers += ["STARTTLS", "REQUIRETLS"]
+      shield.downstream.script.rules = [.init(prefix: "STARTTLS", answer: .reply("220 Go"))]
       shield.advance(by: .seconds(1))
       let client = try greeted(&shield)
       _ = shield.ask(client, "EHLO a.example.org\r\n")

@@ -4,6 +4,7 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 @Suite("EHLO in a session, and what keeps one alive")
@@ -27,7 +28,7 @@ struct HelloTests {
 
   /// A client that has said EHLO, perhaps logged in, on a shield whose clients may.
   private func greeted(
-    _ rules: [ScriptedDownstream.Rule] = [], logIn: Bool, limits: Limits = limits(),
+    _ rules: [ServerScript.Rule] = [], logIn: Bool, limits: Limits = limits(),
     _ change: (inout Policy) -> Void = { _ in }
   ) throws -> World {
     var shield = VirtualShield(
@@ -38,8 +39,8 @@ struct HelloTests {
             $0.authOnClear = true
             change(&$0)
           }, limits: limits, seed: 1)))
-    shield.downstream.offers += ["AUTH PLAIN"]
-    shield.downstream.rules =
+    shield.downstream.script.offers += ["AUTH PLAIN"]
+    shield.downstream.script.rules =
       rules + [.init(prefix: "AUTH", answer: .reply("235 2.7.0 Welcome"))]
     shield.advance(by: .seconds(1))
     let arrived = shield.arrive("10.0.0.1")
@@ -91,7 +92,7 @@ struct HelloTests {
     answer += world.shield.heard(world.client)
     #expect(answer.hasPrefix("250-") && answer.contains("\r\n421 4.3.0") == logIn, "\(answer)")
     if !logIn {
-      world.shield.downstream.rules = []
+      world.shield.downstream.script.rules = []
       #expect(world.ask("MAIL FROM:<a@b.c>").hasPrefix("250"))
     }
   }
@@ -201,8 +202,8 @@ struct GreetingTests {
             $0.authOnClear = true
             $0.session.errorStreak = 2
           }, limits: limits(), seed: 1)))
-    shield.downstream.offers += ["AUTH PLAIN"]
-    shield.downstream.rules = [
+    shield.downstream.script.offers += ["AUTH PLAIN"]
+    shield.downstream.script.rules = [
       .init(prefix: "AUTH PLAIN AAAA", answer: .reply("535 5.7.8 No")),
       .init(prefix: "AUTH", answer: .reply("235 2.7.0 Welcome")),
     ]

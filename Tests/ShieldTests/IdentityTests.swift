@@ -4,11 +4,12 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 /// A shield that tells its downstream about clients in one of the ways.
 private func telling(
-  _ introduction: Introduction, offering: [String] = [], rules: [ScriptedDownstream.Rule] = []
+  _ introduction: Introduction, offering: [String] = [], rules: [ServerScript.Rule] = []
 ) -> VirtualShield {
   let terms = ListenerTerms(address: Address(v4: 0xC633_6401), port: 2_525)
   var shield = VirtualShield(
@@ -18,14 +19,14 @@ private func telling(
           $0.listeners = [terms]
         }, limits: limits(),
         seed: 1, servers: [Server(DownstreamTerms(introduction))])))
-  shield.downstream.offers += offering
-  shield.downstream.rules = rules
+  shield.downstream.script.offers += offering
+  shield.downstream.script.rules = rules
   shield.driver.engine.wallClock = 1_795_255_200_000_000
   shield.advance(by: .seconds(1))
   return shield
 }
 
-private let xclientRule = ScriptedDownstream.Rule(
+private let xclientRule = ServerScript.Rule(
   prefix: "XCLIENT", answer: .reply("220 inner.test ESMTP"))
 private let everything = "XCLIENT NAME ADDR PROTO HELO PORT LOGIN DESTADDR DESTPORT"
 
@@ -158,7 +159,7 @@ struct IdentityTests {
 
   @Test("a downstream that does not take XCLIENT gets no mail as if it were ours")
   func xclientRefused() throws {
-    let cases: [([String], [ScriptedDownstream.Rule], Subject)] = [
+    let cases: [([String], [ServerScript.Rule], Subject)] = [
       ([], [], .identityNotOffered), (["XCLIENT NAME HELO"], [xclientRule], .identityNotOffered),
       (
         [everything],

@@ -6,6 +6,7 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 /// What the journal says of a session is what happened to it.
@@ -79,7 +80,7 @@ struct JournalTests {
     arguments: [Mode.enforce, .observe])
   func deferred(mode: Mode) throws {
     var shield = shield(policy { $0.mode = mode })
-    shield.downstream.rules = [.init(prefix: "MAIL", answer: .close)]
+    shield.downstream.script.rules = [.init(prefix: "MAIL", answer: .close)]
     let clientFound = shield.arrive("10.1.2.3")
     let client = try #require(clientFound)
     _ = shield.banner(client)
@@ -98,7 +99,7 @@ struct JournalTests {
   @Test("a message lost at its end says END-OF-MESSAGE; the second try is delivered")
   func deferredAtTheDot() throws {
     var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
-    shield.downstream.rules = [.init(prefix: "dot", answer: .close)]
+    shield.downstream.script.rules = [.init(prefix: "dot", answer: .close)]
     let clientFound = shield.arrive("10.1.2.3")
     let client = try #require(clientFound)
     _ = shield.banner(client)
@@ -107,7 +108,7 @@ struct JournalTests {
     let reject = try #require(rejectFound)
     #expect(reject.verb == .data && reject.stage == .endOfData && reject.own == .downstreamLost)
     #expect(words(reject.text.recipient, reject.text.recipientCount) == "<d@e.f>")
-    shield.downstream.rules = []
+    shield.downstream.script.rules = []
     #expect(shield.deliver(client).hasPrefix("250"))
     _ = shield.ask(client, "QUIT\r\n")
     #expect(Self.closing(shield.events())?.verdict == .delivered)
@@ -230,7 +231,9 @@ struct JournalTests {
   @Test("an accepted message's line counts its recipients and names none that was refused")
   func accepted() throws {
     var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
-    shield.downstream.rules = [.init(prefix: "RCPT TO:<no@", answer: .reply("550 5.1.1 No such"))]
+    shield.downstream.script.rules = [
+      .init(prefix: "RCPT TO:<no@", answer: .reply("550 5.1.1 No such"))
+    ]
     let clientFound = shield.arrive("10.1.2.3")
     let client = try #require(clientFound)
     _ = shield.banner(client)
@@ -281,7 +284,7 @@ struct JournalTests {
         $0.listeners[0].role = .outbound
         $0.listeners[0].tls = .starttls
       })
-    shield.downstream.offers += ["AUTH PLAIN LOGIN"]
+    shield.downstream.script.offers += ["AUTH PLAIN LOGIN"]
     let clientFound = shield.arrive("10.1.2.3")
     let client = try #require(clientFound)
     _ = shield.banner(client)

@@ -4,6 +4,7 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 /// The downstream does not wait while we let a client wait: its concurrency is what the shield is there to lower.
@@ -12,7 +13,7 @@ struct LetGoTests {
   /// A shield that suspects 127.0.2.0/24, before a downstream that knows nobody called `gone`.
   private func suspicious(_ change: (inout Policy) -> Void = { _ in }) -> VirtualShield {
     var shield = shield(policy(access: "127.0.2.0/24 suspicious\n", change))
-    shield.downstream.rules = [
+    shield.downstream.script.rules = [
       .init(prefix: "RCPT TO:<gone", answer: .reply("550 5.1.1 Unknown"))
     ]
     return shield
@@ -155,11 +156,11 @@ struct LetGoTests {
     let client = try suspect(&shield)
     _ = shield.ask(client, "MAIL FROM:<a@b.c>\r\n")
     _ = shield.ask(client, "RCPT TO:<gone@e.f>\r\n")
-    shield.downstream.rules = [.init(prefix: "MAIL", answer: .reply("451 4.7.1 Not now"))]
+    shield.downstream.script.rules = [.init(prefix: "MAIL", answer: .reply("451 4.7.1 Not now"))]
     #expect(shield.ask(client, "RCPT TO:<d@e.f>\r\n") == "451 4.7.1 Not now\r\n")
     #expect(shield.ask(client, "RCPT TO:<d@e.f>\r\n").hasPrefix("451"), "the transaction is lost")
     #expect(shield.ask(client, "RSET\r\n").hasPrefix("250"))
-    shield.downstream.rules = []
+    shield.downstream.script.rules = []
     #expect(shield.deliver(client).hasPrefix("250"))
   }
 
@@ -173,7 +174,7 @@ struct LetGoTests {
     #expect(shield.ask(client, "RCPT TO:<d@e.f>\r\n").hasPrefix("451"))
     shield.driver.downstreamListens = true
     #expect(shield.ask(client, "RCPT TO:<d@e.f>\r\n").hasPrefix("250"))
-    shield.downstream.rules = [.init(prefix: "DATA", answer: .close)]
+    shield.downstream.script.rules = [.init(prefix: "DATA", answer: .close)]
     #expect(shield.ask(client, "DATA\r\n").hasPrefix("451"))
   }
 

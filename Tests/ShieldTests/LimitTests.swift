@@ -4,6 +4,7 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 /// No number ends a session in the middle of a message, and none is held for ever for that.
@@ -26,7 +27,7 @@ struct LimitTests {
 
   /// A client that has said EHLO and MAIL, before a downstream that knows no `dead` recipient and puts off `later`.
   private func mailing(
-    _ address: String = "203.0.113.7", rates: String = "", rules: [ScriptedDownstream.Rule] = [],
+    _ address: String = "203.0.113.7", rates: String = "", rules: [ServerScript.Rule] = [],
     _ change: (inout Policy) -> Void = { _ in }
   ) throws -> World {
     var shield = shield(
@@ -35,7 +36,7 @@ struct LimitTests {
         $0.delays[.helo].clean = 0
         change(&$0)
       })
-    shield.downstream.rules =
+    shield.downstream.script.rules =
       rules + [
         .init(prefix: "RCPT TO:<dead", answer: .reply("550 5.1.1 Who is that")),
         .init(prefix: "RCPT TO:<later", answer: .reply("452 4.2.2 Mailbox full")),
@@ -115,8 +116,8 @@ struct LimitTests {
   func echo(reply: String) throws {
     var world = try mailing()
     for line in ["RCPT TO:<d@e.f>", "DATA", "."] { #expect(world.code(line) < "4") }
-    let before = world.shield.downstream.rules
-    world.shield.downstream.rules = [
+    let before = world.shield.downstream.script.rules
+    world.shield.downstream.script.rules = [
       .init(prefix: "MAIL FROM:<bad", answer: .reply(reply)),
       .init(prefix: "RCPT", answer: .reply("503 5.5.1 Need MAIL command")),
       .init(prefix: "DATA", answer: .reply("503 5.5.1 Need RCPT command")),
@@ -128,7 +129,7 @@ struct LimitTests {
       world.shield.advance(by: .seconds(1))
       _ = world.shield.heard(world.client)
     }
-    world.shield.downstream.rules =
+    world.shield.downstream.script.rules =
       before + [.init(prefix: "DATA", answer: .reply("554 5.5.1 No valid recipients"))]
     for _ in 0..<10 {
       #expect(world.ask("MAIL FROM:<a@b.c>\r\nRCPT TO:<later@e.f>\r\nDATA").contains("\r\n452"))

@@ -7,6 +7,7 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 /// `scripts/test --fast` runs fewer seeds of what is random here; the whole run has all of them.
@@ -32,8 +33,8 @@ struct LoginTests {
           worker: worker,
           workers: workers)))
     shield.advance(by: .seconds(1))
-    shield.downstream.offers.append("AUTH PLAIN LOGIN")
-    shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("535 5.7.8 No"))]
+    shield.downstream.script.offers.append("AUTH PLAIN LOGIN")
+    shield.downstream.script.rules = [.init(prefix: "AUTH", answer: .reply("535 5.7.8 No"))]
     shield.advance(by: .seconds(61))
     return shield
   }
@@ -87,7 +88,7 @@ struct LoginTests {
     arguments: ["dot", "RSET", "MAIL FROM:<second"])
   func lost(moment: String) throws {
     var shield = guarded()
-    shield.downstream.rules = [
+    shield.downstream.script.rules = [
       .init(prefix: "AUTH", answer: .reply("235 2.7.0 Welcome")),
       .init(prefix: moment, answer: .close),
     ]
@@ -119,14 +120,14 @@ struct LoginTests {
     arguments: ["454 4.7.0 Try later", "538 5.7.11 TLS first"])
   func noFailure(reply: String) throws {
     var shield = guarded { $0.logins.addressFailures = 2 }
-    shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply(reply))]
+    shield.downstream.script.rules = [.init(prefix: "AUTH", answer: .reply(reply))]
     for _ in 0..<4 {
       let (answer, took) = try attempt(&shield, Self.ann, from: "192.0.2.1")
       #expect(answer.hasPrefix(reply) && took < 0.1, "\(answer) after \(took) s")
     }
     #expect(shield.driver.engine.core.counters.loginsFailed == 0)
     #expect(!shield.events().contains { $0.event == .signal && $0.signal == .authFailure })
-    shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("535 5.7.8 No"))]
+    shield.downstream.script.rules = [.init(prefix: "AUTH", answer: .reply("535 5.7.8 No"))]
     let (answer, _) = try attempt(&shield, Self.ann, from: "192.0.2.1")
     #expect(answer.hasPrefix("535"))
     #expect(shield.driver.engine.core.counters.loginsFailed == 1)
@@ -185,7 +186,7 @@ struct LoginTests {
   @Test("of LOGIN the first answer is the name and the second is not looked at")
   func login() throws {
     var shield = guarded { $0.logins.userFailures = 3 }
-    shield.downstream.rules = [
+    shield.downstream.script.rules = [
       .init(prefix: "AUTH", answer: .reply("334 VXNlcm5hbWU6")),
       .init(prefix: "YW5u", answer: .reply("334 UGFzc3dvcmQ6")),
       .init(prefix: "cGFzcw==", answer: .reply("535 5.7.8 No")),
@@ -238,7 +239,7 @@ struct LoginTests {
   @Test("an empty answer ahead does not hide the name that follows")
   func emptyFirst() throws {
     var shield = guarded { $0.logins.userFailures = 3 }
-    shield.downstream.rules = [
+    shield.downstream.script.rules = [
       .init(prefix: "AUTH", answer: .reply("334 VXNlcm5hbWU6")),
       .init(prefix: "YW5u", answer: .reply("334 UGFzc3dvcmQ6")),
       .init(prefix: "cGFzcw==", answer: .reply("535 5.7.8 No")),
@@ -264,7 +265,7 @@ struct LoginTests {
     arguments: ["AGFubgBw ", "MAIL FROM:<a@b.example>", "=", "**", "A B", "AGFubgBw="])
   func badAnswer(line: String) throws {
     var shield = guarded()
-    shield.downstream.rules = [
+    shield.downstream.script.rules = [
       .init(prefix: "AUTH PLAIN A", answer: .reply("535 5.7.8 No")),
       .init(prefix: "AUTH", answer: .reply("334 ")),
       .init(prefix: "*", answer: .reply("501 5.7.0 Given up")),
@@ -293,7 +294,7 @@ struct LoginTests {
     arguments: ["334 Go on", "235 2.7.0 Welcome", "250 Ok"])
   func stubborn(reply: String) throws {
     var shield = guarded()
-    shield.downstream.rules = [
+    shield.downstream.script.rules = [
       .init(prefix: "AUTH PLAIN A", answer: .reply("535 5.7.8 No")),
       .init(prefix: "AUTH", answer: .reply("334 ")), .init(prefix: "*", answer: .reply(reply)),
     ]
@@ -325,7 +326,7 @@ struct LoginTests {
     ])
   func long(count: Int) throws {
     var shield = guarded()
-    shield.downstream.rules = [
+    shield.downstream.script.rules = [
       .init(prefix: "AUTH PLAIN A", answer: .reply("535 5.7.8 No")),
       .init(prefix: "AUTH", answer: .reply("334 ")),
       .init(prefix: "A", answer: .reply("535 5.7.8 No")),
@@ -345,7 +346,7 @@ struct LoginTests {
     "a line of AUTH longer than RFC 4954 asks for ends the exchange on both sides, with one reply")
   func tooLong() throws {
     var shield = guarded()
-    shield.downstream.rules = [
+    shield.downstream.script.rules = [
       .init(prefix: "AUTH PLAIN A", answer: .reply("535 5.7.8 No")),
       .init(prefix: "AUTH", answer: .reply("334 ")),
       .init(prefix: "*", answer: .reply("501 5.7.0 Given up")),
@@ -446,7 +447,7 @@ struct LoginTests {
   }
 
   /// What the downstream of the next test says: base64 that begins with Q is a name, all else a wrong password.
-  private static let challenging: [ScriptedDownstream.Rule] = [
+  private static let challenging: [ServerScript.Rule] = [
     .init(prefix: "AUTH PLAIN A", answer: .reply("535 5.7.8 No")),
     .init(prefix: "AUTH", answer: .reply("334 UGFzc3dvcmQ6")),
     .init(prefix: "*", answer: .reply("501 5.7.0 Given up")),
@@ -472,7 +473,8 @@ struct LoginTests {
         $0.session.authFailures = 100_000
         $0.logins.addressFailures = 100_000
       }, seed: UInt64(seed))
-    shield.downstream.rules = Self.challenging + [.init(prefix: "", answer: .reply("535 5.7.8 No"))]
+    shield.downstream.script.rules =
+      Self.challenging + [.init(prefix: "", answer: .reply("535 5.7.8 No"))]
     shield.advance(by: .seconds(61))
     let arrived = shield.arrive("10.0.0.1")
     let client = try #require(arrived)

@@ -4,6 +4,7 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 /// What a client is offered, and what holds where the server behind offers unlike things to unlike clients, or is not
@@ -17,7 +18,7 @@ struct OffersTests {
   static let mail = "MAIL FROM:<a@b.c>"
 
   /// A rule for one client's EHLO, which its name tells from a probe's.
-  private static func ehlo(_ name: String, _ offers: [String]) -> ScriptedDownstream.Rule {
+  private static func ehlo(_ name: String, _ offers: [String]) -> ServerScript.Rule {
     let words = ["inner.test"] + offers
     let lines = words.enumerated().map { n, word in
       "250\(n == words.count - 1 ? " " : "-")\(word)"
@@ -27,7 +28,7 @@ struct OffersTests {
 
   /// A shield whose first probe is over, unless `later` says that nothing has happened yet.
   private func world(
-    _ rules: [ScriptedDownstream.Rule] = [], offers: [String] = everything, role: Role = .inbound,
+    _ rules: [ServerScript.Rule] = [], offers: [String] = everything, role: Role = .inbound,
     later: Bool = false, _ change: (inout Engine) -> Void = { _ in }
   ) -> VirtualShield {
     var engine = Engine(
@@ -37,8 +38,8 @@ struct OffersTests {
       }, limits: limits(), seed: 1)
     change(&engine)
     var shield = VirtualShield(driver: VirtualDriver(engine: engine))
-    shield.downstream.offers = offers
-    shield.downstream.rules = rules
+    shield.downstream.script.offers = offers
+    shield.downstream.script.rules = rules
     if !later { shield.advance(by: .seconds(1)) }
     return shield
   }
@@ -179,7 +180,7 @@ struct OffersTests {
     }
     let client = try arrive(&shield)
     _ = shield.ask(client, "EHLO client.example.org\r\n")
-    shield.downstream.rules.append(Self.ehlo("mx.example.test", ["XCLIENT ADDR"]))
+    shield.downstream.script.rules.append(Self.ehlo("mx.example.test", ["XCLIENT ADDR"]))
     #expect(shield.ask(client, Self.mail + " SMTPUTF8\r\n").hasPrefix("250"))
     let other = try arrive(&shield)
     #expect(shield.ask(other, "EHLO other.example.org\r\n").contains("SMTPUTF8"))
@@ -304,7 +305,7 @@ struct OffersTests {
   @Test("a refusal at the greeting of a server that does not know who the client is stays ours")
   func refusalOfAll() throws {
     var shield = world()
-    shield.downstream.rules = [.init(prefix: "connect", answer: .reply("554 5.7.1 No"))]
+    shield.downstream.script.rules = [.init(prefix: "connect", answer: .reply("554 5.7.1 No"))]
     let client = try arrive(&shield)
     _ = shield.ask(client, "EHLO client.example.org\r\n")
     #expect(shield.ask(client, Self.mail + "\r\n").hasPrefix("451 4.4.1"))

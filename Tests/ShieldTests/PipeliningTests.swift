@@ -4,6 +4,7 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 /// Commands that go downstream ahead of replies (RFC 2920), and those that must not.
@@ -20,15 +21,15 @@ struct PipeliningTests {
   /// A client that has said EHLO; its downstream answers as the rules say.
   private func greeted(
     _ address: String = "127.0.5.1", rates: String = "",
-    _ rules: [ScriptedDownstream.Rule] = [], offers: [String]? = nil
+    _ rules: [ServerScript.Rule] = [], offers: [String]? = nil
   ) throws -> World {
     var shield = VirtualShield(
       driver: VirtualDriver(
         engine: Engine(
           policy: policy(access: Self.trusted, rates: rates), limits: limits(), seed: 1)))
-    if let offers { shield.downstream.offers = offers }
+    if let offers { shield.downstream.script.offers = offers }
     shield.advance(by: .seconds(1))
-    shield.downstream.rules = rules
+    shield.downstream.script.rules = rules
     let arrived = shield.arrive(address)
     let client = try #require(arrived)
     _ = shield.banner(client)
@@ -37,7 +38,7 @@ struct PipeliningTests {
     return World(shield: shield, client: client)
   }
 
-  private static func rule(_ prefix: String, _ reply: String) -> ScriptedDownstream.Rule {
+  private static func rule(_ prefix: String, _ reply: String) -> ServerScript.Rule {
     .init(prefix: prefix, answer: .reply(reply))
   }
 
@@ -246,7 +247,7 @@ struct PipeliningTests {
   @Test("in a group or one by one, whole or byte by byte: the same replies", arguments: 0..<60)
   func twin(seed: UInt64) throws {
     var random = SeededGenerator(seed: seed)
-    var rules: [ScriptedDownstream.Rule] = []
+    var rules: [ServerScript.Rule] = []
     for n in 0..<8 where Int.random(in: 0..<3, using: &random) == 0 {
       let reply =
         ["550 5.1.1 no", "450 4.2.0 later", "251 2.1.5 elsewhere"].randomElement(using: &random)

@@ -4,6 +4,7 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 @Suite("Delays, limits and memory of the engine")
@@ -248,7 +249,7 @@ struct PromiseTests {
   @Test("a client that leaves after its dot may have made a duplicate, and that is written down")
   func duplicate() throws {
     var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
-    shield.downstream.rules = [.init(prefix: "dot", answer: .silence)]
+    shield.downstream.script.rules = [.init(prefix: "dot", answer: .silence)]
     let arrived = shield.arrive("10.0.0.1")
     let client = try #require(arrived)
     _ = shield.banner(client)
@@ -331,7 +332,7 @@ struct PromiseTests {
   func wordyDownstream() throws {
     var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
     let long = (1...12).map { "250-2.0.0 \($0) " + String(repeating: "x", count: 480) }
-    shield.downstream.rules = [
+    shield.downstream.script.rules = [
       .init(
         prefix: "DATA",
         answer: .reply(
@@ -355,7 +356,7 @@ struct PromiseTests {
   func earlyMessage() throws {
     for answer in ["354 Go on", "451 4.3.0 Not now"] {
       var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
-      shield.downstream.rules = [.init(prefix: "DATA", answer: .silence)]
+      shield.downstream.script.rules = [.init(prefix: "DATA", answer: .silence)]
       let client = try greetedClient(&shield)
       for line in ["MAIL FROM:<>\r\n", "RCPT TO:<a@b.c>\r\n", "DATA\r\n"] {
         shield.driver.say(client, line)
@@ -378,8 +379,8 @@ struct PromiseTests {
         $0.listeners[0].role = .outbound
         $0.authOnClear = true
       })
-    shield.downstream.offers += ["AUTH PLAIN LOGIN"]
-    shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("235 2.7.0 Welcome"))]
+    shield.downstream.script.offers += ["AUTH PLAIN LOGIN"]
+    shield.downstream.script.rules = [.init(prefix: "AUTH", answer: .reply("235 2.7.0 Welcome"))]
     shield.advance(by: .seconds(61))
     let client = try greetedClient(&shield)
     #expect(shield.ask(client, "AUTH PLAIN AHgAeA==\r\n").hasPrefix("235"))
@@ -395,8 +396,8 @@ struct PromiseTests {
         $0.listeners[0].role = .outbound
         $0.authOnClear = true
       })
-    shield.downstream.offers += ["AUTH PLAIN LOGIN"]
-    shield.downstream.rules = [
+    shield.downstream.script.offers += ["AUTH PLAIN LOGIN"]
+    shield.downstream.script.rules = [
       .init(prefix: "AUTH", answer: .reply("334 ")),
       .init(prefix: "*", answer: .reply("501 5.7.0 Given up")),
     ]
@@ -417,14 +418,14 @@ struct PromiseTests {
         $0.listeners[0].role = .outbound
         $0.authOnClear = true
       })
-    shield.downstream.offers += ["AUTH PLAIN LOGIN"]
-    shield.downstream.rules = [.init(prefix: "AUTH", answer: .reply("334 "))]
+    shield.downstream.script.offers += ["AUTH PLAIN LOGIN"]
+    shield.downstream.script.rules = [.init(prefix: "AUTH", answer: .reply("334 "))]
     shield.advance(by: .seconds(61))
     let client = try greetedClient(&shield)
     #expect(shield.ask(client, "AUTH LOGIN\r\n").hasPrefix("334"))
     shield.driver.engine.adopt(policy(access: "10.0.0.0/8 trusted\n") { $0.listeners = [] })
     // The exchange that is under way ends as it began.
-    shield.downstream.rules = [.init(prefix: "AAAA", answer: .reply("535 5.7.8 No"))]
+    shield.downstream.script.rules = [.init(prefix: "AAAA", answer: .reply("535 5.7.8 No"))]
     #expect(shield.ask(client, "AAAA\r\n").hasPrefix("535"))
     #expect(shield.ask(client, "AUTH LOGIN\r\n").hasPrefix("502"))
     #expect(!shield.ask(client, "EHLO client.example.org\r\n").contains("AUTH"))
@@ -463,7 +464,7 @@ struct PromiseTests {
     var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
     let client = try greetedClient(&shield)
     // It offered more to the probe; this client was told so.
-    shield.downstream.offers = ["PIPELINING", "SIZE 1000000"]
+    shield.downstream.script.offers = ["PIPELINING", "SIZE 1000000"]
     let first = shield.ask(client, mail)
     let second = shield.ask(client, recipient)
     #expect([first, second].map { String($0.prefix(3)) } == expected, "\(first) \(second)")
@@ -475,7 +476,9 @@ struct PromiseTests {
   @Test("a refusal that is being held is still given when the downstream goes away")
   func heldRefusal() throws {
     var shield = shield(policy(access: "127.0.2.0/24 suspicious\n"))
-    shield.downstream.rules = [.init(prefix: "RCPT TO:<a@", answer: .reply("550 5.1.1 Unknown"))]
+    shield.downstream.script.rules = [
+      .init(prefix: "RCPT TO:<a@", answer: .reply("550 5.1.1 Unknown"))
+    ]
     let arrived = shield.arrive("127.0.2.1")
     let client = try #require(arrived)
     _ = shield.banner(client)

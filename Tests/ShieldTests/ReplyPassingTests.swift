@@ -5,13 +5,14 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 @Suite("Replies of the downstream on their way to the client")
 struct ReplyPassingTests {
   /// A client of an outbound shield, greeted, whose downstream offers log-ins.
   private func submission(
-    _ rules: [ScriptedDownstream.Rule], offers: [String] = ["AUTH PLAIN LOGIN"]
+    _ rules: [ServerScript.Rule], offers: [String] = ["AUTH PLAIN LOGIN"]
   ) throws -> (shield: VirtualShieldBox, client: Int) {
     let policy = policy {
       $0.listeners[0].role = .outbound
@@ -20,8 +21,8 @@ struct ReplyPassingTests {
     let box = VirtualShieldBox(
       VirtualShield(
         driver: VirtualDriver(engine: Engine(policy: policy, limits: limits(), seed: 1))))
-    box.shield.downstream.offers += offers
-    box.shield.downstream.rules = rules
+    box.shield.downstream.script.offers += offers
+    box.shield.downstream.script.rules = rules
     box.shield.advance(by: .seconds(1))
     let arrived = box.shield.arrive("192.0.2.1")
     let client = try #require(arrived)
@@ -187,12 +188,12 @@ struct BareLineFeedTests {
   func thrownAway() throws {
     let (sent, _) = Self.letter(900)
     var shield = shield(policy(access: "192.0.2.0/24 trusted\n"))
-    shield.downstream.offers = ["SIZE 5000"]
+    shield.downstream.script.offers = ["SIZE 5000"]
     shield.advance(by: .seconds(61))
     let large = try data(&shield)
     #expect(shield.ask(large, sent).hasPrefix("552"))
     #expect(shield.ask(large, "NOOP\r\n").hasPrefix("250"))
-    shield.downstream.offers = []
+    shield.downstream.script.offers = []
     shield.advance(by: .seconds(61))
     let lost = try data(&shield)
     let link = try #require(shield.driver.dialled.last)

@@ -6,6 +6,7 @@ import Shield
 import Simulator
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 private let balancer = "10.0.0.9"
@@ -238,7 +239,7 @@ struct UpstreamTests {
           $0.listeners[0].role = .outbound
           $0.authOnClear = true
         })
-      shield.downstream.offers.append("AUTH PLAIN LOGIN")
+      shield.downstream.script.offers.append("AUTH PLAIN LOGIN")
       shield.advance(by: .seconds(61))
       let dialled = shield.driver.dialled.count
       for header in headers {

@@ -4,6 +4,7 @@ import Policy
 import Shield
 import Structures
 import Suspicion
+import TestServer
 import Testing
 
 @testable import Simulator

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import Personas
 import Structures
+import TestServer
 import Testing
 
 @testable import Simulator
@@ -134,23 +135,18 @@ struct MailServerTests {
       // Not left to chance alone.
       if bytes.count > 2_000 { bytes += [13, 10, 46, 13, 10] }
     }
-    var server = MailServer(Scenario.Downstream(), seed: 1)
-    var replies: [MailServer.Reply] = []
-    var arena = Arena(count: 100_000)
-    func tell(_ bytes: [UInt8]) {
-      arena.write(bytes.span, at: 0)
-      server.heard(0, arena, Region(offset: 0, count: bytes.count), now: 0, into: &replies)
-    }
-    _ = server.connected(0, now: 0)
-    tell(Array("MAIL FROM:<a@b>\r\nRCPT TO:<u@b>\r\nDATA\r\n".utf8))
-    #expect(replies.count == 3)
+    var server = TestServer(ServerScript(Scenario.Downstream()), seed: 1)
+    server.connected(0, now: 0)
+    let words = Array("EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<u@b>\r\nDATA\r\n".utf8)
+    server.received(0, words.span, now: 0)
+    #expect(server.replies.count == 5)
     var rest = bytes[...]
     while !rest.isEmpty {
-      #expect(server.messages == 0)
+      #expect(server.counts.messages == 0)
       let count = Int.random(in: 1...12, using: &random)
-      tell(Array(rest.prefix(count)))
+      server.received(0, Array(rest.prefix(count)).span, now: 0)
       rest = rest.dropFirst(count)
     }
-    #expect(server.messages == 1, "seed \(seed): \(bytes)")
+    #expect(server.counts.messages == 1, "seed \(seed): \(bytes)")
   }
 }

@@ -5,6 +5,7 @@
 package import Foundation
 import Glibc
 import Synchronization
+package import TestServer
 
 /// The accept-and-count server on a thread of its own; the demo holds one, `sluice sink` is one.
 package final class Sink: Sendable {
@@ -15,13 +16,13 @@ package final class Sink: Sendable {
   }
 
   package let options: SinkOptions
-  private let tally = Mutex(SinkCounts())
+  private let tally = Mutex(TestServer.Counts())
   private let running = Mutex<Running?>(nil)
 
   package init(_ options: SinkOptions) { self.options = options }
 
   /// What was seen so far.
-  package var counts: SinkCounts { tally.withLock { $0 } }
+  package var counts: TestServer.Counts { tally.withLock { $0 } }
 
   /// The port it listens on, which the kernel chose when the options said 0; nil when stopped.
   package var port: UInt16? { running.withLock { $0?.port } }
@@ -44,7 +45,7 @@ package final class Sink: Sendable {
     let thread = Thread { [self] in
       let loop = SinkLoop(
         options, listener: listener, stopper: stopper,
-        count: { [self] change in tally.withLock { change(&$0) } })
+        tell: { [self] counts in tally.withLock { $0 = counts } })
       loop.run()
       close(stopper)
       close(listener)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sink's sockets: one thread, one poll set, every connection a `SinkSession` and a descriptor. It is
+// The sink's sockets: one thread, one poll set, every connection a number at the `TestServer` and a descriptor. It is
 // not the shield's ring driver and shares nothing with it, so that a bug in one cannot hide in the other.
 // Invariant: `polls` and `connections` are as long as each other, and row i of both is one descriptor.
 //
@@ -9,6 +9,9 @@
 import Configuration
 import Foundation
 import Glibc
+import Structures
+import Synchronization
+package import TestServer
 
 /// A set-up step that failed, worded for the operator.
 package struct SinkError: Error, CustomStringConvertible {
@@ -20,67 +23,77 @@ package struct SinkError: Error, CustomStringConvertible {
 /// One client of the sink.
 private final class SinkConnection {
   let descriptor: Int32
-  var session: SinkSession
+  /// Its number at the server.
+  let id: Int
   /// Its row in the poll set; nil once closed.
   var row: Int?
-  /// When the wait ends, in monotonic seconds; nil when nothing waits.
-  var wakeAt: Double?
-  var isStalled = false
+  /// Replies whose moment has not come, the earliest first.
+  var waiting: [TestServer.Reply] = []
+  var waitingBytes = 0
+  /// What is to be sent now.
+  var output = ByteQueue()
   var isFinishing = false
+  /// The client has closed its side.
   var hasEnded = false
   let peer: String
   var peerLogged = false
 
-  init(_ descriptor: Int32, _ session: SinkSession, peer: String) {
+  init(_ descriptor: Int32, id: Int, peer: String) {
     self.descriptor = descriptor
-    self.session = session
+    self.id = id
     self.peer = peer
   }
 }
 
 /// The loop that `Sink` runs on its thread. Used by that thread alone.
-package final class SinkLoop: SinkBooks {
+package final class SinkLoop {
   private let options: SinkOptions
+  private var server: TestServer
   private let listener: Int32
   /// Readable once the loop shall end.
   private let stopper: Int32
-  /// What is counted goes out through here, on this thread.
-  private let count: (_ change: (inout SinkCounts) -> Void) -> Void
+  /// The server's counts go out through here, on this thread, before what they count is sent.
+  private let tell: (TestServer.Counts) -> Void
+  private var told = TestServer.Counts()
   /// Rows 0 and 1 are the listener and the stopper.
   private var connections: [SinkConnection?] = [nil, nil]
   private var polls: [pollfd] = []
+  /// By their numbers at the server.
+  private var clients: [SinkConnection?] = []
+  private var freeNumbers: [Int] = []
+  /// Connections with a reply that waits.
   private var waiting: [SinkConnection] = []
-  private var faultsLeft: Int
-  private var stored = 0
   private var acceptsAreOff = false
   private var buffer = [UInt8](repeating: 0, count: 65_536)
 
-  /// Bytes a client may have waiting here before it is not read any more.
-  private static let inputMax = 262_144
   /// POLLRDHUP, which glibc hides behind _GNU_SOURCE: the client has shut down its side.
   private static let peerGone: Int32 = 0x2000
-  /// Bytes of replies that may wait for a client that does not read.
+  /// Bytes of replies that may wait before their client is not read any more.
   private static let outputMax = 1 << 20
 
   package init(
     _ options: SinkOptions, listener: Int32, stopper: Int32,
-    count: @escaping ((inout SinkCounts) -> Void) -> Void
+    tell: @escaping (TestServer.Counts) -> Void
   ) {
     self.options = options
     self.listener = listener
     self.stopper = stopper
-    self.count = count
-    faultsLeft = options.faultTimes
+    self.tell = tell
+    server = TestServer(options.script, seed: UInt64.random(in: .min ... .max))
+    server.store = options.storeDirectory.map { MessageFolder(path: $0) }.map { folder in
+      { folder.store($0, envelope: $1) }
+    }
     polls = [
       pollfd(fd: listener, events: Int16(POLLIN), revents: 0),
       pollfd(fd: stopper, events: Int16(POLLIN), revents: 0),
     ]
   }
 
-  private static func now() -> Double {
+  /// Microseconds of the monotonic clock.
+  private static func now() -> Int64 {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
-    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+    return Int64(time.tv_sec) * 1_000_000 + Int64(time.tv_nsec) / 1_000
   }
 
   /// Serves until the stopper becomes readable, then closes everything.
@@ -100,10 +113,12 @@ package final class SinkLoop: SinkBooks {
     for case let connection? in connections { close(connection) }
   }
 
-  /// Milliseconds until the next wait ends.
+  /// Milliseconds until the next reply is due.
   private func pause() -> Int32 {
-    guard let next = waiting.compactMap(\.wakeAt).min() else { return acceptsAreOff ? 100 : -1 }
-    return Int32(min(max((next - SinkLoop.now()) * 1_000, 0).rounded(.up), 60_000))
+    guard let next = waiting.compactMap(\.waiting.first?.at).min() else {
+      return acceptsAreOff ? 100 : -1
+    }
+    return Int32(min(max((next - SinkLoop.now() + 999) / 1_000, 0), 60_000))
   }
 
   private func wake() {
@@ -113,12 +128,9 @@ package final class SinkLoop: SinkBooks {
     }
     if waiting.isEmpty { return }
     let now = SinkLoop.now()
-    let due = waiting.filter { ($0.wakeAt ?? 0) <= now }
-    waiting.removeAll { ($0.wakeAt ?? 0) <= now }
-    for connection in due where connection.wakeAt != nil {
-      connection.wakeAt = nil
-      obey(connection.session.resume(self), connection)
-    }
+    let due = waiting.filter { ($0.waiting.first?.at ?? 0) <= now }
+    waiting.removeAll { ($0.waiting.first?.at ?? 0) <= now }
+    for connection in due where connection.row != nil { release(connection) }
   }
 
   // Accepting
@@ -144,23 +156,20 @@ package final class SinkLoop: SinkBooks {
       }
       _ = fcntl(descriptor, F_SETFL, O_NONBLOCK)
       _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
-      count { $0.connections += 1 }
       var on: Int32 = 1
       setsockopt(
         descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &on, socklen_t(MemoryLayout<Int32>.size))
-      if connections.count - 2 >= options.connectionsMax {
-        let reply = "421 4.3.2 Too many connections\r\n"
-        _ = reply.withCString { send(descriptor, $0, strlen($0), Int32(MSG_NOSIGNAL)) }
-        Glibc.close(descriptor)
-        continue
-      }
-      let connection = SinkConnection(
-        descriptor, SinkSession(options), peer: SinkLoop.text(of: storage))
+      let id = freeNumbers.popLast() ?? clients.count
+      if id == clients.count { clients.append(nil) }
+      let connection = SinkConnection(descriptor, id: id, peer: SinkLoop.text(of: storage))
+      clients[id] = connection
       connection.row = polls.count
       connections.append(connection)
       polls.append(pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0))
-      if options.logPeer && !options.proxyHeader { log("peer \(connection.peer)") }
-      obey(connection.session.connected(self), connection)
+      if options.logPeer && options.script.header != .mustCome { log("peer \(connection.peer)") }
+      server.connected(id, now: SinkLoop.now())
+      takeReplies(connection)
+      settle(connection)
     }
   }
 
@@ -198,7 +207,7 @@ package final class SinkLoop: SinkBooks {
     }
     if events & POLLOUT != 0 { flush(connection) }
     guard connection.row != nil else { return }
-    if connection.isStalled && events & (SinkLoop.peerGone | POLLHUP) != 0 {
+    if server.isStalled(connection.id) && events & (SinkLoop.peerGone | POLLHUP) != 0 {
       close(connection)
       return
     }
@@ -213,87 +222,89 @@ package final class SinkLoop: SinkBooks {
     }
     if got == 0 {
       connection.hasEnded = true
-      if connection.isStalled { close(connection) }
-      if connection.wakeAt == nil { finish(connection) } else { settle(connection) }
-      return
+      if server.isStalled(connection.id) { return close(connection) }
+      return settle(connection)
     }
-    buffer.withUnsafeBytes { bytes in
-      connection.session.received(UnsafeRawBufferPointer(rebasing: bytes[..<got]))
+    server.received(connection.id, buffer.span.extracting(0..<got), now: SinkLoop.now())
+    if options.logPeer, !connection.peerLogged, let proxied = server.proxied(connection.id) {
+      connection.peerLogged = true
+      log("peer \(connection.peer) proxied \(proxied)")
     }
-    if connection.wakeAt == nil && !connection.isFinishing {
-      obey(connection.session.advance(self), connection)
-      if options.logPeer, let proxied = connection.session.proxied, !connection.peerLogged {
-        connection.peerLogged = true
-        log("peer \(connection.peer) proxied \(proxied)")
+    takeReplies(connection)
+    settle(connection)
+  }
+
+  /// Takes what the server does about a connection.
+  private func takeReplies(_ connection: SinkConnection) {
+    publish()
+    let wasWaiting = !connection.waiting.isEmpty
+    for reply in server.replies {
+      connection.waiting.append(reply)
+      connection.waitingBytes += reply.text.count
+    }
+    server.replies.removeAll(keepingCapacity: true)
+    if !wasWaiting { release(connection) }
+  }
+
+  private func publish() {
+    if server.counts == told { return }
+    told = server.counts
+    tell(told)
+  }
+
+  /// Sends the replies whose moment has come.
+  private func release(_ connection: SinkConnection) {
+    let now = SinkLoop.now()
+    var done = 0
+    for reply in connection.waiting {
+      if reply.at > now { break }
+      done += 1
+      connection.waitingBytes -= reply.text.count
+      connection.output.append(reply.text)
+      switch reply.then {
+      case .goOn: continue
+      case .finish: connection.isFinishing = true
+      case .hangUp(let ending): return abort(connection, ending)
       }
-    } else {
-      settle(connection)
     }
-  }
-
-  private func obey(_ order: SinkSession.Order, _ connection: SinkConnection) {
-    switch order {
-    case .proceed: break
-    case .wait(let seconds):
-      connection.wakeAt = SinkLoop.now() + seconds
-      waiting.append(connection)
-    case .stall: connection.isStalled = true
-    case .finish: connection.isFinishing = true
-    case .abort(let ending):
-      abort(connection, ending)
-      return
-    }
-    if connection.hasEnded && connection.wakeAt == nil {
-      finish(connection)
-    } else {
-      flush(connection)
-    }
-  }
-
-  private func finish(_ connection: SinkConnection) {
-    connection.session.ended(self)
-    connection.isFinishing = true
-    flush(connection)
+    connection.waiting.removeFirst(done)
+    if !connection.waiting.isEmpty { waiting.append(connection) }
+    if done > 0 { flush(connection) }
   }
 
   private func flush(_ connection: SinkConnection) {
-    if !connection.session.output.isEmpty {
-      let sent = connection.session.output.withUnsafeBytes {
-        send(connection.descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
-      }
+    if !connection.output.isEmpty {
+      let sent = Self.send(connection.output.bytes, to: connection.descriptor)
       if sent < 0 && errno != EAGAIN && errno != EINTR {
         close(connection)
         return
       }
-      if sent == connection.session.output.count {
-        connection.session.output.removeAll(keepingCapacity: true)
-      } else if sent > 0 {
-        connection.session.output.removeFirst(sent)
-      }
+      if sent > 0 { connection.output.consume(sent) }
     }
     settle(connection)
   }
 
-  /// Closes what is done, and asks the kernel for just the events that are wanted now.
-  private func settle(_ connection: SinkConnection) {
-    if connection.row == nil { return }
-    let hasOutput = !connection.session.output.isEmpty
-    if connection.isFinishing && !hasOutput {
-      close(connection)
-      return
-    }
-    var wanted: Int32 = 0
-    let mayRead =
-      !connection.isStalled && !connection.hasEnded && !connection.isFinishing
-      && connection.session.inputWaiting < SinkLoop.inputMax
-      && connection.session.output.count < SinkLoop.outputMax
-    if mayRead { wanted |= POLLIN }
-    if connection.isStalled { wanted |= SinkLoop.peerGone }
-    if hasOutput { wanted |= POLLOUT }
-    if let row = connection.row { polls[row].events = Int16(wanted) }
+  private static func send(_ bytes: Span<UInt8>, to descriptor: Int32) -> Int {
+    bytes.withUnsafeBytes { Glibc.send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
   }
 
-  private func abort(_ connection: SinkConnection, _ ending: SinkEnding) {
+  /// Closes what is done, and asks the kernel for just the events that are wanted now.
+  private func settle(_ connection: SinkConnection) {
+    guard let row = connection.row else { return }
+    let isStalled = server.isStalled(connection.id)
+    let isDone = connection.isFinishing || connection.hasEnded && connection.waiting.isEmpty
+    if isDone && connection.output.isEmpty { return close(connection) }
+    var wanted: Int32 = 0
+    let mayRead =
+      !isStalled && !connection.hasEnded && !connection.isFinishing
+      && connection.output.count + connection.waitingBytes < SinkLoop.outputMax
+    if mayRead { wanted |= POLLIN }
+    if isStalled { wanted |= SinkLoop.peerGone }
+    if !connection.output.isEmpty { wanted |= POLLOUT }
+    polls[row].events = Int16(wanted)
+  }
+
+  private func abort(_ connection: SinkConnection, _ ending: ServerScript.Ending) {
     if ending == .rst {
       var now = linger(l_onoff: 1, l_linger: 0)
       setsockopt(
@@ -310,9 +321,11 @@ package final class SinkLoop: SinkBooks {
 
   private func close(_ connection: SinkConnection) {
     guard let row = connection.row else { return }
-    if connection.wakeAt != nil { waiting.removeAll { $0 === connection } }
-    connection.wakeAt = nil
     connection.row = nil
+    server.gone(connection.id)
+    publish()
+    clients[connection.id] = nil
+    freeNumbers.append(connection.id)
     polls.swapAt(row, polls.count - 1)
     connections.swapAt(row, connections.count - 1)
     polls.removeLast()
@@ -320,37 +333,21 @@ package final class SinkLoop: SinkBooks {
     if row < connections.count { connections[row]?.row = row }
     Glibc.close(connection.descriptor)
   }
+}
 
-  // Books
+/// Where messages are stored, one file each.
+private final class MessageFolder: Sendable {
+  private let path: String
+  private let stored = Atomic(0)
 
-  package func takeFault() -> Bool {
-    if faultsLeft == 0 { return false }
-    if faultsLeft != .max { faultsLeft -= 1 }
-    return true
-  }
+  init(path: String) { self.path = path }
 
-  package func accepted(bytes: Int) {
-    count {
-      $0.messages += 1
-      $0.bytes += bytes
-    }
-  }
-
-  package func refusedRecipient() { count { $0.rejectedRecipients += 1 } }
-
-  package func bareNewlines(lf: Int, cr: Int) {
-    count {
-      $0.bareLF += lf
-      $0.bareCR += cr
-    }
-  }
-
-  package func store(_ message: [UInt8], envelope: [String]) -> Bool {
-    guard let directory = options.storeDirectory else { return true }
-    stored += 1
+  /// Writes a message as `<n>.eml` and its MAIL and RCPT lines as `<n>.env`; false if that failed.
+  func store(_ message: [UInt8], envelope: [String]) -> Bool {
+    let number = stored.add(1, ordering: .relaxed).newValue
     let lines = envelope.map { $0 + "\n" }.joined()
-    return SinkLoop.write(Array(lines.utf8), to: "\(directory)/\(stored).env")
-      && SinkLoop.write(message, to: "\(directory)/\(stored).eml")
+    return Self.write(Array(lines.utf8), to: "\(path)/\(number).env")
+      && Self.write(message, to: "\(path)/\(number).eml")
   }
 
   private static func write(_ bytes: [UInt8], to path: String) -> Bool {

@@ -1,32 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// What `sluice sink` can be told, as one value, and what it counts. Not the server itself, and not the
-// command line: the demo builds the same value without either. Every fault is off unless asked for.
+// What `sluice sink` can be told, as one value. Not the server itself, and not the command line: the demo builds the
+// same value without either.
 
-/// A moment in a session with the sink at which it can be told to misbehave or to wait.
-package enum SinkStage: String, CaseIterable, Sendable {
-  case banner, ehlo, mail, rcpt, data
-  /// While the message is arriving.
-  case body
-  /// The final dot is here; nothing is stored or counted yet.
-  case dot
-  /// The message is stored and counted; its 250 is not sent yet.
-  case afterDot = "after-dot"
-  case quit
-}
-
-/// How the sink hangs up when told to die.
-package enum SinkEnding: String, CaseIterable, Sendable {
-  case fin, rst
-}
+package import TestServer
 
 /// `STAGE=SECONDS` on the command line.
 package struct SinkDelay: Sendable {
-  package var stage: SinkStage
+  package var stage: ServerScript.Stage
   package var seconds: Double
 
   package init?(argument: String) {
     let parts = argument.split(separator: "=", maxSplits: 1)
-    guard parts.count == 2, let stage = SinkStage(rawValue: String(parts[0])),
+    guard parts.count == 2, let stage = ServerScript.Stage(rawValue: String(parts[0])),
       let seconds = Double(parts[1]), (0...3_600).contains(seconds)
     else { return nil }
     self.stage = stage
@@ -36,12 +21,13 @@ package struct SinkDelay: Sendable {
 
 /// `STAGE=REPLY` on the command line, where `\n` in REPLY starts the next line of the reply.
 package struct SinkAnswer: Sendable {
-  package var stage: SinkStage
+  package var stage: ServerScript.Stage
   package var reply: String
 
   package init?(argument: String) {
     let parts = argument.split(separator: "=", maxSplits: 1)
-    guard parts.count == 2, let stage = SinkStage(rawValue: String(parts[0])), stage != .body
+    guard parts.count == 2, let stage = ServerScript.Stage(rawValue: String(parts[0])),
+      stage != .body
     else { return nil }
     self.stage = stage
     var lines: [[UInt8]] = [[]]
@@ -56,7 +42,7 @@ package struct SinkAnswer: Sendable {
       }
       escaped = !escaped && byte == UInt8(ascii: "\\")
     }
-    reply = lines.map { String(decoding: $0, as: UTF8.self) }.joined(separator: "\r\n") + "\r\n"
+    reply = lines.map { String(decoding: $0, as: UTF8.self) }.joined(separator: "\r\n")
   }
 }
 
@@ -100,53 +86,10 @@ package struct SinkOptions: Sendable {
   package var listen = LoopbackEndpoint(port: 2600)
   /// Where accepted messages go, one file each; nil to count only.
   package var storeDirectory: String?
-  /// Recipients that contain one of these are refused with 550 5.1.1.
-  package var rejectedRecipients: [String] = []
-  package var delays: [SinkStage: Double] = [:]
-  /// Whole replies to give instead of our own.
-  package var answers: [SinkStage: String] = [:]
-  package var dieAt: Set<SinkStage> = []
-  package var dieBy = SinkEnding.fin
-  package var stallAt: Set<SinkStage> = []
-  package var garbageAt: Set<SinkStage> = []
-  /// Bytes of the body after which a fault `at body` strikes.
-  package var faultAfterBytes = 1
-  /// How many times faults strike before the sink behaves; `.max` for always.
-  package var faultTimes = Int.max
-  /// More EHLO keywords to offer, whether or not they work.
-  package var offers: [String] = []
-  /// EHLO keywords of ours to leave out.
-  package var withheld: [String] = []
-  package var auth = false
-  /// Expect a PROXY protocol header (version 1 or 2) before anything else.
-  package var proxyHeader = false
-  /// Take example.invalid as well, as an open relay would.
-  package var relaysAll = false
   package var logPeer = false
-  /// Connections at once; more get 421 4.3.2.
-  package var connectionsMax = 5_000
-  /// Octets of one message; more get 552 5.3.4.
-  package var messageBytesMax = 50 << 20
-  package var hostname = "sink.example"
+  /// What it says and does.
+  package var script = ServerScript()
 
   /// All that ships, and no fault.
   package init() {}
-}
-
-/// What the sink has seen since it started.
-package struct SinkCounts: Sendable, Equatable, CustomStringConvertible {
-  package var messages = 0
-  /// Of accepted messages, without dot stuffing and without the final dot.
-  package var bytes = 0
-  package var connections = 0
-  package var rejectedRecipients = 0
-  /// LF without CR before it, anywhere in what clients sent.
-  package var bareLF = 0
-  /// CR without LF after it, likewise.
-  package var bareCR = 0
-
-  package var description: String {
-    "accepted \(messages) messages, \(bytes) bytes, \(connections) connections, "
-      + "bare_lf \(bareLF), bare_cr \(bareCR)"
-  }
 }
