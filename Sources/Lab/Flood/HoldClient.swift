@@ -164,7 +164,7 @@ private struct HoldThread: ~Copyable {
   }
 
   mutating func run() throws(RingError) {
-    try open()
+    try openAll()
     counters.ready.add(1, ordering: .relaxed)
     while !isStopping() {
       let worked = try attend()
@@ -175,7 +175,7 @@ private struct HoldThread: ~Copyable {
 
   // MARK: - Opening
 
-  private mutating func open() throws(RingError) {
+  private mutating func openAll() throws(RingError) {
     let start = MonotonicClock.now()
     let until = start + Int64(settings.rampSeconds * 1e6)
     while opened < share && !isStopping() {
