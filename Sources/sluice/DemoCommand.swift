@@ -21,6 +21,7 @@ import Reports
 import Shield
 import Structures
 import Suspicion
+import Uring
 
 struct DemoCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -61,7 +62,7 @@ struct DemoCommand: ParsableCommand {
     plan.duration = Double(seconds) * 0.6
     for entry in plan.entries.indices { plan.entries[entry].rate *= scale }
     signal(SIGPIPE, SIG_IGN)
-    raiseDescriptorLimit()
+    DescriptorLimit.raise()
     let signals = SignalQueue([SIGINT, SIGTERM])
     let folder = try Self.folder()
 

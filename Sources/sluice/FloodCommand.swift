@@ -139,7 +139,7 @@ struct FloodHoldCommand: ParsableCommand {
     guard let endpoint else { throw ExitCode(64) }
     let signals = SignalQueue([SIGUSR1, SIGTERM, SIGINT])
     signal(SIGPIPE, SIG_IGN)
-    raiseDescriptorLimit()
+    DescriptorLimit.raise()
     let loopback6 = Address(high: 0, low: 1)
     let isIPv6 = endpoint.isIPv6
     let four = endpoint.octets.reduce(UInt32(0)) { $0 << 8 | UInt32($1) }

@@ -39,7 +39,7 @@ final class FloodMemory {
   }
 
   deinit {
-    // Each ring's `close` has waited for its sends; receives end within their submission.
+    // Each ring's `drain` has waited for its sends; receives end within their submission.
     buffers.deallocate()
     text.deallocate()
     addresses.deallocate()

@@ -246,8 +246,8 @@ final class FloodRing {
     }
   }
 
-  /// Closes the table, after the connections were taken out of it: waits for its sends.
-  func close() throws(RingError) {
+  /// Ends the ring, after the connections were taken out of it: waits for its sends.
+  func drain() throws(RingError) {
     let until = MonotonicClock.now() + 2_000_000
     while !sends.isEmpty && MonotonicClock.now() < until {
       try ring.submitAndWait(timeoutMicroseconds: 100_000)

@@ -456,7 +456,7 @@ struct FloodThread: ~Copyable {
         }
         leave(place)
       }
-      try ring.close()
+      try ring.drain()
     }
     rings.removeAll()
   }
