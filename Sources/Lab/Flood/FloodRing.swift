@@ -210,7 +210,7 @@ final class FloodRing {
       for k in 0..<count {
         let completion = ring.completion(at: k)
         if completion.token.operation == .receive { outstanding -= 1 }
-        sort(completion)
+        happened(completion)
       }
       ring.advance(count)
       if outstanding > 0 {
@@ -219,7 +219,7 @@ final class FloodRing {
     } while outstanding > 0
   }
 
-  private func sort(_ completion: Completion) {
+  private func happened(_ completion: Completion) {
     let token = completion.token
     switch token.operation {
     case .send: return sent(Int(token.index), completion.result)
