@@ -78,12 +78,14 @@ let package = Package(
         "Configuration", "Driver",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dialect),
-    // The laboratory: personas' files, the flood, the test server. Nothing that `serve` needs.
+    // The laboratory: personas' files, simulated runs, the flood, the test server, the demo. Nothing that `serve` needs.
     .target(
       name: "Lab",
       dependencies: [
-        "Structures", "SMTP", "Flow", "Personas", "TestServer", "Configuration", "Uring", "TLS",
+        "Structures", "SMTP", "Flow", "Suspicion", "Policy", "Shield", "Uring", "TLS",
+        "Configuration", "Driver", "Service", "Personas", "TestServer", "Simulator", "Reports",
         "CShipped",
+        .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dialect),
     .executableTarget(
       name: "sluice",

@@ -3,7 +3,7 @@
 // `sluice flood`: load for a shield on this machine, to find out what holding costs (`hold`) and what becomes
 // of kinds of clients (`run`, FloodRunCommand.swift). It is a measuring tool and no weapon: it goes to loopback.
 // Here are the options of `hold` and its attendant, who prints what the client threads count; the clients are
-// Clients/HoldClient.swift.
+// Lab/Flood/HoldClient.swift.
 
 import ArgumentParser
 import Configuration
@@ -28,7 +28,7 @@ struct FloodHoldCommand: ParsableCommand {
       Connections are in the tables of rings, so a million of them work with any limit on open files. Prints \
       READY when all are open, STAT on SIGUSR1, LATENESS if requested, and DONE at the end, each with \
       key=value. Resets all connections after --seconds, on SIGTERM or SIGINT. Memory: about 2 bytes for each \
-      connection in this process, 4 KB in the kernel.
+      connection in this process, some 40 more with --say, 4 KB in the kernel.
       """)
 
   @Argument(help: "127.x.y.z:PORT or [::1]:PORT; nothing else.")
@@ -139,7 +139,7 @@ struct FloodHoldCommand: ParsableCommand {
     guard let endpoint else { throw ExitCode(64) }
     let signals = SignalQueue([SIGUSR1, SIGTERM, SIGINT])
     signal(SIGPIPE, SIG_IGN)
-    raiseDescriptorLimit()
+    DescriptorLimit.raise()
     let loopback6 = Address(high: 0, low: 1)
     let isIPv6 = endpoint.isIPv6
     let four = endpoint.octets.reduce(UInt32(0)) { $0 << 8 | UInt32($1) }

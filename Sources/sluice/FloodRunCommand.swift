@@ -12,6 +12,7 @@ import Lab
 import Personas
 import Reports
 import Structures
+import Uring
 
 struct FloodRunCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -155,7 +156,7 @@ struct FloodRunCommand: ParsableCommand {
     }
     let signals = SignalQueue([SIGTERM, SIGINT])
     signal(SIGPIPE, SIG_IGN)
-    raiseDescriptorLimit()
+    DescriptorLimit.raise()
     let settings = FloodSettings(
       targets: targets, personas: kinds, scenario: plan, seed: seed, recipient: recipient,
       most: mostConnections, seconds: length, threads: threads)

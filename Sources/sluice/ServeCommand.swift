@@ -88,7 +88,7 @@ struct CheckCommand: ParsableCommand {
 
   /// Whether `serve` could start here and now.
   private func checkMachine(_ configuration: Configuration) throws {
-    raiseDescriptorLimit()
+    DescriptorLimit.raise()
     let readiness = Readiness(configuration)
     for note in readiness.notes { StandardError.write(note) }
     for obstacle in readiness.obstacles { StandardError.write("error: \(obstacle.text)") }
@@ -187,7 +187,7 @@ struct ServeCommand: ParsableCommand {
     }
     // The wake-ups for signals must be in place before any thread starts: threads inherit the mask.
     let signals = SignalQueue([SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGUSR2])
-    raiseDescriptorLimit()
+    DescriptorLimit.raise()
     let (file, overrides) = (options.config, options.overrides)
     let status = launch.run(
       rereading: { Configuration.load(file: file, overrides: overrides, keeping: .lines) },

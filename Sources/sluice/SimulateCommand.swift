@@ -1,21 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // `sluice simulate`: the engine and a scenario in virtual time. Here are its options and what it prints; the
-// world is the module Simulator, the kinds of clients are files (tuning/personas).
+// runs are arranged in Lab, the kinds of clients are files (tuning/personas).
 
 import ArgumentParser
 import Configuration
-import Lab
-import Dispatch
 import Foundation
+import Lab
 import Personas
-import Policy
 import Reports
-import Shield
 import Simulator
 import Structures
 import Suspicion
-import Synchronization
 
 struct SimulateCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -111,77 +107,51 @@ struct SimulateCommand: ParsableCommand {
     var plan = try loadScenario(scenario, kinds)
     if let duration { plan.duration = duration }
     for entry in plan.entries.indices { plan.entries[entry].rate *= scale }
-    var base = experiment(kinds, plan, configuration, named: options.config)
+    var base = simulation(kinds, plan, configuration, of: options.config)
     if trace != nil || sweep != nil {
       if lists == .both {
         throw ValidationError("--lists both is for a run, without --sweep or --trace")
       }
-      if lists != .on { base.scenario.listedAre = "" }
+      if lists != .on { base = base.withoutLists }
     }
     if let trace {
       if let sweep {
         let (stage, values) = try Self.parse(sweep: sweep)
-        base.fix(stage, seconds: values[0])
+        base.experiment.fix(stage, seconds: values[0])
       }
-      return printTrace(base, of: trace)
+      return printTrace(base.experiment, of: trace)
     }
-    if let sweep { return try runSweep(sweep, base) }
+    if let sweep { return try runSweep(sweep, base.experiment) }
     try runAndReport(base)
   }
 
-  private func experiment(
-    _ kinds: [Persona], _ plan: Scenario, _ configuration: Configuration, named file: String?
-  ) -> Experiment {
-    var policy = configuration.enginePolicy
-    // In observe nothing would happen; what is asked is what it would do. Whoever names the mode gets it.
-    let isChanged = options.mode == nil && policy.mode != .enforce
-    if isChanged { policy.mode = .enforce }
-    var run = Experiment(
-      personas: kinds, scenario: plan, policy: policy, limits: configuration.limits, seed: seed)
-    run.after = after
-    run.sampleEvery = max(plan.duration / 600, 1)
-    run.configuration =
-      (file ?? "shipped defaults") + (isChanged ? " in mode enforce" : "")
-    return run
+  private func simulation(
+    _ kinds: [Persona], _ plan: Scenario, _ configuration: Configuration, of file: String?
+  ) -> SimulationRun {
+    // Whoever names the mode gets it.
+    SimulationRun(
+      file: file, configuration, keepsMode: options.mode != nil, personas: kinds, scenario: plan,
+      seed: seed, after: after)
   }
 
   // MARK: One run, or several
 
-  private func runAndReport(_ base: Experiment) throws {
-    var runs = [(file: options.config, run: base)]
+  private func runAndReport(_ base: SimulationRun) throws {
+    var runs = base.runs(lists ?? .both)
     if let compare {
       // What is written over the one file is written over the other.
       let (configuration, exitCode) = options.load(file: compare)
       guard let configuration else { throw ExitCode(exitCode) }
-      runs.append(
-        (compare, experiment(base.personas, base.scenario, configuration, named: compare)))
+      let other = simulation(
+        base.experiment.personas, base.experiment.scenario, configuration, of: compare)
+      runs += other.runs(lists ?? .both)
     }
-    // What the named configuration does, and what it does with lists that it has not.
-    if !base.scenario.listedAre.isEmpty {
-      runs = runs.flatMap { file, run in
-        var without = run
-        without.scenario.listedAre = ""
-        return switch lists ?? .both {
-        case .off: [(file, without)]
-        case .on: [(file, run)]
-        case .both: [(file, without), (file, run)]
-        }
-      }
-    }
-    var reports = Self.all(runs.map(\.run) + (noBaseline ? [] : [base.unshielded]))
-    if !noBaseline {
-      let bare = reports.removeLast()
-      for k in reports.indices {
-        reports[k].without = bare.reach
-        for (n, sample) in bare.samples.enumerated() where n < reports[k].samples.count {
-          reports[k].samples[n].downstreamWithout = sample.downstream
-        }
-      }
-    }
-    for k in reports.indices {
-      let isOn = !reports[k].lists.isEmpty
-      let words = base.scenario.listedAre.isEmpty ? [] : ["--lists \(isOn ? "on" : "off")"]
-      reports[k].command = command(file: runs[k].file, words)
+    let experiments = runs.map(\.experiment)
+    var reports =
+      noBaseline ? SideBySide.run(experiments) : SideBySide.runWithBaseline(experiments)
+    for (k, run) in runs.enumerated() {
+      let words = base.hasLists ? ["--lists \(run.hasLists ? "on" : "off")"] : []
+      reports[k].command = command(file: run.file, words)
     }
     print(TerminalReport.text(reports, color: isatty(STDOUT_FILENO) == 1))
     try write(reports, page: HTMLReport.page(reports))
@@ -231,31 +201,6 @@ struct SimulateCommand: ParsableCommand {
     if let html = files.html { print("report: \(html)") }
   }
 
-  /// Runs experiments side by side; each is deterministic by itself.
-  private static func all(_ runs: [Experiment]) -> [RunReport] {
-    let results = Mutex([RunReport?](repeating: nil, count: runs.count))
-    let line = ProgressLine(
-      "simulating \(runs.count == 1 ? "a run" : "\(runs.count) runs")", parts: runs.count)
-    defer { line.end() }
-    DispatchQueue.concurrentPerform(iterations: runs.count) { k in
-      let began = DispatchTime.now().uptimeNanoseconds
-      var run = runs[k]
-      let (duration, after) = (run.scenario.duration, run.after)
-      run.progress = { seconds in
-        // Nearly all of the work is the scenario; retries of days take a moment.
-        line.tell(
-          k,
-          seconds < duration
-            ? 0.9 * seconds / duration : 0.9 + 0.1 * (seconds - duration) / max(after, 1))
-      }
-      var report = run.run()
-      line.tell(k, 1)
-      report.took = Double(DispatchTime.now().uptimeNanoseconds - began) / 1e9
-      results.withLock { $0[k] = report }
-    }
-    return results.withLock { $0.compactMap { $0 } }
-  }
-
   private func printTrace(_ base: Experiment, of client: UInt32) {
     var world = base.world()
     world.traced = client
@@ -268,22 +213,14 @@ struct SimulateCommand: ParsableCommand {
 
   private func runSweep(_ text: String, _ base: Experiment) throws {
     let (stage, values) = try Self.parse(sweep: text)
-    let runs = values.map { seconds in
-      var run = base
-      run.fix(stage, seconds: seconds)
-      run.configuration = "\(stage.name) \(seconds) s"
-      return run
-    }
-    let reports = Self.all(runs)
-    let found = Sweep(
-      parameter: "delay of \(stage.name)", unit: "s",
-      points: zip(values, reports).map { Sweep.Point(value: $0, report: $1) },
+    let found = SideBySide.sweep(
+      base, stage, values,
       command: command(
         file: options.config,
         ["--sweep \(Self.quoted(text))"] + (lists == .on ? ["--lists on"] : [])))
     print(SweepReport.text(found))
     if let csv { try SweepReport.csv(found).write(toFile: csv, atomically: true, encoding: .utf8) }
-    try write(reports, page: SweepReport.page(found))
+    try write(found.points.map(\.report), page: SweepReport.page(found))
   }
 
   /// `banner=0..310/10`: the stage, and the values from the first to the last.
@@ -317,87 +254,24 @@ struct SimulateCommand: ParsableCommand {
   // MARK: Headlines
 
   private func printHeadlines(_ kinds: [Persona], _ configuration: Configuration) throws {
-    let all = Headlines(
-      personas: kinds, policy: configuration.enginePolicy, seed: seed,
-      measured: MeasuredVolume.newest())
-    let results = Mutex([Headline?](repeating: nil, count: Headlines.all.count))
-    // The longest first, or the last would run alone.
-    let order = Headlines.all.indices.reversed().map { $0 }
-    let line = ProgressLine("making \(order.count) published results again", parts: order.count)
-    DispatchQueue.concurrentPerform(iterations: order.count) { k in
-      let found = all.run(Headlines.all[order[k]])
-      line.tell(k, 1)
-      results.withLock { $0[order[k]] = found }
-    }
-    line.end()
-    let found = results.withLock { $0.compactMap { $0 } }
-    for headline in found { print(headline.text) }
-    print(Headline.summary(found, seed: seed))
-    if let junit {
-      var file = JUnitFile(suite: "Headlines")
-      for headline in found {
-        switch headline.outcome {
-        case .inBand: file.add(headline.id, .passed)
-        case .missed: file.add(headline.id, .failed("not in the band: \(headline.figure)"))
-        case .measuredElsewhere: file.add(headline.id, .skipped("measured elsewhere"))
-        }
-      }
-      try file.write(to: junit)
-    }
-    if found.contains(where: { $0.outcome == .missed }) { throw ExitCode(1) }
+    let runs = HeadlineRuns(personas: kinds, policy: configuration.enginePolicy, seed: seed)
+    for headline in runs.found { print(headline.text) }
+    print(Headline.summary(runs.found, seed: seed))
+    if let junit { try runs.junit.write(to: junit) }
+    if runs.hasMissed { throw ExitCode(1) }
   }
 
   // MARK: Random worlds
 
-  /// How many random worlds there are to be.
-  private enum Extent: Sendable {
-    case number(UInt64)
-    case minutes(Double)
-
-    /// Which part of it is done, 1 and more at its end.
-    func done(_ worlds: UInt64, since began: UInt64) -> Double {
-      switch self {
-      case .number(let all): Double(worlds) / Double(max(all, 1))
-      case .minutes(let minutes):
-        Double(DispatchTime.now().uptimeNanoseconds - began) / (minutes * 60e9)
-      }
-    }
-  }
-
   private func worlds(
-    _ extent: Extent, _ kinds: [Persona], _ configuration: Configuration
+    _ extent: RandomWorlds.Extent, _ kinds: [Persona], _ configuration: Configuration
   ) throws {
-    let began = DispatchTime.now().uptimeNanoseconds
-    let line = ProgressLine("random worlds", parts: 1)
-    let policy = configuration.enginePolicy
-    let first = seed
-    let state = Mutex((next: first, failed: 0))
-    DispatchQueue.concurrentPerform(iterations: ProcessInfo.processInfo.activeProcessorCount) { _ in
-      while true {
-        let (seed, done) = state.withLock { state in
-          let done = extent.done(state.next - first, since: began)
-          if done < 1 { state.next += 1 }
-          return (state.next - 1, done)
-        }
-        line.tell(0, min(done, 1))
-        if done >= 1 { break }
-        let failures = Swarm.failures(seed: seed, personas: kinds, policy: policy)
-        if failures.isEmpty { continue }
-        state.withLock { $0.failed += 1 }
-        line.end()
-        print(Swarm.words(seed: seed, failures: failures, options: world(file: options.config)))
-      }
-    }
-    line.end()
-    let (next, failed) = state.withLock { $0 }
-    print("\(next - first) random worlds from seed \(first) on, \(failed) broke a promise")
-    if let junit {
-      var file = JUnitFile(suite: "Random worlds")
-      let all = "\(next - first) from seed \(first) on"
-      file.add(all, failed == 0 && next > first ? .passed : .failed("\(failed) broke a promise"))
-      try file.write(to: junit)
-    }
-    if failed > 0 { throw ExitCode(1) }
+    let worlds = RandomWorlds(
+      extent, from: seed, personas: kinds, policy: configuration.enginePolicy,
+      options: world(file: options.config), print: { print($0) })
+    print(worlds.text)
+    if let junit { try worlds.junit.write(to: junit) }
+    if worlds.failed > 0 { throw ExitCode(1) }
   }
 
   private func oneWorld(
@@ -412,78 +286,4 @@ struct SimulateCommand: ParsableCommand {
     let names = Set(report.checks.filter { $0.broken > 0 }.map(\.name))
     if !names.subtracting([Checks().honest.name]).isEmpty { throw ExitCode(1) }
   }
-}
-
-/// What `--lists` takes.
-enum ListsChoice: String, CaseIterable, ExpressibleByArgument {
-  case on, off, both
-}
-
-/// Where a report goes besides the terminal, the same for a simulated run and a real one.
-struct ReportFiles: ParsableArguments {
-  @Option(help: "Write the HTML report to this file.")
-  var html: String?
-
-  @Option(help: "Write the results to this file as JSON.")
-  var json: String?
-
-  func write(_ reports: [RunReport], page: @autoclosure () -> String) throws {
-    if let html { try page().write(toFile: html, atomically: true, encoding: .utf8) }
-    if let json {
-      let encoder = JSONEncoder()
-      encoder.outputFormatting = [.sortedKeys]
-      try encoder.encode(reports).write(to: URL(fileURLWithPath: json))
-    }
-  }
-}
-
-extension MeasuredVolume {
-  private struct Results: Decodable {
-    struct Row: Decodable {
-      var section: String
-      var what: String
-      var judged: Double?
-    }
-    var command: String
-    var machine: [String: String]
-    var rows: [Row]
-  }
-
-  /// What `scripts/bench` wrote last: the newest of the results that ship which has the million.
-  static func newest() -> MeasuredVolume? {
-    // Their names are dates.
-    for file in ShippedFiles.all(in: "results").reversed() {
-      guard let results = try? JSONDecoder().decode(Results.self, from: Data(file.bytes)) else {
-        continue
-      }
-      func figure(_ what: String) -> Double? {
-        results.rows.first { $0.section == "million" && $0.what == what }?.judged
-      }
-      guard let held = figure("held in one process"),
-        let opened = figure("accepted a second while opening")
-      else { continue }
-      let place = ["date", "CPU"].compactMap { results.machine[$0] }.joined(separator: ", ")
-      return MeasuredVolume(
-        held: held, opened: opened, place: "\(place), \(file.path)", command: results.command)
-    }
-    return nil
-  }
-}
-
-/// Reads the personas, or says what is wrong with them and ends.
-///
-/// - Parameter directory: nil for those that ship.
-func loadPersonas(_ directory: String?) throws -> [Persona] {
-  let (personas, problems) = PersonaFiles.load(directory: directory)
-  for problem in problems { StandardError.write(problem.description) }
-  if problems.exitCode != 0 { throw ExitCode(problems.exitCode) }
-  return personas
-}
-
-/// Reads a scenario by its file or by the name of one that ships.
-func loadScenario(_ name: String, _ personas: [Persona]) throws -> Scenario {
-  let (scenario, problems) = ScenarioFile.load(name, personas: personas)
-  for problem in problems { StandardError.write(problem.description) }
-  guard let scenario, problems.exitCode == 0 else { throw ExitCode(max(problems.exitCode, 1)) }
-  return scenario
 }

@@ -6,6 +6,7 @@
 import Configuration
 import Foundation
 import Glibc
+import SMTP
 import Structures
 package import Synchronization
 import Uring
@@ -95,28 +96,24 @@ private final class HeldRing {
   var marks: [HoldMark]
   /// By slot: how many lines were said.
   var steps: [UInt8]
+  /// By slot, where in a reply it is; none where nothing is said.
+  var readers: [ReplyReader]
   /// Microseconds.
   var nextSweep: Int64 = 0
 
-  init(slots: Int) throws(RingError) {
+  init(slots: Int, talks: Bool) throws(RingError) {
     ring = try Ring(entries: HoldThread.window, slots: slots)
     marks = Array(repeating: [], count: slots)
     steps = Array(repeating: 0, count: slots)
+    readers = Array(repeating: ReplyReader(), count: talks ? slots : 0)
   }
 }
 
-/// Where in a reply a connection is, in one byte.
+/// What is known of a connection, in one byte.
 private struct HoldMark: OptionSet {
   let rawValue: UInt8
   static let open = HoldMark(rawValue: 1)
   static let greeted = HoldMark(rawValue: 2)
-  /// This line is the last of its reply.
-  static let final = HoldMark(rawValue: 4)
-  /// The place in the line, 0…4, where 4 stands for all after the code.
-  var column: UInt8 {
-    get { rawValue >> 3 & 7 }
-    set { self = HoldMark(rawValue: rawValue & 7 | newValue << 3) }
-  }
 }
 
 /// One thread's connections. Rings belong to the thread that made them, and one thread may have many.
@@ -137,6 +134,8 @@ private struct HoldThread: ~Copyable {
   private var queue: AcceptQueue
   private var opened = 0
   private var sampled = 0
+  /// A reply's text is not kept, so one place does for all.
+  private var text = [UInt8](repeating: 0, count: ReplyReader.textOctetsMin)
 
   init(
     _ number: Int, _ settings: HoldSettings, _ counters: HoldCounters, _ sample: LatenessSample?,
@@ -164,7 +163,7 @@ private struct HoldThread: ~Copyable {
   }
 
   mutating func run() throws(RingError) {
-    try open()
+    try openAll()
     counters.ready.add(1, ordering: .relaxed)
     while !isStopping() {
       let worked = try attend()
@@ -175,7 +174,7 @@ private struct HoldThread: ~Copyable {
 
   // MARK: - Opening
 
-  private mutating func open() throws(RingError) {
+  private mutating func openAll() throws(RingError) {
     let start = MonotonicClock.now()
     let until = start + Int64(settings.rampSeconds * 1e6)
     while opened < share && !isStopping() {
@@ -293,7 +292,8 @@ private struct HoldThread: ~Copyable {
         held = last
       } else {
         let left = share - rings.reduce(0) { $0 + $1.filled }
-        held = try HeldRing(slots: max(min(left, RingTables.slotsEach), 1))
+        held = try HeldRing(
+          slots: max(min(left, RingTables.slotsEach), 1), talks: !lines.isEmpty)
         held.nextSweep = MonotonicClock.now()
         rings.append(held)
       }
@@ -404,7 +404,7 @@ private struct HoldThread: ~Copyable {
     try held.ring.submitAndWait(timeoutMicroseconds: 0)
   }
 
-  private func received(_ held: HeldRing, _ slot: Int, _ result: Int32, buffer: Int) {
+  private mutating func received(_ held: HeldRing, _ slot: Int, _ result: Int32, buffer: Int) {
     guard held.marks[slot].contains(.open) else { return }
     if result > 0 {
       counters.bytes.add(Int(result), ordering: .relaxed)
@@ -413,8 +413,8 @@ private struct HoldThread: ~Copyable {
         counters.greeted.add(1, ordering: .relaxed)
       }
       if !lines.isEmpty {
-        let start = buffers + buffer * HoldThread.bufferBytes
-        scan(held, slot, UnsafeRawBufferPointer(start: start, count: Int(result)))
+        let start = (buffers + buffer * HoldThread.bufferBytes).assumingMemoryBound(to: UInt8.self)
+        scan(held, slot, UnsafeBufferPointer(start: start, count: Int(result)).span)
       }
     } else if result != -EAGAIN && result != -EINTR {
       held.marks[slot] = []
@@ -426,19 +426,18 @@ private struct HoldThread: ~Copyable {
     if settings.sweepSeconds == nil { arm(held, slot) }
   }
 
-  /// Looks for ends of replies, and says the next line at each.
-  private func scan(_ held: HeldRing, _ slot: Int, _ bytes: UnsafeRawBufferPointer) {
-    for byte in bytes {
-      if byte == UInt8(ascii: "\n") {
-        if held.marks[slot].contains(.final) { speak(held, slot) }
-        held.marks[slot].column = 0
-        held.marks[slot].remove(.final)
-      } else if held.marks[slot].column < 4 {
-        if held.marks[slot].column == 3 && byte != UInt8(ascii: "-") {
-          held.marks[slot].insert(.final)
-        }
-        held.marks[slot].column += 1
-      }
+  /// Looks for ends of replies, and says the next line at each. A server that breaks RFC 5321, 4.2 is told nothing more.
+  private mutating func scan(_ held: HeldRing, _ slot: Int, _ bytes: Span<UInt8>) {
+    var place = 0
+    while place < bytes.count {
+      var consumed = 0
+      var room = text.mutableSpan
+      let step = held.readers[slot].read(
+        bytes.extracting(droppingFirst: place), consumed: &consumed, into: &room)
+      guard step == .complete else { return }
+      place += consumed
+      held.readers[slot].reset()
+      speak(held, slot)
     }
   }
 

@@ -43,5 +43,5 @@ package struct HoldSettings: Sendable {
   }
 
   /// Connections being opened are ordinary descriptors, and half the limit is left for rings and others.
-  package static var burstMax: Int { max(1, RingTables.descriptorLimit / 2) }
+  package static var burstMax: Int { max(1, DescriptorLimit.current / 2) }
 }

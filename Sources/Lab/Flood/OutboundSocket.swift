@@ -40,16 +40,9 @@ package enum OutboundSocket {
 
 /// The tables of direct descriptors that hold a flood's connections.
 package enum RingTables {
-  /// Open files that this process may have.
-  package static var descriptorLimit: Int {
-    var limit = rlimit()
-    getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-    return Int(min(limit.rlim_cur, 1 << 30))
-  }
-
   /// Slots of one ring: one table cannot be larger than the limit on open files. 19,000 at most, so that
   /// the usual limits of 20,000 and more all give the same rings.
-  package static var slotsEach: Int { min(19_000, descriptorLimit) }
+  package static var slotsEach: Int { min(19_000, DescriptorLimit.current) }
 
   /// Empties the first `count` slots. A ring that is only dropped is taken apart by kernel threads, which for a
   /// million takes half a minute after the program's end.

@@ -2,10 +2,11 @@
 // `sluice sink`: an SMTP server that accepts and counts, for trying Sluice out and for its tests. It is
 // not a mail server: what it accepts goes nowhere but, if wished, into a folder. It serves loopback only.
 
-package import Foundation
+import Foundation
 import Glibc
 import Synchronization
 package import TestServer
+import Uring
 
 /// The accept-and-count server on a thread of its own; the demo holds one, `sluice sink` is one.
 package final class Sink: Sendable {
@@ -30,7 +31,7 @@ package final class Sink: Sendable {
   /// Binds and starts serving.
   package func start() throws(SinkError) {
     if port != nil { return }
-    Sink.raiseDescriptorLimit()
+    DescriptorLimit.raise()
     let (listener, port) = try Sink.listen(on: options.listen)
     var ends: [Int32] = [-1, -1]
     if pipe(&ends) != 0 {
@@ -66,15 +67,6 @@ package final class Sink: Sendable {
     else { return }
     close(was.stopper)
     was.done.wait()
-  }
-
-  private static func raiseDescriptorLimit() {
-    var limit = rlimit()
-    let kind = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
-    if getrlimit(kind, &limit) == 0 && limit.rlim_cur < limit.rlim_max {
-      limit.rlim_cur = min(limit.rlim_max, 65_536)
-      _ = setrlimit(kind, &limit)
-    }
   }
 
   private static func listen(

@@ -5,6 +5,7 @@
 // taken for something that came under TLS.
 
 import Glibc
+import SMTP
 import Structures
 import TLS
 import Uring
@@ -24,8 +25,18 @@ struct ProbeLine: ~Copyable {
 
   /// A reply of which nothing is kept but its code and its lines.
   struct Reply {
-    var code = 0
-    var lines: [String] = []
+    var code: Int
+    /// Without code and separator.
+    var lines: [String]
+
+    /// - Parameter text: as `ReplyReader` makes it, each line with its code and CR LF.
+    fileprivate init(_ code: UInt16, _ text: some Collection<UInt8>) {
+      self.code = Int(code)
+      lines = text.split(separator: 10).map {
+        String(decoding: $0.dropFirst(4).dropLast(), as: UTF8.self)
+      }
+    }
+
     /// The last line, printable and short.
     var text: String {
       let line = lines.last ?? ""
@@ -41,7 +52,7 @@ struct ProbeLine: ~Copyable {
   private var waiting = ByteQueue()
   /// Whole replies so far.
   private(set) var replies = 0
-  /// Octets of one reply at most.
+  /// Octets of one reply that are kept; lines beyond that are dropped.
   private static let replyMax = 65_536
 
   /// Milliseconds of a clock that nobody sets.
@@ -148,38 +159,38 @@ struct ProbeLine: ~Copyable {
 
   // MARK: In
 
-  /// The next whole reply.
+  /// The next whole reply, as the engine reads one.
   mutating func reply() throws(Failure) -> Reply {
-    var reply = Reply()
-    var taken = 0
-    while taken < ProbeLine.replyMax {
-      guard let end = waiting.firstIndex(of: 10) else {
-        guard waiting.count < ProbeLine.replyMax else { throw .closed }
-        let fresh = try takeRaw()
-        if let session {
-          var text: [UInt8] = []
-          let found = session.open(fresh.span, into: &text)
-          if found != .open && text.isEmpty { throw .closed }
-          waiting.append(text)
-          // Answers to a change of keys.
-          try sendRaw(session.takeOutput())
-        } else {
-          waiting.append(fresh)
-        }
-        continue
-      }
-      let line = String(
-        decoding: waiting.take(end + 1).filter { $0 != 13 && $0 != 10 }, as: UTF8.self)
-      taken += end + 1
-      guard let code = Int(line.prefix(3)), (200...599).contains(code) else { throw .closed }
-      reply.code = code
-      reply.lines.append(String(line.dropFirst(4)))
-      if line.dropFirst(3).first != "-" {
+    var reader = ReplyReader()
+    var text = [UInt8](repeating: 0, count: ProbeLine.replyMax)
+    while true {
+      var consumed = 0
+      var room = text.mutableSpan
+      let step = reader.read(waiting.bytes, consumed: &consumed, into: &room, for: .ourselves)
+      waiting.consume(consumed)
+      switch step {
+      case .complete:
         replies += 1
-        return reply
+        return Reply(reader.code, text[..<reader.length])
+      case .needMore: try takeMore()
+      case .full, .fault: throw .closed
       }
     }
-    throw .closed
+  }
+
+  /// Waits for more of the text.
+  private mutating func takeMore() throws(Failure) {
+    let fresh = try takeRaw()
+    guard let session else {
+      waiting.append(fresh)
+      return
+    }
+    var text: [UInt8] = []
+    let found = session.open(fresh.span, into: &text)
+    if found != .open && text.isEmpty { throw .closed }
+    waiting.append(text)
+    // Answers to a change of keys.
+    try sendRaw(session.takeOutput())
   }
 
   /// What comes next of the wire, at least an octet.
