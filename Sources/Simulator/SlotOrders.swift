@@ -12,7 +12,7 @@ package struct SlotOrders: BitwiseCopyable, Sendable {
 
   /// What a driver tells the engine about a slot.
   package enum Fact: Sendable, Equatable, CaseIterable {
-    case received, filled, sent, ended, secured, notSecured, closed
+    case connected, received, filled, sent, ended, secured, notSecured, closed
   }
 
   /// An order or a fact that may not be.
@@ -20,10 +20,25 @@ package struct SlotOrders: BitwiseCopyable, Sendable {
     case twoFills, twoSends, twoHandshakes
     /// A handshake while something is outstanding, or something else than the end while one is.
     case handshakeInFlight
+    /// A connection on a slot of which something is outstanding still.
+    case slotInUse
+    /// An order, other than the end, for a connection that does not stand yet.
+    case notConnected
+    /// Octets behind `finish`.
+    case afterFinish
     /// An order behind `close`.
     case afterClose
     /// A fact that answers nothing.
     case notAsked(Fact)
+  }
+
+  private struct Flags: OptionSet, BitwiseCopyable {
+    let rawValue: UInt8
+    static let sending = Flags(rawValue: 1)
+    static let securing = Flags(rawValue: 2)
+    static let closing = Flags(rawValue: 4)
+    static let connecting = Flags(rawValue: 8)
+    static let finished = Flags(rawValue: 16)
   }
 
   // 16 bytes, because a simulation has one of these for each slot: the largest first, and the region in parts.
@@ -31,12 +46,14 @@ package struct SlotOrders: BitwiseCopyable, Sendable {
   private var fillCount: Int32 = -1
   /// Of `listen` and `watch` the newer; good for one fact.
   package private(set) var want = Want.nothing
-  /// A send is outstanding.
-  package private(set) var isSending = false
-  package private(set) var isSecuring = false
-  package private(set) var isClosing = false
+  private var flags: Flags = []
 
   package init() {}
+
+  /// A send is outstanding.
+  package var isSending: Bool { flags.contains(.sending) }
+  package var isSecuring: Bool { flags.contains(.securing) }
+  package var isClosing: Bool { flags.contains(.closing) }
 
   /// Where the next bytes go; stands until it is answered.
   package var fill: Region? {
@@ -53,33 +70,54 @@ package struct SlotOrders: BitwiseCopyable, Sendable {
   /// Why an order may not be given now; nil if it may.
   package func breach(of effect: Effect) -> Breach? {
     if isClosing { return .afterClose }
+    if flags.contains(.connecting) {
+      if case .close = effect { return nil }
+      return .notConnected
+    }
     switch effect {
-    case .fill where isSecuring, .send where isSecuring, .listen where isSecuring:
+    case .connect: return flags.isEmpty && fill == nil && want == .nothing ? nil : .slotInUse
+    case .fill where isSecuring, .send where isSecuring, .listen where isSecuring,
+      .watch where isSecuring, .finish where isSecuring:
       return .handshakeInFlight
     case .fill: return fill == nil ? nil : .twoFills
+    case .send where flags.contains(.finished): return .afterFinish
     case .send: return isSending ? .twoSends : nil
     case .secure where isSecuring: return .twoHandshakes
     case .secure: return fill == nil && !isSending ? nil : .handshakeInFlight
-    case .listen, .watch, .connect, .narrow, .widen, .finish, .hand, .close: return nil
+    case .listen, .watch, .narrow, .widen, .finish, .hand, .close: return nil
     }
+  }
+
+  /// Why an octet may not be dripped now; nil if it may.
+  package var breachOfDrip: Breach? {
+    if isClosing { return .afterClose }
+    if isSending { return .twoSends }
+    return isSecuring ? .handshakeInFlight : flags.contains(.finished) ? .afterFinish : nil
   }
 
   /// Takes an order. One that may not be ends the process.
   package mutating func take(_ effect: Effect) {
     if let breach = breach(of: effect) { invariantFailed("\(breach) on slot \(effect.slot)") }
     switch effect {
+    case .connect: flags = .connecting
     case .listen: want = .listen
     case .watch: want = .watch
     case .fill(_, let region):
       fillOffset = region.offset
       fillCount = Int32(region.count)
-    case .send: isSending = true
+    case .send: flags.insert(.sending)
     case .secure:
       want = .nothing
-      isSecuring = true
-    case .close: isClosing = true
-    case .connect, .narrow, .widen, .finish, .hand: break
+      flags.insert(.securing)
+    case .finish: flags.insert(.finished)
+    case .close: flags.insert(.closing)
+    case .narrow, .widen, .hand: break
     }
+  }
+
+  /// An octet is dripped. One that may not be ends the process.
+  package func drip(_ slot: Slot) {
+    if let breach = breachOfDrip { invariantFailed("\(breach): a drip on slot \(slot)") }
   }
 
   // MARK: Facts
@@ -88,36 +126,37 @@ package struct SlotOrders: BitwiseCopyable, Sendable {
   package func breach(of fact: Fact) -> Breach? {
     let isAsked =
       switch fact {
-      case .received: want == .listen && !isClosing
-      case .filled: fill != nil && !isClosing
-      case .sent: isSending && !isClosing
-      case .ended: (fill != nil || want != .nothing) && !isClosing
-      case .secured, .notSecured: isSecuring && !isClosing
+      case .connected: flags.contains(.connecting)
+      case .received: want == .listen
+      case .filled: fill != nil
+      case .sent: isSending
+      case .ended: fill != nil || want != .nothing
+      case .secured, .notSecured: isSecuring
       case .closed: isClosing
       }
-    return isAsked ? nil : .notAsked(fact)
+    return isAsked && isClosing == (fact == .closed) ? nil : .notAsked(fact)
   }
 
-  /// A fact is about to be told: what it answers is done with. One that answers nothing ends the process.
-  package mutating func answer(_ fact: Fact) {
-    if let breach = breach(of: fact) { invariantFailed("\(breach)") }
+  /// A fact about a slot is about to be told: what it answers is done with. One that answers nothing ends the process.
+  package mutating func answer(_ fact: Fact, _ slot: Slot) {
+    if let breach = breach(of: fact) { invariantFailed("\(breach) on slot \(slot)") }
     switch fact {
+    case .connected: flags.remove(.connecting)
     case .received: want = .nothing
     case .filled: fillCount = -1
-    case .sent: isSending = false
+    case .sent: flags.remove(.sending)
     case .ended:
       fillCount = -1
       want = .nothing
-    case .secured, .notSecured: isSecuring = false
+    case .secured, .notSecured: flags.remove(.securing)
     // What was outstanding is not any more.
     case .closed: self = SlotOrders()
     }
   }
 
-  /// The connection is broken: what was outstanding will not be answered.
+  /// The connection is broken, or did not come to stand: what was outstanding will not be answered.
   package mutating func fail() {
     fillCount = -1
-    isSending = false
-    isSecuring = false
+    flags.subtract([.sending, .securing, .connecting])
   }
 }

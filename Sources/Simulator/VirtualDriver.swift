@@ -120,6 +120,7 @@ package struct VirtualDriver: ~Copyable {
   package mutating func reset(_ i: Int) {
     guard sockets[i].isOpen else { return }
     sockets[i].isBroken = true
+    sockets[i].orders.fail()
     engine.failed(sockets[i].slot, now: now, into: &effects)
     settle()
   }
@@ -186,6 +187,7 @@ package struct VirtualDriver: ~Copyable {
     for k in 0..<effects.dripCount {
       let drip = effects.drip(at: k)
       let i = Int(drip.slot.index)
+      sockets[i].orders.drip(drip.slot)
       if !sockets[i].isBroken {
         sockets[i].outbound.append(drip.byte)
         sockets[i].times.append(now)
@@ -210,7 +212,9 @@ package struct VirtualDriver: ~Copyable {
 
   private mutating func dial(_ slot: Slot, _ server: Int) {
     let i = Int(slot.index)
+    let orders = sockets[i].orders
     sockets[i] = Socket()
+    sockets[i].orders = orders
     sockets[i].slot = slot
     sockets[i].isOpen = true
     sockets[i].isDownstream = true
@@ -242,7 +246,7 @@ package struct VirtualDriver: ~Copyable {
     let slot = sockets[i].slot
     if sockets[i].orders.isClosing {
       sockets[i].isOpen = false
-      sockets[i].orders.answer(.closed)
+      sockets[i].orders.answer(.closed, sockets[i].slot)
       connecting.remove(i)
       engine.closed(slot, now: now, into: &effects)
       return true
@@ -251,8 +255,10 @@ package struct VirtualDriver: ~Copyable {
       if silentServers.contains(sockets[i].server) { return false }
       connecting.insert(i)
       if takesConnection(i) {
+        sockets[i].orders.answer(.connected, slot)
         engine.connected(slot, now: now, into: &effects)
       } else {
+        sockets[i].orders.fail()
         engine.failed(slot, now: now, into: &effects)
       }
       return true
@@ -265,7 +271,7 @@ package struct VirtualDriver: ~Copyable {
         sockets[i].times.append(now)
       }
       if sockets[i].window != .max { sockets[i].window -= count }
-      sockets[i].orders.answer(.sent)
+      sockets[i].orders.answer(.sent, sockets[i].slot)
       engine.sent(slot, count, now: now, into: &effects)
       return true
     }
@@ -278,10 +284,10 @@ package struct VirtualDriver: ~Copyable {
     if handshakeStands && !isClear { return false }
     sockets[i].inbound.removeAll()
     if let fault = isClear ? .notTLS : handshakeFault {
-      sockets[i].orders.answer(.notSecured)
+      sockets[i].orders.answer(.notSecured, sockets[i].slot)
       engine.notSecured(sockets[i].slot, fault, now: now, into: &effects)
     } else {
-      sockets[i].orders.answer(.secured)
+      sockets[i].orders.answer(.secured, sockets[i].slot)
       sockets[i].isSecured = true
       engine.secured(sockets[i].slot, handshakeFacts, now: now, into: &effects)
     }
@@ -297,7 +303,7 @@ package struct VirtualDriver: ~Copyable {
         return endedReading(i)
       }
       let piece = sockets[i].inbound.take(count)
-      sockets[i].orders.answer(.filled)
+      sockets[i].orders.answer(.filled, sockets[i].slot)
       engine.core.arena.write(piece.span, at: region.offset)
       engine.filled(slot, count, now: now, into: &effects)
       return true
@@ -312,7 +318,7 @@ package struct VirtualDriver: ~Copyable {
       let count = min(VirtualDriver.bufferBytes, sockets[i].inbound.count, receiveMax)
       if count == 0 { return endedReading(i) }
       let piece = sockets[i].inbound.take(count)
-      sockets[i].orders.answer(.received)
+      sockets[i].orders.answer(.received, sockets[i].slot)
       engine.received(slot, piece.span, now: now, into: &effects)
       return true
     }
@@ -320,7 +326,7 @@ package struct VirtualDriver: ~Copyable {
 
   private mutating func endedReading(_ i: Int) -> Bool {
     guard sockets[i].inboundEnded else { return false }
-    sockets[i].orders.answer(.ended)
+    sockets[i].orders.answer(.ended, sockets[i].slot)
     engine.ended(sockets[i].slot, now: now, into: &effects)
     return true
   }

@@ -525,6 +525,7 @@ package struct World: ~Copyable {
   mutating func carryOut() {
     for k in 0..<effects.dripCount {
       let drip = effects.drip(at: k)
+      sockets[Int(drip.slot.index)].orders.drip(drip.slot)
       let i = Int(sockets[Int(drip.slot.index)].bot)
       guard i >= 0 else { continue }
       eventCount += 1
@@ -539,7 +540,11 @@ package struct World: ~Copyable {
     for n in 0..<effects.count {
       let effect = effects[n]
       let k = Int(effect.slot.index)
-      if case .connect = effect { sockets[k] = Socket() }
+      if case .connect = effect {
+        let orders = sockets[k].orders
+        sockets[k] = Socket()
+        sockets[k].orders = orders
+      }
       sockets[k].orders.take(effect)
       switch effect {
       case .listen, .watch, .fill, .secure, .close: makeReady(Int32(k))
@@ -667,7 +672,7 @@ package struct World: ~Copyable {
     let i = Int(sockets[k].bot)
     if k >= clientSlots || engine.policy.tls(ofListener: 0) == .implicit {
       // No client of ours does its part of this one: it takes no time.
-      sockets[k].orders.answer(.secured)
+      sockets[k].orders.answer(.secured, slot)
       engine.secured(slot, TLSFacts(), now: instant, into: &effects)
       makeReady(Int32(k))
     } else if i < 0 {
@@ -676,11 +681,11 @@ package struct World: ~Copyable {
       sockets[k].orders.fail()
       deliver(k, slot)
     } else if bots[i].marks.contains(.finished) {
-      sockets[k].orders.answer(.secured)
+      sockets[k].orders.answer(.secured, slot)
       engine.secured(slot, TLSFacts(), now: instant, into: &effects)
       makeReady(Int32(k))
     } else if bots[i].arrived > 0 || bots[i].endTold {
-      sockets[k].orders.answer(.notSecured)
+      sockets[k].orders.answer(.notSecured, slot)
       engine.notSecured(
         slot, bots[i].arrived > 0 ? .notTLS : .alert, now: instant, into: &effects)
     } else if bots[i].marks.contains(.hello) {
@@ -707,16 +712,16 @@ package struct World: ~Copyable {
       if let region = sockets[k].orders.fill {
         read(i, atMost: region.count)
         Self.copy(words, words.count, to: &engine.core.arena, at: region.offset)
-        sockets[k].orders.answer(.filled)
+        sockets[k].orders.answer(.filled, slot)
         engine.filled(slot, words.count, now: instant, into: &effects)
       } else if sockets[k].orders.want == .listen {
-        sockets[k].orders.answer(.received)
+        sockets[k].orders.answer(.received, slot)
         read(i, atMost: 512)
         let bytes = words
         engine.received(slot, bytes.span, now: instant, into: &effects)
       }
     } else if bots[i].endTold && sockets[k].orders.reads(.watch) {
-      sockets[k].orders.answer(.ended)
+      sockets[k].orders.answer(.ended, slot)
       engine.ended(slot, now: instant, into: &effects)
     }
   }
@@ -729,13 +734,14 @@ package struct World: ~Copyable {
     let l = k - clientSlots
     if sockets[k].isUp && !sockets[k].upTold {
       sockets[k].upTold = true
+      sockets[k].orders.answer(.connected, slot)
       engine.connected(slot, now: instant, into: &effects)
       return
     }
     if tellSent(k, slot) { return }
     if server.hasArrived(l), let region = sockets[k].orders.fill {
       let count = server.move(l, to: &engine.core.arena, region)
-      sockets[k].orders.answer(.filled)
+      sockets[k].orders.answer(.filled, slot)
       engine.filled(slot, count, now: instant, into: &effects)
     } else if sockets[k].hasFailed && !server.hasArrived(l) {
       sockets[k].hasFailed = false
@@ -753,7 +759,7 @@ package struct World: ~Copyable {
     let count = Int(sockets[k].sent)
     if count == 0 { return false }
     sockets[k].sent = 0
-    sockets[k].orders.answer(.sent)
+    sockets[k].orders.answer(.sent, slot)
     engine.sent(slot, count, now: instant, into: &effects)
     return true
   }
@@ -779,7 +785,7 @@ package struct World: ~Copyable {
 
   mutating func close(_ k: Int, _ slot: Slot) {
     let i = Int(sockets[k].bot)
-    sockets[k].orders.answer(.closed)
+    sockets[k].orders.answer(.closed, slot)
     sockets[k] = Socket()
     if k >= clientSlots {
       server.gone(k - clientSlots)

@@ -3,7 +3,7 @@
 // not a mail server: what it accepts goes nowhere but, if wished, into a folder. It serves loopback only.
 
 import Foundation
-import Glibc
+package import Glibc
 import Synchronization
 package import TestServer
 import Uring

@@ -11,7 +11,7 @@ import Foundation
 import Glibc
 import Structures
 import Synchronization
-package import TestServer
+import TestServer
 
 /// A set-up step that failed, worded for the operator.
 package struct SinkError: Error, CustomStringConvertible {
@@ -46,7 +46,7 @@ private final class SinkConnection {
 }
 
 /// The loop that `Sink` runs on its thread. Used by that thread alone.
-package final class SinkLoop {
+final class SinkLoop {
   private let options: SinkOptions
   private var server: TestServer
   private let listener: Int32
@@ -71,7 +71,7 @@ package final class SinkLoop {
   /// Bytes of replies that may wait before their client is not read any more.
   private static let outputMax = 1 << 20
 
-  package init(
+  init(
     _ options: SinkOptions, listener: Int32, stopper: Int32,
     tell: @escaping (TestServer.Counts) -> Void
   ) {
@@ -97,7 +97,7 @@ package final class SinkLoop {
   }
 
   /// Serves until the stopper becomes readable, then closes everything.
-  package func run() {
+  func run() {
     while polls[1].revents == 0 {
       let found = poll(&polls, nfds_t(polls.count), pause())
       if found < 0 && errno != EINTR { break }
