@@ -34,7 +34,8 @@ public struct Agreement {
         known.count < 2
         ? Figures.none : "\(text(known.min() ?? .nan)) to \(text(known.max() ?? .nan))"
       return [
-        text(forecast), text(real), View.change(from: forecast, to: real, text, false), others,
+        text(forecast), text(real), Figures.change(from: forecast, to: real, text, isShare: false),
+        others,
         isFar ? "*" : "",
       ]
     }
@@ -56,46 +57,55 @@ public struct Agreement {
     self.real = real
     let all = [forecast] + others
     seeds = all.count
+    overall = Self.together(forecast, real, all)
+    tables = Self.each(forecast, real, all)
+  }
+
+  private static func together(
+    _ forecast: RunReport, _ real: RunReport, _ all: [RunReport]
+  ) -> [Row] {
     func row(
-      _ name: String, _ text: @escaping (Double) -> String, least: Double = 0,
+      _ name: String, _ text: @escaping (Double) -> String = Figures.count, least: Double = 0,
       _ value: (RunReport) -> Double
     ) -> Row {
       Row(
         of: "", name: name, forecast: value(forecast), real: value(real), all: all.map(value),
         text: text, least: least)
     }
-    let count: (Double) -> String = Figures.count
-    overall = [
-      row("clients", count) { Double($0.everyone.clients) },
-      row("connections", count) { Double($0.everyone.connections) },
+    return [
+      row("clients") { Double($0.everyone.clients) },
+      row("connections") { Double($0.everyone.connections) },
       row("connections a second", Figures.rate) {
         Double($0.everyone.connections) / max($0.duration, 1)
       },
       row("held, on average", Figures.short) { $0.mean { Double($0.held) } },
-      row("held, at most", count) { $0.most { Double($0.held) } },
+      row("held, at most") { $0.most { Double($0.held) } },
       row("held by Little's law", Figures.short) { $0.little.expected },
       row("mean time held", Figures.seconds) { $0.little.hold },
-      row("let through", count) { Double($0.everyone.letThrough) },
-      row("messages delivered", count) { Double($0.everyone.delivered) },
-      row("connections that left", count) { Double($0.everyone.left) },
-      row("honest messages lost", count) {
-        Double($0.all("sender", named: "honest").lostCount)
-      },
+      row("let through") { Double($0.everyone.letThrough) },
+      row("messages delivered") { Double($0.everyone.delivered) },
+      row("connections that left") { Double($0.everyone.left) },
+      row("honest messages lost") { Double($0.all("sender", named: "honest").lostCount) },
       row("honest mail's delay, p95", Figures.seconds, least: 0.5) {
         let delay = $0.all("sender", named: "honest").delay
         return delay.total > 0 ? delay.quantile(0.95) : .nan
       },
       row("to the mail server, on average", Figures.short) {
-        // A run that nobody looked at from behind has none at any moment.
+        // A run in which nobody measured the mail server has no connections to it at any moment.
         $0.most { Double($0.downstream) } > 0 ? $0.mean { Double($0.downstream) } : .nan
       },
     ]
+  }
+
+  private static func each(
+    _ forecast: RunReport, _ real: RunReport, _ all: [RunReport]
+  ) -> [(title: String, rows: [Row])] {
     let personas = forecast.merged
     func table(
-      _ text: @escaping (Double) -> String, least: Double,
+      _ title: String, _ text: @escaping (Double) -> String = Figures.count, least: Double,
       _ value: (PersonaFindings) -> Double
-    ) -> [Row] {
-      personas.compactMap { persona in
+    ) -> (title: String, rows: [Row]) {
+      let rows = personas.compactMap { persona -> Row? in
         func of(_ report: RunReport) -> Double {
           report.merged.first { $0.id == persona.id }.map(value) ?? .nan
         }
@@ -105,24 +115,19 @@ public struct Agreement {
           of: persona.label, name: "", forecast: first, real: second, all: all.map(of), text: text,
           least: least)
       }
+      return (title, rows)
     }
-    tables = [
-      ("Connections", table(count, least: 10) { Double($0.connections) }),
-      ("Connections let through", table(count, least: 10) { Double($0.letThrough) }),
-      ("Connections that left", table(count, least: 10) { Double($0.left) }),
-      (
-        "Seconds until they left, median",
-        table(Figures.seconds, least: 0.5) {
-          $0.leftAfter.total > 0 ? $0.leftAfter.quantile(0.5) : .nan
-        }
-      ),
-      (
-        "Seconds to the whole banner, p95",
-        table(Figures.seconds, least: 0.5) {
-          $0.banner.total > 0 ? $0.banner.quantile(0.95) : .nan
-        }
-      ),
-    ].filter { !$0.1.isEmpty }
+    return [
+      table("Connections", least: 10) { Double($0.connections) },
+      table("Connections let through", least: 10) { Double($0.letThrough) },
+      table("Connections that left", least: 10) { Double($0.left) },
+      table("Seconds until they left, median", Figures.seconds, least: 0.5) {
+        $0.leftAfter.total > 0 ? $0.leftAfter.quantile(0.5) : .nan
+      },
+      table("Seconds to the whole banner, p95", Figures.seconds, least: 0.5) {
+        $0.banner.total > 0 ? $0.banner.quantile(0.95) : .nan
+      },
+    ].filter { !$0.rows.isEmpty }
   }
 
   private var head: [String] {
