@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A forecast beside what happened: the same scenario simulated and on real sockets, figure by figure, with what
-// forecasts of other seeds say, for two runs of chance differ too. Not a judge: it marks what is to be explained.
+// A forecast beside what happened: the same scenario simulated and on real sockets, figure by figure, with the forecasts
+// of other seeds, because two random runs differ too. It does not judge: it marks differences that need an explanation.
 
 public import Personas
 
@@ -17,7 +17,7 @@ public struct Agreement {
     /// The same of all forecasts.
     var all: [Double]
     var text: (Double) -> String
-    /// Below so much a difference is no matter: seconds that the steps of a histogram hide, single clients.
+    /// Smaller differences do not matter: seconds within a step of a histogram, single clients.
     var least: Double
 
     /// Beyond every forecast, by more than a twentieth and by more than `least`.
@@ -131,7 +131,7 @@ public struct Agreement {
   }
 
   private var head: [String] {
-    ["forecast", "real", "difference", seeds > 1 ? "of \(seeds) seeds" : "of one seed", ""]
+    ["forecast", "real", "difference", seeds > 1 ? "range of \(seeds) seeds" : "range", ""]
   }
 
   private var far: Int {
@@ -139,16 +139,16 @@ public struct Agreement {
   }
 
   private let measures =
-    "The forecast counts the shield's slots, the real run what its clients have; its waiting are all without a "
-    + "whole banner, those in the tarpit too."
+    "The forecast counts the shield's slots, the real run what its clients have; its “waiting” are all "
+    + "clients that have not received a whole banner, including those in the tarpit."
 
   private var sentence: String {
     let rows = overall.count + tables.reduce(0) { $0 + $1.rows.count }
     let mark =
-      "beyond \(seeds > 1 ? "all \(seeds) forecasts" : "its forecast") by more than 5 % of it"
+      "outside \(seeds > 1 ? "all \(seeds) forecasts" : "the forecast") by more than 5 %"
     return far == 0
       ? "None of \(rows) figures is \(mark)."
-      : "\(far) of \(rows) figures \(far == 1 ? "is" : "are") \(mark); they have a *."
+      : "\(far) of \(rows) figures \(far == 1 ? "is" : "are") \(mark); each is marked with *."
   }
 
   /// Tables for a terminal.

@@ -50,7 +50,7 @@ struct DifferenceSection {
       count("bots' connections let through", bots.map { Double($0.letThrough) }),
       share("… of the bots' connections", bots.map(\.letThroughShare)),
       share("bots' connections that left", bots.map(\.leftShare)),
-      share("bots' series of tries given up", bots.map(\.gaveUpShare)),
+      share("bots' series of attempts given up", bots.map(\.gaveUpShare)),
     ]
   }
 
@@ -88,14 +88,14 @@ struct DifferenceSection {
       Row(
         name: "Little's law: seen against expected", values: values(\.littleDifference),
         text: { Figures.signed($0, Figures.percent) }, isShare: true),
-      count("breaches of promises", values { Double($0.brokenChecks) }),
+      count("violations of guarantees", values { Double($0.brokenChecks) }),
     ]
   }
 
   private func machine() -> [Row] {
     [
       Row(
-        name: "memory at most",
+        name: "peak memory",
         values: runs.reports.map { $0.hasMemory ? $0.most { Double($0.memory) } : .nan },
         text: Figures.bytes),
       share(

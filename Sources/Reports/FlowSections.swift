@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What is there over the time of the run: connections, slots, the mail server behind, memory and CPU.
+// What changes during the run: connections, slots, connections to the mail server, memory and CPU.
 
 import Personas
 
@@ -167,8 +167,8 @@ struct FlowSections {
           : "; without it unknown")
     }.joined(separator: "; ")
     return Markup.figure(
-      "Connections to the mail server behind",
-      plot("downstream", "Connections to the mail server behind, over time", about, curves).svg(),
+      "Connections to the mail server",
+      plot("downstream", "Connections to the mail server over time", about, curves).svg(),
       note: about,
       behind: table(
         "Connections to the mail server",
@@ -228,6 +228,6 @@ struct FlowSections {
     return text.isEmpty
       ? ""
       : Markup.section(
-        "machine", "What it took of the machine", "", "<div class=\"figures\">\n\(text)</div>\n")
+        "machine", "Resources used", "", "<div class=\"figures\">\n\(text)</div>\n")
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a page begins with: which runs it is of, each in a sentence or two, and the promises that were broken.
+// The beginning of a page: each run in a sentence or two, and the guarantees that were violated.
 
 import Personas
 
@@ -55,7 +55,7 @@ struct HeadSection {
     if let without = report.without {
       text +=
         "\(what(without)) reach the mail server without Sluice, and \(what(with)) with it. Of the bots' "
-        + "connections that is \(Figures.count(without.botConnections)) and "
+        + "connections, it is \(Figures.count(without.botConnections)) and "
         + "\(Figures.count(with.botConnections))"
     } else {
       let bots = report.all("bot", named: "bots")
@@ -79,7 +79,7 @@ struct HeadSection {
     return text
   }
 
-  /// A broken promise must not wait for the end of the page.
+  /// A violated guarantee must not wait for the end of the page.
   func broken() -> String {
     var text = ""
     for (k, report) in runs.reports.enumerated() {

@@ -40,10 +40,10 @@ struct LeavingSection {
   func leaving() -> String {
     guard end > 0 else { return "" }
     let high = Double(bins.joined().max() ?? 1)
-    // A spike that would be lower than a tenth of the plot is seen by its square root.
+    // If a spike would be lower than a tenth of the plot, heights show the square root.
     let isRoot = peaks.contains { Double(sums[$0]) / Double(runs.reports.count) < high / 10 }
     return Markup.section(
-      "leaving", "When bots leave", "Of the bots that lost patience: after how many seconds.",
+      "leaving", "When bots leave", "How many seconds bots waited before they left.",
       "<div class=\"figures\">"
         + Markup.figure(
           "Bots that left", plot(to: high, isRoot: isRoot).svg(), note: note(isRoot: isRoot),
@@ -102,7 +102,7 @@ struct LeavingSection {
 
   private func note(isRoot: Bool) -> String {
     var note = "Connections in each second."
-    if isRoot { note += " Heights by the square root, so that small spikes are seen." }
+    if isRoot { note += " Heights show the square root, so that small spikes stay visible." }
     for k in runs.reports.indices where later[k] > 0 {
       note += " \(runs.named(k, Figures.count(later[k]))) left later than \(end) s."
     }

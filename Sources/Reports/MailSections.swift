@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Honest mail, how connections ended, and the promises that were checked.
+// Honest mail, how connections ended, and the guarantees that were checked.
 
 import Personas
 
@@ -21,7 +21,7 @@ struct MailSections {
       }
       var reasons = ranked(persona.lost).map { "\(Figures.count($0.count)) × \($0.name)" }
       if persona.lostByFault > 0 {
-        reasons.append("\(Figures.count(persona.lostByFault)) by faults of the scenario")
+        reasons.append("\(Figures.count(persona.lostByFault)) because of faults in the scenario")
       }
       cells.append([
         runs.named(k, persona.label), Figures.count(persona.clients),
@@ -48,14 +48,14 @@ struct MailSections {
     }
     .count
     let table = Markup.table(
-      "Honest mail and probes. Lost: given up for good; the share is of what is decided",
+      "Honest mail and probes. Lost: given up for good. The share is of messages delivered or lost",
       ["persona", "messages", "arrived", "p50", "p95", "p99", "lost", "share", "reasons"], cells,
       words: [8], marked: Set((cells.count - sums)..<cells.count))
     let plot = delays(rows.filter { $0.1.delay.total > 0 })
     return Markup.section(
       "honest", "Honest mail",
-      "From a message's first try until it was accepted. A probe has no mail; it is lost when it left without an "
-        + "answer.", plot + table)
+      "The delay is from a message's first attempt until it was accepted. A probe sends no mail; it is lost if it left "
+        + "without an answer.", plot + table)
   }
 
   /// A row for each sender: p50, p95 and p99 on one logarithmic axis.
@@ -84,7 +84,7 @@ struct MailSections {
     }
     text +=
       "<text x=\"\(n(left))\" y=\"\(n(height - 6))\">"
-      + "delay from the first try, logarithmic: dot p50, ring p95, bar p99</text>\n"
+      + "delay from the first attempt, logarithmic: dot p50, ring p95, bar p99</text>\n"
     for (row, (k, persona)) in rows.enumerated() {
       let y = top + (Double(row) + 0.5) * step
       let places = [0.5, 0.95, 0.99].map { across(persona.delay.quantile($0)) }
@@ -139,18 +139,18 @@ struct MailSections {
     }
     return Markup.section(
       "endings", "How connections ended",
-      "“left” is a client that lost patience, with what it waited for. A series of tries is given up when "
-        + "nothing ever got through and the client does not come back; a client with several connections at once has "
-        + "several.", text)
+      "“left” means that the client lost patience, followed by what it waited for. A series of attempts is given up if "
+        + "nothing got through and the client does not return; a client with several connections at once has several "
+        + "series.", text)
   }
 
-  // MARK: Promises
+  // MARK: Guarantees
 
   func checks() -> String {
     var text = ""
     for (k, report) in runs.reports.enumerated() where !report.checks.isEmpty {
       text += Markup.table(
-        runs.named(k, "promises"), ["promise", "looked", "broken", "first case"],
+        runs.named(k, "guarantees"), ["guarantee", "checks", "violations", "first case"],
         report.checks.map {
           [$0.name, Figures.count($0.looked), Figures.count($0.broken), $0.first ?? ""]
         }, words: [3])

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a reader wants to know first: what reached the mail server behind without Sluice, and what reaches it with it.
-// In one place, so that terminal and page say the same. Each figure has its time: what is counted within the scenario,
-// as the plots are, and what only the last retry decides.
+// What a reader wants to know first: what reached the mail server without Sluice, and what reached it with Sluice.
+// It is computed in one place, so that terminal and page agree. Some figures are counted while clients arrive, as in
+// the plots; others are only known after the last retry.
 
 import Personas
 
 /// Before and after, for one run or for several of the same scenario side by side.
 struct Outcome {
-  /// Bad news are not good: a figure that speaks against the configuration is coloured so.
+  /// How a figure is coloured: one that speaks against the configuration is bad.
   enum Tone: String {
     case plain = ""
     case good, bad
@@ -16,10 +16,10 @@ struct Outcome {
 
   struct Cell {
     var text: String
-    /// Against the run without Sluice: "−44 %"; empty where there is none.
+    /// Compared with the run without Sluice: "−44 %"; empty if there is none.
     var change = ""
     var tone = Tone.plain
-    /// Of the row's largest, 0…1, for a bar; nil for what is no count.
+    /// The length of its bar, 0…1, where 1 is the row's largest; nil if it is not a count.
     var share: Double?
   }
 
@@ -40,7 +40,7 @@ struct Outcome {
 
   init(_ reports: [RunReport]) {
     let first = reports.first
-    withinTitle = "In the \(Figures.seconds(first?.duration ?? 0)) in which clients come"
+    withinTitle = "In the \(Figures.seconds(first?.duration ?? 0)) in which clients arrive"
     let after = reports.map(\.after).max() ?? 0
     wholeTitle =
       after > 0
@@ -82,9 +82,9 @@ struct Outcome {
     let rows = [
       row("connections that reached the mail server", of: came(isBots: false)) { $0.connections },
       row("… bots' connections", isBots: true, of: came(isBots: true)) { $0.botConnections },
-      row("messages that it accepted") { $0.messages },
+      row("messages it accepted") { $0.messages },
       row("… from bots", isBots: true) { $0.botMessages },
-      row("connections to it at once, at most") { $0.atOnce },
+      row("most connections to it at once") { $0.atOnce },
     ]
     return rows.compactMap { $0 }
   }
@@ -135,8 +135,8 @@ struct Outcome {
       text: count.map { Figures.count($0) } ?? Figures.none, share: count.map { Double($0) / most })
   }
 
-  /// Nine in ten of the bots' kept away is what a shield is for; half of them let in is bad news. More than without
-  /// Sluice is bad of anything.
+  /// It is good to keep away nine in ten of the bots', and bad to let in half of them. More than without Sluice is
+  /// always bad.
   private static func tone(_ part: Double, isBots: Bool) -> Tone {
     if !isBots { return part > 1.05 ? .bad : .plain }
     return part >= 0.5 ? .bad : part <= 0.1 ? .good : .plain

@@ -36,7 +36,7 @@ struct SurvivalSection {
       : "The time axis is in seconds."
     return Markup.section(
       "survival", "How long they stay",
-      "Share of each persona's connections that are still held after a time. A steep step is a patience that is "
+      "Share of each persona's connections that are still held after a time. A steep step is a timeout that is "
         + "built into a program. \(scale)"
         + (runs.isComparison ? " \(runs.keys[0]) is dashed." : ""),
       "<div class=\"cells\">\n\(cells)</div>\n" + Markup.details("Shares as a table", shares()))

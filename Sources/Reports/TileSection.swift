@@ -82,7 +82,7 @@ struct TileSection {
         name: "of the bots' connections left: \(Figures.count(bots.left))"),
       Tile(
         value: Figures.percent(bots.gaveUpShare),
-        name: "of the bots' series of tries given up: \(Figures.count(bots.gaveUp)) of "
+        name: "of the bots' series of attempts given up: \(Figures.count(bots.gaveUp)) of "
           + Figures.count(bots.tries)),
     ]
   }
@@ -92,7 +92,7 @@ struct TileSection {
     return [
       Tile(
         value: Figures.count(report.brokenChecks),
-        name: "breaches of \(report.checks.count) promises, looked at "
+        name: "violations of \(report.checks.count) guarantees, checked "
           + "\(Figures.count(report.checks.reduce(0) { $0 + $1.looked })) times",
         tone: report.brokenChecks > 0 ? "bad" : "good")
     ]
@@ -106,11 +106,13 @@ struct TileSection {
       tiles.append(
         Tile(
           value: Figures.count(report.most { Double($0.held) }),
-          name: "held at most; \(Figures.short(report.mean { Double($0.held) })) on average"))
+          name:
+            "most clients held at once; \(Figures.short(report.mean { Double($0.held) })) on average"
+        ))
       tiles.append(
         Tile(
           value: Figures.count(report.most { Double($0.downstream) }),
-          name: "connections to the mail server at most"
+          name: "most connections to the mail server at once"
             + (report.knowsWithout
               ? "; without the shield \(Figures.count(report.most { Double($0.downstreamWithout) }))"
               : "")))
@@ -131,10 +133,10 @@ struct TileSection {
       tiles.append(
         Tile(
           value: Figures.bytes(report.most { Double($0.memory) }),
-          name: "the daemon's own memory at most"))
+          name: "peak memory of the daemon"))
     }
     if report.hasCPU, let most = report.cores.map(\.share).max() {
-      tiles.append(Tile(value: Figures.percent(most), name: "of one core at most"))
+      tiles.append(Tile(value: Figures.percent(most), name: "of one core at the peak"))
     }
     return tiles
   }
