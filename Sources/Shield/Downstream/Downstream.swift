@@ -4,12 +4,12 @@ import SMTP
 import Structures
 import Suspicion
 
-/// The mail server behind, and the connections to it.
+/// The mail server, and the connections to it.
 ///
-/// Facts about a link go in, `LinkEvent`s come out: whoever has the session acts on them. A link is ready only once it
-/// knows its client, and whoever waits on one that ends is told of it. Commands are out one at a time, or in a group
-/// where both sides pipeline, and replies are paired with them in order; a reply without a command, a malformed reply or
-/// one of a wrong class ends the link (RFC 5321, 4.2; docs/reliability.md).
+/// Facts about a link go in, `LinkEvent`s come out: the session's owner acts on them. A link is ready only once it
+/// knows its client, and a session that waits for a link is told when it ends. Commands are out one at a time, or in a
+/// group where both sides pipeline, and replies are paired with them in order; a reply without a command, a malformed
+/// reply or one of a wrong class ends the link (RFC 5321, 4.2; docs/reliability.md).
 struct Downstream: ~Copyable {
   var links: Slab<Link>
   private(set) var server: Server

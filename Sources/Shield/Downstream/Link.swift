@@ -232,7 +232,7 @@ struct LinkOutput: BitwiseCopyable, Sendable {
   mutating func said(_ count: Int) { unsaid -= Int32(count) }
 }
 
-/// What a link hears.
+/// What a link receives.
 struct LinkInput: BitwiseCopyable, Sendable {
   /// Bytes at `start..<end` of the input region are not read yet.
   private var start: Int32 = 0
@@ -306,7 +306,7 @@ struct LinkInput: BitwiseCopyable, Sendable {
   mutating func pieceTaken() { reader.taken() }
 }
 
-/// What a link knows of its client, and what of it the downstream was told.
+/// What a link knows of its client, and which part of that the downstream was told.
 struct Acquaintance: BitwiseCopyable, Sendable {
   /// Of a probe: a stranger.
   var details = ClientDetails(.stranger)

@@ -4,7 +4,7 @@ import SMTP
 import Structures
 import Suspicion
 
-// What a link hears, and its way from the greeting until it is ready.
+// What a link receives, and its way from the greeting until it is ready.
 extension Downstream {
   // MARK: Opening
 
@@ -237,7 +237,7 @@ extension Downstream {
     Capabilities(ehloReply: core.arena.span(reply(l, core)))
   }
 
-  /// Takes what the reply to EHLO (or HELO, without a word of it) offers as what this connection offers from now on.
+  /// Takes the offers in the reply to EHLO (none after HELO) as what this connection offers from now on.
   ///
   /// All clients are offered what probes were offered. Where the downstream must be spoken to under TLS, an attacker on
   /// the way could say it in clear, so that does not count; nor does what is offered to Sluice itself, before XCLIENT.
@@ -296,7 +296,7 @@ extension Downstream {
     return .none
   }
 
-  /// The downstream does not want to be spoken to: it refuses at the greeting, at EHLO or what it is told of the client.
+  /// The downstream rejects the connection: at the greeting, at EHLO or at the introduction of the client.
   ///
   /// If it takes probes and knows who the client is, it is this client that it refuses, and its words go on.
   private mutating func refused(

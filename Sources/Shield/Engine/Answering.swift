@@ -5,7 +5,7 @@ import SMTP
 import Structures
 import Suspicion
 
-// What a session hears: our own replies, the downstream's, and the last one.
+// What a client gets: our own replies, the downstream's, and the last one.
 extension Engine {
   // MARK: Sending
 

@@ -73,7 +73,7 @@ extension Engine {
   /// Whether nobody holds a place of any pool: so it must be when nobody is there.
   package var sharesAreEmpty: Bool { judge.shares.isEmpty }
 
-  /// The client at whose service downstream connection `l` is, if there is one.
+  /// The client that downstream connection `l` serves, if there is one.
   package func client(ofLink l: Int) -> Int? {
     let s = downstream.links[LinkIndex(l)].session
     return s.exists && clients.sessions[s].owner.exists ? clients.sessions[s].owner.number : nil
@@ -94,7 +94,7 @@ extension Engine {
     return connection.generation == slot.generation && connection.state == .announced
   }
 
-  /// Who a slot that is handed to another worker is.
+  /// The peer of a slot that is handed to another worker.
   package func announcedPeer(_ slot: Slot) -> Peer {
     let i = ClientIndex(Int(slot.index))
     var peer = clients.peer(i)

@@ -301,7 +301,7 @@ extension Engine {
     return sum
   }
 
-  /// Whether the curve asks for a delay at this stage, and for no more than there is room.
+  /// Whether the curve asks for a delay at this stage that fits into the room.
   private func fits(_ stage: Stage, _ i: ClientIndex, _ room: Int64) -> Bool {
     let score = core.policy.score(clients.connections[i].signals)
     let due = core.policy.delays.delay(

@@ -8,7 +8,7 @@ struct Login: BitwiseCopyable, Sendable {
     case none
     /// The downstream has asked for an answer.
     case going
-    /// It is being ended with the downstream; then the client hears our reply.
+    /// It is being ended with the downstream; then the client gets our reply.
     case cancelling
   }
 
