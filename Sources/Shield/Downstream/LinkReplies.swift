@@ -93,7 +93,7 @@ extension Downstream {
   ) -> LinkEvent? {
     switch links[l].state {
     case .free, .closing, .connecting, .securing: return LinkEvent.none
-    // A goodbye between two commands, or words nobody asked for: either way it is done with.
+    // A goodbye between two commands, or words without a command: either way it is done with.
     case .ready: return fail(l, .unexpectedReply, &core, &m)
     case .quitting:
       close(l, &core, &m)
@@ -107,7 +107,7 @@ extension Downstream {
     }
   }
 
-  /// The text of the reply at hand, as the reader re-made it.
+  /// The text of the current reply, as the reader re-made it.
   func reply(_ l: LinkIndex, _ core: borrowing Core) -> Region {
     core.layout.linkReply(l).prefix(Int(links[l].input.replyCount))
   }
@@ -154,7 +154,7 @@ extension Downstream {
     return event
   }
 
-  /// What the reply at hand is for, from its first octet to its last.
+  /// What the current reply is for, from its first octet to its last.
   private func use(ofReplyAt l: LinkIndex) -> ReplyUse {
     let link = links[l]
     if link.state == .ehlo { return .ourselves }
@@ -232,7 +232,7 @@ extension Downstream {
     return ready(l, &core, &m)
   }
 
-  /// What the reply to EHLO at hand offers.
+  /// What the current reply to EHLO offers.
   func readOffers(_ l: LinkIndex, _ core: borrowing Core) -> Capabilities {
     Capabilities(ehloReply: core.arena.span(reply(l, core)))
   }
@@ -355,7 +355,7 @@ extension Downstream {
   /// The downstream asks for the message.
   mutating func beginBody(_ l: LinkIndex) { links[l].enter(.body) }
 
-  /// What follows the reply at hand is a message's, or passes: that reply is done with.
+  /// What follows the current reply is a message's, or passes: that reply is done with.
   mutating func replyPassed(_ l: LinkIndex) { links[l].input.expectNext() }
 
   /// From here on octets pass both ways.

@@ -10,7 +10,7 @@ import Suspicion
 //
 // Nothing is answered 2xx here that the downstream has not answered 2xx, but what concerns the dialogue alone.
 extension Engine {
-  /// Carries out the command at hand; its delay is over.
+  /// Carries out the current command; its delay is over.
   mutating func execute(_ i: ClientIndex, _ m: inout Moment) {
     let s = clients.connections[i].session
     clients.sessions[s].enter(.command)

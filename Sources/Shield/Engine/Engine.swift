@@ -37,7 +37,7 @@ package struct Engine: ~Copyable {
   ///   - seed: of the hash keys and the session ids.
   ///   - secret: under which names are remembered. All workers must have it in common; without it, one of the seed.
   ///   - epoch: what a clock on the wall says at instant 0, in microseconds since 1970.
-  ///   - servers: the downstreams; one, as yet.
+  ///   - servers: the downstreams; only one so far.
   ///   - worker: which of the workers this is; a client that a load balancer names may be another's.
   package init(
     policy: Policy, limits: Limits, seed: UInt64, secret: (UInt64, UInt64)? = nil,

@@ -5,9 +5,9 @@ import SMTP
 import Structures
 import Suspicion
 
-// The command at hand on its way to the downstream, which is opened if need be.
+// The current command on its way to the downstream, which is opened if need be.
 extension Engine {
-  /// Sends the command at hand to the downstream.
+  /// Sends the current command to the downstream.
   mutating func forward(_ i: ClientIndex, _ m: inout Moment) {
     let s = clients.connections[i].session
     let l = clients.sessions[s].link
@@ -98,7 +98,7 @@ extension Engine {
 
   // MARK: Sending
 
-  /// Re-makes the command at hand from its checked parts and sends it. It goes out with `flush`, together with the
+  /// Re-makes the current command from its checked parts and sends it. It goes out with `flush`, together with the
   /// commands that join it.
   mutating func sendCommand(_ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment) {
     let s = clients.connections[i].session
@@ -133,7 +133,7 @@ extension Engine {
     }
   }
 
-  /// Says the command at hand, or a part of a log-in.
+  /// Sends the current command, or a part of a log-in.
   private mutating func say(
     _ verb: Verb, _ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment
   ) -> LinkSent {

@@ -72,7 +72,7 @@ extension Engine {
     core.journal.append(failure)
   }
 
-  /// The command at hand cannot be carried out because its transaction's downstream is gone.
+  /// The current command cannot be carried out because its transaction's downstream is gone.
   mutating func transactionLost(_ i: ClientIndex, _ m: inout Moment) {
     let s = clients.connections[i].session
     switch clients.sessions[s].verb {

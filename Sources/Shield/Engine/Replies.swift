@@ -129,7 +129,7 @@ extension Engine {
       core.journal.append(clients.entry(isNew ? .passNew : .passOld, i, core, now: m.now))
     }
     if clients.sessions[s].envelope.isParked {
-      // MAIL again, on this connection; the recipient at hand follows when it is accepted.
+      // MAIL again, on this connection; the current recipient follows when it is accepted.
       let line = core.layout.mail(s).prefix(Int(clients.sessions[s].envelope.mailCount))
       _ = downstream.repeatMail(line, of: acquaintance(i), l, &core, &m)
       return
@@ -283,7 +283,7 @@ extension Engine {
       .recipientRejected, i, count: Int(count), &clients, &core, now: now)
   }
 
-  /// MAIL was said again, for the recipient at hand.
+  /// MAIL was said again, for the current recipient.
   private mutating func mailRepeated(
     _ i: ClientIndex, _ l: LinkIndex, _ code: UInt16, _ m: inout Moment
   ) {

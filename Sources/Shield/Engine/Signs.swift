@@ -6,7 +6,7 @@ import Suspicion
 
 // What a command gives away about its client.
 extension Engine {
-  /// Looks for signals in the command at hand.
+  /// Looks for signals in the current command.
   ///
   /// - Returns: whether the peer belongs into the tarpit now.
   mutating func inspect(_ i: ClientIndex, now: Instant) -> Bool {

@@ -188,7 +188,7 @@ extension Engine {
 
   /// Throws away the rest of a line that was too long.
   ///
-  /// - Returns: whether there was nothing to throw away; if there was, what stands behind it is to be looked at.
+  /// - Returns: whether there was nothing to throw away; if there was, what stands behind it must be read.
   private mutating func skipLine(_ s: SessionIndex, _ region: Region) -> Bool {
     if region.count == 0 { return true }
     let end = core.lineEnd(in: region)
@@ -247,7 +247,7 @@ extension Engine {
     delay(i, verb.stage, least: least, &m)
   }
 
-  /// Carries out the command at hand, at once or after the delay of its stage.
+  /// Carries out the current command, at once or after the delay of its stage.
   private mutating func delay(
     _ i: ClientIndex, _ stage: Stage, least: Int64, _ m: inout Moment
   ) {

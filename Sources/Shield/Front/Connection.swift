@@ -76,9 +76,9 @@ package struct Connection: BitwiseCopyable, Sendable {
   private var parts: (UInt32, UInt32, UInt32, UInt32) = (0, 0, 0, 0)
   /// Generation (24 bits) and listener (8).
   private var life: UInt32 = 0
-  /// Signals (25 bits), whether it is a load balancer that speaks for nobody (1), state (4), tier (2).
+  /// Signals (25 bits), whether it is a load balancer without a client (1), state (4), tier (2).
   private var standing: UInt32 = 0
-  /// The session it leases, or in the tarpit the replies owed: nobody has both.
+  /// The session it leases, or in the tarpit the replies owed: no connection has both.
   private var lease: UInt32 = 0
   /// When it came, in ticks of 10 ms since the origin (497 days).
   package var accepted: UInt32 = 0

@@ -173,7 +173,7 @@ extension Connection {
 }
 
 extension Core {
-  /// How many places a pool has, and how many nobody holds.
+  /// How many places a pool has, and how many are free.
   fileprivate func places(of pool: Pool, _ clients: borrowing Clients) -> (all: Int, free: Int) {
     switch pool {
     case .slots: (limits.connections, places.clients.free)

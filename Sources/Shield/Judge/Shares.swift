@@ -74,7 +74,7 @@ struct Shares: ~Copyable {
   /// Bytes for each held connection, at most.
   static let bytesOfSlot = 4
 
-  /// Whether nobody holds anything.
+  /// Whether no source holds a place.
   var isEmpty: Bool { crowd.total == 0 && counts.entries == 0 }
 
   private func key(_ pool: Pool, _ scope: Scope, _ source: Address) -> UInt64 {

@@ -30,7 +30,7 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
   package var verdict = Verdict.pass
   /// The worker that noticed, for `.downstreamDown` and `.downstreamUp`: each finds out for itself.
   package var worker: UInt16 = 0
-  /// Microseconds of the matter at hand: a delay, how long it held, how long until it may try again.
+  /// Microseconds of what the entry is about: a delay, how long it held, how long until it may try again.
   package var micros: Int64 = 0
   /// The session's length, in microseconds.
   package var held: Int64 = 0
