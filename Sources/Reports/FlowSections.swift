@@ -159,7 +159,7 @@ struct FlowSections {
     }
     let about = sampled.map { k -> String in
       let report = runs.reports[k]
-      return runs.said(k, "with the shield ") + Figures.short(report.mean { Double($0.downstream) })
+      return runs.said(k, "with Sluice ") + Figures.short(report.mean { Double($0.downstream) })
         + " on average, \(Figures.count(report.most { Double($0.downstream) })) at most"
         + (report.knowsWithout
           ? "; without it " + Figures.short(report.mean { Double($0.downstreamWithout) })
@@ -172,7 +172,7 @@ struct FlowSections {
       note: about,
       behind: table(
         "Connections to the mail server",
-        [("with the shield", { Figures.count($0.downstream) })]
+        [("with Sluice", { Figures.count($0.downstream) })]
           + (runs.reports.contains(where: \.knowsWithout)
             ? [("without it", { Figures.count($0.downstreamWithout) })] : [])))
   }

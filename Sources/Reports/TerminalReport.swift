@@ -173,7 +173,7 @@ public enum TerminalReport {
           + "\(Figures.short(report.mean { Double($0.downstream) })) connections on average, "
           + "\(Figures.count(report.most { Double($0.downstream) })) at most"
           + (report.knowsWithout
-            ? "; without the shield \(Figures.short(report.mean { Double($0.downstreamWithout) })) and "
+            ? "; without Sluice \(Figures.short(report.mean { Double($0.downstreamWithout) })) and "
               + Figures.count(report.most { Double($0.downstreamWithout) }) : ""))
     }
     let all = report.everyone

@@ -114,7 +114,7 @@ struct TileSection {
           value: Figures.count(report.most { Double($0.downstream) }),
           name: "most connections to the mail server at once"
             + (report.knowsWithout
-              ? "; without the shield \(Figures.count(report.most { Double($0.downstreamWithout) }))"
+              ? "; without Sluice \(Figures.count(report.most { Double($0.downstreamWithout) }))"
               : "")))
     }
     if report.littleDifference.isFinite {
