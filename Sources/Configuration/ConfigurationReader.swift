@@ -90,7 +90,7 @@ struct ConfigurationReader {
       }
       return Double(text) == nil ? nil : write("weight", text)
     }
-    // A delay: that of the unknown is what somebody means who gives one.
+    // A single delay is probably meant for clean clients.
     guard section.hasPrefix("delays."), (try? Form.duration(text)) != nil else { return nil }
     return write("clean", text)
   }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// What a client says next. Whoever carries it out makes octets of it (`Words.write`).
+/// What a client says next. `Words.write` makes octets of it.
 public enum Line: Sendable, Equatable, BitwiseCopyable {
   /// With a bare word instead of a name; EHLO instead of HELO.
   case helo(bare: Bool, extended: Bool)
   case startTLS, auth, mail, null, data, rset, quit
   case rcpt(unknown: Bool)
-  /// MAIL, so many RCPT and DATA in one write.
+  /// MAIL, this many RCPT, and DATA in one write.
   case group(recipients: UInt8)
   /// The same behind an EHLO, before anything was offered.
   case rush(bare: Bool, recipients: UInt8)
-  /// A message of about so many octets, with its final dot.
+  /// A message of about this many octets, with its final dot.
   case body(octets: Int32)
   /// Another protocol's first words.
   case foreign

@@ -154,7 +154,7 @@ public enum Words {
       .joined())
   private static let lineOctets = 74
 
-  /// How long a text is of at least so many octets, its lines' ends included.
+  /// How long a text of at least this many octets is, its line ends included.
   private static func textOctets(_ octets: Int) -> Int {
     let last = min(octets % lineOctets, lineOctets - 2)
     return octets - octets % lineOctets + (last > 0 ? last + 2 : 0)
