@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Whether mail for the downstream would come back to one of our own listeners. For an address; names are resolved by
-// whoever may wait for that.
+// callers that may wait for that.
 
 package import Glibc
 import Policy

@@ -26,7 +26,7 @@ extension Configuration {
     }
     var sources: [SourceText] = []
     var marks = FileMarks()
-    let folder = folder(of: file)
+    let folder = parent(of: file)
     let extra = (folder.isEmpty ? "" : folder + "/") + "conf.d"
     do throws(FileFailure) {
       let content = try readFile(file, bytesMax: SourceText.bytesMax)
@@ -68,7 +68,7 @@ extension Configuration {
     name.lastIndex(of: ".").map { name[..<$0] } ?? name[...]
   }
 
-  private static func folder(of file: String) -> String {
+  private static func parent(of file: String) -> String {
     guard let slash = file.lastIndex(of: "/") else { return "" }
     return slash == file.startIndex ? "/." : String(file[..<slash])
   }
@@ -122,7 +122,9 @@ extension ConfigurationReader {
     where !draft.policy.ownNames.contains(name) {
       draft.policy.ownNames.append(name)
     }
-    checkOrder(whole)
+    for finding in SettingPairs(draft, places, whole).findings {
+      problems.add(finding.severity, at: finding.place, finding.reason, finding.hint)
+    }
     checkDownstream(whole)
     finishTLS(whole)
     readNameKey()
@@ -167,125 +169,6 @@ extension ConfigurationReader {
       if (try? Form.hostname(draft.policy.hostname, isFull: false)) == nil {
         draft.policy.hostname = "localhost"
       }
-    }
-  }
-
-  /// Pairs of settings of which one must not be less than the other.
-  private mutating func checkOrder(_ whole: SourcePosition) {
-    let limits = draft.limits
-    let policy = draft.policy
-    let places = self.places
-    func place(_ keys: String...) -> SourcePosition {
-      keys.compactMap { places[$0] }.first ?? whole
-    }
-    var found: [(Problem.Severity, SourcePosition, String, String)] = []
-    if policy.session.commandBytes > limits.inputBytes {
-      found.append(
-        (
-          .error, place("smtp.command_bytes", "limits.input_bytes"),
-          "smtp.command_bytes (\(Form.write(size: policy.session.commandBytes))) does not fit into "
-            + "limits.input_bytes (\(Form.write(size: limits.inputBytes)))",
-          "a command must fit into the buffer as a whole: lower the first or raise the second"
-        ))
-    }
-    if draft.listeners.contains(where: { $0.role == .outbound })
-      && limits.inputBytes < SessionLimits.loginBytes + 2
-    {
-      found.append(
-        (
-          .warning, place("limits.input_bytes"),
-          "limits.input_bytes (\(Form.write(size: limits.inputBytes))) is less than the length of an AUTH line "
-            + "(\(SessionLimits.loginBytes) octets)",
-          "log-ins with long tokens or tickets will be rejected with 500: 16k is enough"
-        ))
-    }
-    let share = limits.share(of: draft.workers)
-    let slots = share.connections + share.downstreamConnections
-    if slots > Limits.slotsOfWorkerMax {
-      let needed =
-        (limits.connections + limits.downstreamConnections) / (Limits.slotsOfWorkerMax - 1) + 1
-      found.append(
-        (
-          .error, place("limits.connections", "workers"),
-          "a worker cannot have \(slots) connections, \(Limits.slotsOfWorkerMax) at most",
-          "write workers: \(needed) or more"
-        ))
-    }
-    if limits.sessions > limits.connections {
-      found.append(
-        (
-          .error, place("limits.sessions", "limits.connections"),
-          "limits.sessions (\(limits.sessions)) is more than limits.connections (\(limits.connections))",
-          "each session needs a connection: lower the first or raise the second"
-        ))
-    }
-    if limits.downstreamConnections > limits.sessions {
-      found.append(
-        (
-          .warning, place("limits.downstream_connections", "limits.sessions"),
-          "limits.downstream_connections (\(limits.downstreamConnections)) is more than limits.sessions "
-            + "(\(limits.sessions)): the rest can never be used",
-          "write limits.downstream_connections: \(limits.sessions) or less"
-        ))
-    }
-    if limits.receiveBuffers & (limits.receiveBuffers - 1) != 0 {
-      let power = 1 << (Int.bitWidth - limits.receiveBuffers.leadingZeroBitCount)
-      found.append(
-        (
-          .error, place("limits.receive_buffers"),
-          "limits.receive_buffers (\(limits.receiveBuffers)) is not a power of two, as the kernel requires",
-          "write \(power / 2) or \(min(power, 32_768))"
-        ))
-    }
-    if policy.shrinkAt > policy.shedAt {
-      found.append(
-        (
-          .error, place("overload.shrink_at", "overload.shed_at"),
-          "overload.shrink_at (\(Form.write(percentage: policy.shrinkAt))) is above overload.shed_at "
-            + "(\(Form.write(percentage: policy.shedAt)))",
-          "shorter holding starts before rejection: lower the first or raise the second"
-        ))
-    }
-    // Only where it was written: the shipped one gives way to a shorter `command` by itself.
-    if policy.timeouts.commandUnderStress > policy.timeouts.command,
-      places["timeouts.command_under_stress"] != nil
-    {
-      found.append(
-        (
-          .error, place("timeouts.command_under_stress", "timeouts.command"),
-          "timeouts.command_under_stress (\(Form.write(duration: policy.timeouts.commandUnderStress))) is "
-            + "longer than timeouts.command (\(Form.write(duration: policy.timeouts.command)))",
-          "under stress the timeout must be shorter: lower the first or raise the second"
-        ))
-    }
-    if policy.session.recipients < 100 {
-      found.append(
-        (
-          .warning, place("smtp.recipients"),
-          "RFC 5321 (4.5.3.1.8) promises senders at least 100 recipients a message",
-          "write smtp.recipients: 100 or more, unless all senders are your own"
-        ))
-    }
-    found += delaysOutOfOrder(place)
-    for (severity, position, reason, hint) in found {
-      problems.add(severity, at: position, reason, hint)
-    }
-  }
-
-  /// Where a suspicious peer would wait less than a clean one.
-  private func delaysOutOfOrder(
-    _ place: (String...) -> SourcePosition
-  ) -> [(Problem.Severity, SourcePosition, String, String)] {
-    let delays = draft.policy.delays
-    var pairs = Stage.allCases.map { ($0.name, delays[$0].clean, delays[$0].suspicious) }
-    pairs.append(("sum", delays.cleanSum, delays.suspiciousSum))
-    return pairs.filter { $0.1 > $0.2 }.map { name, clean, suspicious in
-      (
-        .warning, place("delays.\(name).clean", "delays.\(name).suspicious"),
-        "at 'delays.\(name)' a clean client waits \(Form.write(duration: clean)), longer than a suspicious "
-          + "one with \(Form.write(duration: suspicious))",
-        "write the shorter delay at 'clean'"
-      )
     }
   }
 

@@ -31,9 +31,9 @@ package struct FileMarks: Sendable {
 }
 
 extension Configuration {
-  /// A table with so many rules is expected to keep a tenth of them.
+  /// A table with at least this many rules is expected to keep a tenth of them.
   private static let rulesThatCount = 20
-  /// With so many settings written it is expected that half of them stay.
+  /// If at least this many settings are lost, half of those that were written are expected to stay.
   private static let settingsThatCount = 4
 
   /// What is in force and would be gone, and why that may not be meant.

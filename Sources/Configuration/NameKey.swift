@@ -3,7 +3,7 @@ import Structures
 
 /// The secret under which HELO domains and user names are remembered (`SourceNames`), and the file that holds it.
 ///
-/// Not a password: whoever knows it can tell whether a name is among those that are remembered. Kept: the same file
+/// Not a password: anyone who knows it can tell whether a name is among those that are remembered. Kept: the same file
 /// gives the same key, after a restart and on another machine.
 package struct NameKey: Sendable, Equatable {
   package let high: UInt64

@@ -187,7 +187,7 @@ package struct FileFailure: Error {
 
   package var kind: Problem.Kind { errno == EACCES || errno == EPERM ? .forbidden : .missing }
 
-  /// The problem this is for whoever asked for the file.
+  /// The problem to report for the setting that names the file.
   package func problem(at position: SourcePosition, lineText: String) -> Problem {
     Problem(.error, kind: kind, at: position, lineText: lineText, reason: reason, hint: hint)
   }

@@ -8,7 +8,7 @@ package import TLS
 
 /// What the operator decides about TLS, with the certificates already read.
 ///
-/// Not contexts: those are made from `serverSettings` and `clientSettings` by whoever serves. Kept: a
+/// Not contexts: those are made from `serverSettings` and `clientSettings` by the service. Kept: a
 /// context can be made from them, for that was tried when the configuration was read.
 package struct TLSSection: Sendable {
   /// An entry of `tls.certificates`.
@@ -38,8 +38,8 @@ package struct TLSSection: Sendable {
 
   /// Read from the entries, in their order.
   package internal(set) var certificates: [TLSServerCertificate] = []
-  /// What speaks against certificates that can be used all the same. Those that peers refuse are errors:
-  /// `check` fails with them, and `serve` serves, for clear text and a warning are better than no mail.
+  /// Problems of certificates that can still be used. Certificates that peers reject are errors: `check` fails with them.
+  /// `serve` starts, because clear text and a warning are better than no mail.
   package internal(set) var findings: [Problem] = []
 
   package init() {}

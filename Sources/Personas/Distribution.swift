@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /// How a quantity of a persona varies, as its quantile function: one draw of 0 ..< 1 gives one value. The same
-/// draw asked of several distributions gives values that belong together: who is patient at the banner is
-/// patient at DATA.
+/// draw asked of several distributions gives values that belong together: a client that is patient at the
+/// banner is patient at DATA.
 ///
 /// Its arithmetic is its own, for the C library's exp and log differ in their last bits from processor to
 /// processor, and the same seed must give the same run everywhere.

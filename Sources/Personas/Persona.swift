@@ -82,7 +82,7 @@ public struct Persona: Sendable {
   public var clock = PatienceClock.reply
   /// The longest that a whole session may take, whatever the clock.
   public var sessionMost: Double = .infinity
-  /// It leaves after so many replies that each took longer than `slowReply`; 0: never for that.
+  /// It leaves after this many replies that each took longer than `slowReply`; 0: never.
   public var slowStrikes = 0
   /// Seconds from which on a reply is a slow one.
   public var slowReply = 4.0

@@ -28,7 +28,7 @@ public struct Client: Sendable, BitwiseCopyable {
     address: Address(high: 0, low: 0))
 }
 
-/// All clients of a scenario: who begins when and from where, who comes back, and what became of them. Without
+/// All clients of a scenario: which begin when and from where, which come back, and what became of them. Without
 /// I/O and without a clock; the simulator and the flood ask it the same questions.
 ///
 /// Times are microseconds of the run.
@@ -296,7 +296,7 @@ public struct Population: Sendable {
         ? Self.left(at: actor.endedAt)
         : "\(ending.name), \(actor.lastWord) at \(actor.endedAt.name)"
       found[entry].lost[reason, default: 0] += 1
-      // Whoever tries but once loses by a broken connection what no shield could have saved.
+      // A client that tries only once loses mail when its connection breaks; no shield could have saved it.
       if byFault && client.attempt == 1 { found[entry].lostByFault += 1 }
       return nil
     case .probe:
@@ -310,7 +310,7 @@ public struct Population: Sendable {
       let isEndless = client.attemptsMost == 65_535
       if client.attempt < client.attemptsMost || isEndless, !isSlow {
         let at = now + Int64(persona.value.again.value(at: draw()) * 1_000_000)
-        // Who comes back without end would do so for ever: the scenario's end is theirs.
+        // A client that returns endlessly stops at the scenario's end.
         return isEndless && Double(at) >= scenario.duration * 1_000_000 ? nil : at
       }
       if !client.hasDelivered { found[entry].gaveUp += 1 }

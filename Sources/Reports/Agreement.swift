@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A forecast beside what happened: the same scenario simulated and on real sockets, figure by figure, with what
-// forecasts of other seeds say, for two runs of chance differ too. Not a judge: it marks what is to be explained.
+// A forecast beside what happened: the same scenario simulated and on real sockets, figure by figure, with the forecasts
+// of other seeds, because two random runs differ too. It does not judge: it marks differences that need an explanation.
 
 public import Personas
 
@@ -17,7 +17,7 @@ public struct Agreement {
     /// The same of all forecasts.
     var all: [Double]
     var text: (Double) -> String
-    /// Below so much a difference is no matter: seconds that the steps of a histogram hide, single clients.
+    /// Smaller differences do not matter: seconds within a step of a histogram, single clients.
     var least: Double
 
     /// Beyond every forecast, by more than a twentieth and by more than `least`.
@@ -34,7 +34,8 @@ public struct Agreement {
         known.count < 2
         ? Figures.none : "\(text(known.min() ?? .nan)) to \(text(known.max() ?? .nan))"
       return [
-        text(forecast), text(real), View.change(from: forecast, to: real, text, false), others,
+        text(forecast), text(real), Figures.change(from: forecast, to: real, text, isShare: false),
+        others,
         isFar ? "*" : "",
       ]
     }
@@ -56,46 +57,55 @@ public struct Agreement {
     self.real = real
     let all = [forecast] + others
     seeds = all.count
+    overall = Self.together(forecast, real, all)
+    tables = Self.each(forecast, real, all)
+  }
+
+  private static func together(
+    _ forecast: RunReport, _ real: RunReport, _ all: [RunReport]
+  ) -> [Row] {
     func row(
-      _ name: String, _ text: @escaping (Double) -> String, least: Double = 0,
+      _ name: String, _ text: @escaping (Double) -> String = Figures.count, least: Double = 0,
       _ value: (RunReport) -> Double
     ) -> Row {
       Row(
         of: "", name: name, forecast: value(forecast), real: value(real), all: all.map(value),
         text: text, least: least)
     }
-    let count: (Double) -> String = Figures.count
-    overall = [
-      row("clients", count) { Double($0.everyone.clients) },
-      row("connections", count) { Double($0.everyone.connections) },
+    return [
+      row("clients") { Double($0.everyone.clients) },
+      row("connections") { Double($0.everyone.connections) },
       row("connections a second", Figures.rate) {
         Double($0.everyone.connections) / max($0.duration, 1)
       },
       row("held, on average", Figures.short) { $0.mean { Double($0.held) } },
-      row("held, at most", count) { $0.most { Double($0.held) } },
+      row("held, at most") { $0.most { Double($0.held) } },
       row("held by Little's law", Figures.short) { $0.little.expected },
       row("mean time held", Figures.seconds) { $0.little.hold },
-      row("let through", count) { Double($0.everyone.letThrough) },
-      row("messages delivered", count) { Double($0.everyone.delivered) },
-      row("connections that left", count) { Double($0.everyone.left) },
-      row("honest messages lost", count) {
-        Double($0.all("sender", named: "honest").lostCount)
-      },
+      row("let through") { Double($0.everyone.letThrough) },
+      row("messages delivered") { Double($0.everyone.delivered) },
+      row("connections that left") { Double($0.everyone.left) },
+      row("honest messages lost") { Double($0.all("sender", named: "honest").lostCount) },
       row("honest mail's delay, p95", Figures.seconds, least: 0.5) {
         let delay = $0.all("sender", named: "honest").delay
         return delay.total > 0 ? delay.quantile(0.95) : .nan
       },
       row("to the mail server, on average", Figures.short) {
-        // A run that nobody looked at from behind has none at any moment.
+        // A run in which nobody measured the mail server has no connections to it at any moment.
         $0.most { Double($0.downstream) } > 0 ? $0.mean { Double($0.downstream) } : .nan
       },
     ]
+  }
+
+  private static func each(
+    _ forecast: RunReport, _ real: RunReport, _ all: [RunReport]
+  ) -> [(title: String, rows: [Row])] {
     let personas = forecast.merged
     func table(
-      _ text: @escaping (Double) -> String, least: Double,
+      _ title: String, _ text: @escaping (Double) -> String = Figures.count, least: Double,
       _ value: (PersonaFindings) -> Double
-    ) -> [Row] {
-      personas.compactMap { persona in
+    ) -> (title: String, rows: [Row]) {
+      let rows = personas.compactMap { persona -> Row? in
         func of(_ report: RunReport) -> Double {
           report.merged.first { $0.id == persona.id }.map(value) ?? .nan
         }
@@ -105,28 +115,23 @@ public struct Agreement {
           of: persona.label, name: "", forecast: first, real: second, all: all.map(of), text: text,
           least: least)
       }
+      return (title, rows)
     }
-    tables = [
-      ("Connections", table(count, least: 10) { Double($0.connections) }),
-      ("Connections let through", table(count, least: 10) { Double($0.letThrough) }),
-      ("Connections that left", table(count, least: 10) { Double($0.left) }),
-      (
-        "Seconds until they left, median",
-        table(Figures.seconds, least: 0.5) {
-          $0.leftAfter.total > 0 ? $0.leftAfter.quantile(0.5) : .nan
-        }
-      ),
-      (
-        "Seconds to the whole banner, p95",
-        table(Figures.seconds, least: 0.5) {
-          $0.banner.total > 0 ? $0.banner.quantile(0.95) : .nan
-        }
-      ),
-    ].filter { !$0.1.isEmpty }
+    return [
+      table("Connections", least: 10) { Double($0.connections) },
+      table("Connections let through", least: 10) { Double($0.letThrough) },
+      table("Connections that left", least: 10) { Double($0.left) },
+      table("Seconds until they left, median", Figures.seconds, least: 0.5) {
+        $0.leftAfter.total > 0 ? $0.leftAfter.quantile(0.5) : .nan
+      },
+      table("Seconds to the whole banner, p95", Figures.seconds, least: 0.5) {
+        $0.banner.total > 0 ? $0.banner.quantile(0.95) : .nan
+      },
+    ].filter { !$0.rows.isEmpty }
   }
 
   private var head: [String] {
-    ["forecast", "real", "difference", seeds > 1 ? "of \(seeds) seeds" : "of one seed", ""]
+    ["forecast", "real", "difference", seeds > 1 ? "range of \(seeds) seeds" : "range", ""]
   }
 
   private var far: Int {
@@ -134,16 +139,16 @@ public struct Agreement {
   }
 
   private let measures =
-    "The forecast counts the shield's slots, the real run what its clients have; its waiting are all without a "
-    + "whole banner, those in the tarpit too."
+    "The forecast counts the shield's slots, the real run what its clients have; its “waiting” are all "
+    + "clients that have not received a whole banner, including those in the tarpit."
 
   private var sentence: String {
     let rows = overall.count + tables.reduce(0) { $0 + $1.rows.count }
     let mark =
-      "beyond \(seeds > 1 ? "all \(seeds) forecasts" : "its forecast") by more than 5 % of it"
+      "outside \(seeds > 1 ? "all \(seeds) forecasts" : "the forecast") by more than 5 %"
     return far == 0
       ? "None of \(rows) figures is \(mark)."
-      : "\(far) of \(rows) figures \(far == 1 ? "is" : "are") \(mark); they have a *."
+      : "\(far) of \(rows) figures \(far == 1 ? "is" : "are") \(mark); each is marked with *."
   }
 
   /// Tables for a terminal.

@@ -17,10 +17,10 @@ extension PersonaFindings {
   /// Connections that ended.
   var ended: Int { max(held.total, endings.values.reduce(0, +)) }
 
-  /// Share of the connections that ended because the client lost patience; not a number of none.
+  /// Share of the connections that ended because the client lost patience; not a number if none ended.
   var leftShare: Double { ended > 0 ? Double(left) / Double(ended) : .nan }
 
-  /// Of how many it is said that they gave up: a run that does not count series has one for each client.
+  /// What `gaveUp` is a part of: a run that does not count series has one for each client.
   var tries: Int { max(series, clients) }
 
   /// Share of all series of tries that were given up for good.
@@ -33,7 +33,7 @@ extension PersonaFindings {
   /// Messages given up for good; of a probe, connections without their answer.
   var lostCount: Int { lost.values.reduce(0, +) }
 
-  /// Of how many it is known whether they were lost: what is under way yet is neither lost nor safe.
+  /// Messages known to be delivered or lost: one still under way is neither.
   var decided: Int { kind == "probe" ? max(ended, lostCount) : delay.total + lostCount }
 
   var lostShare: Double { decided > 0 ? Double(lostCount) / Double(decided) : .nan }
@@ -82,13 +82,13 @@ extension RunReport {
     let came = Figures.seconds(duration)
     if kind == "real" { return came }
     return after > 0
-      ? "\(came) of its time, and \(Figures.seconds(after)) for retries" : "\(came) of its time"
+      ? "\(came) simulated, plus \(Figures.seconds(after)) for retries" : "\(came) simulated"
   }
 
   /// The time of what is counted over the whole run.
   var wholeTime: String {
     after > 0
-      ? "The whole run: \(Figures.seconds(duration)), and the retries of up to \(Figures.seconds(after)) after"
+      ? "The whole run: \(Figures.seconds(duration)), and retries for up to \(Figures.seconds(after)) afterwards"
       : "The whole run: \(Figures.seconds(duration))"
   }
 

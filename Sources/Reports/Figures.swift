@@ -107,6 +107,22 @@ enum Figures {
     return (value > 0 ? "+" : "−") + text(abs(value))
   }
 
+  /// How a figure differs from another: "+12 (+8 %)"; for a share "−3.1 points".
+  static func change(
+    from first: Double, to second: Double, _ text: (Double) -> String, isShare: Bool
+  ) -> String {
+    guard first.isFinite, second.isFinite else { return none }
+    let difference = second - first
+    if difference == 0 { return "±0" }
+    if isShare {
+      let points = trimmed(abs(difference) * 100, 2)
+      return signed(difference) { _ in (points == "0" ? "< 0.01" : points) + " points" }
+    }
+    let by =
+      first != 0 ? " (" + signed(difference / abs(first), percent) + ")" : ""
+    return signed(difference, text) + by
+  }
+
   /// Text of others on a terminal: no control and no change of direction gets through.
   static func plain(_ text: String) -> String {
     var result = String.UnicodeScalarView()

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What is there over the time of the run: connections, slots, the mail server behind, memory and CPU.
+// What changes during the run: connections, slots, connections to the mail server, memory and CPU.
 
 import Personas
 
-extension View {
+struct FlowSections {
+  let runs: Runs
+
   private func curve(
     _ k: Int, _ name: String, _ color: String, dashed: Bool = false, filled: Bool = false,
     _ value: (Sample) -> Double
   ) -> Plot.Curve {
     Plot.Curve(
-      points: reports[k].samples.map { (x: $0.at, y: value($0)) }, color: color, name: name,
+      points: runs.reports[k].samples.map { (x: $0.at, y: value($0)) }, color: color, name: name,
       isDashed: dashed, isFilled: filled)
   }
 
@@ -22,7 +24,7 @@ extension View {
       curves.flatMap { $0.points.map(\.y) }.max() ?? 0,
       levels.map(\.y).filter(\.isFinite).max() ?? 0)
     return Plot(
-      id: id, title: title, about: about, x: .time(to: duration),
+      id: id, title: title, about: about, x: .time(to: runs.duration),
       y: .linear(to: most, title: "", text: text), curves: curves, levels: levels)
   }
 
@@ -31,7 +33,7 @@ extension View {
     _ title: String, _ columns: [(name: String, text: (Sample) -> String)]
   ) -> String {
     var content = ""
-    for (k, report) in reports.enumerated() {
+    for (k, report) in runs.reports.enumerated() {
       let count = report.samples.count
       let shown = min(count, 24)
       let rows = (0..<shown).map { n -> [String] in
@@ -40,41 +42,43 @@ extension View {
       }
       let part = shown < count ? ", \(shown) of \(Figures.count(count)) moments" : ""
       content += Markup.table(
-        named(k, title) + part, ["after"] + columns.map(\.name), rows)
+        runs.named(k, title) + part, ["after"] + columns.map(\.name), rows)
     }
     return Markup.details("As a table", content)
   }
 
   /// Runs that have samples.
-  private var sampled: [Int] { reports.indices.filter { !reports[$0].samples.isEmpty } }
+  private var sampled: [Int] { runs.reports.indices.filter { !runs.reports[$0].samples.isEmpty } }
 
   func flow() -> String {
-    guard reports.contains(where: { !$0.samples.isEmpty }) else { return "" }
+    guard runs.reports.contains(where: { !$0.samples.isEmpty }) else { return "" }
     return Markup.section(
       "flow", "Over time",
-      isComparison
-        ? keys.indices.map { "\(keys[$0]) is \(Self.hue($0))" }.joined(separator: ", ") + "." : "",
+      runs.isComparison
+        ? runs.hues + "." : "",
       "<div class=\"figures\">\n\(offered())\(slots())\(downstream())</div>\n")
   }
 
   private func offered() -> String {
     var curves: [Plot.Curve] = []
-    for k in reports.indices {
+    for k in runs.reports.indices {
       curves.append(
-        curve(k, named(k, "offered"), color(k, alone: "grey"), dashed: isComparison) { $0.offered })
+        curve(k, runs.named(k, "offered"), runs.color(k, alone: "grey"), dashed: runs.isComparison)
+        { $0.offered })
       curves.append(
         curve(
-          k, named(k, "let through"), color(k, alone: "sender"), filled: !isComparison
+          k, runs.named(k, "let through"), runs.color(k, alone: "sender"),
+          filled: !runs.isComparison
         ) { $0.letThrough })
     }
     let about = sampled.map { k in
-      said(k, "on average ") + Figures.rate(reports[k].mean { $0.offered }) + " offered, "
-        + Figures.rate(reports[k].mean { $0.letThrough }) + " let through"
+      runs.said(k, "on average ") + Figures.rate(runs.reports[k].mean { $0.offered }) + " offered, "
+        + Figures.rate(runs.reports[k].mean { $0.letThrough }) + " let through"
     }.joined(separator: "; ")
     return Markup.figure(
       "Connections a second, offered and let through",
       plot("offered", "Connections offered and let through", about, curves).svg(),
-      note: about + (isComparison ? "; offered is dashed" : ""),
+      note: about + (runs.isComparison ? "; offered is dashed" : ""),
       behind: table(
         "Connections a second",
         [
@@ -90,18 +94,19 @@ extension View {
         ("held", { Figures.count($0.held) }), ("waiting", { Figures.count($0.waiting) }),
         ("dripping", { Figures.count($0.dripping) }), ("talking", { Figures.count($0.talking) }),
       ])
-    let levels = reports.indices.filter { reports[$0].little.expected > 0 }.map { k in
+    let levels = runs.reports.indices.filter { runs.reports[$0].little.expected > 0 }.map { k in
       Plot.Level(
-        y: reports[k].little.expected, color: color(k, alone: "probe"),
-        name: named(k, "Little \(Figures.short(reports[k].little.expected))"))
+        y: runs.reports[k].little.expected, color: runs.color(k, alone: "probe"),
+        name: runs.named(k, "Little \(Figures.short(runs.reports[k].little.expected))"))
     }
-    let about = reports.indices.filter { reports[$0].little.expected > 0 }.map { k -> String in
-      let little = reports[k].little
-      return said(k, "Little's law: ") + Figures.rate(little.rate) + " × "
+    let about = runs.reports.indices.filter { runs.reports[$0].little.expected > 0 }.map {
+      k -> String in
+      let little = runs.reports[k].little
+      return runs.said(k, "Little's law: ") + Figures.rate(little.rate) + " × "
         + Figures.seconds(little.hold) + " = \(Figures.short(little.expected)) held; seen "
         + Figures.short(little.seen) + " on average"
     }.joined(separator: "; ")
-    if !isComparison {
+    if !runs.isComparison {
       let curves = [
         curve(0, "held", "grey") { Double($0.held) },
         curve(0, "waiting", "s4") { Double($0.waiting) },
@@ -113,8 +118,8 @@ extension View {
         "Slots", plot("slots", "Slots over time", about, curves, levels: levels).svg(), note: about,
         behind: behind)
     }
-    let held = reports.indices.map { k in
-      curve(k, named(k, "held"), color(k, alone: "")) { Double($0.held) }
+    let held = runs.reports.indices.map { k in
+      curve(k, runs.named(k, "held"), runs.color(k, alone: "")) { Double($0.held) }
     }
     var text = Markup.figure(
       "Slots held", plot("slots", "Slots held over time", about, held, levels: levels).svg(),
@@ -123,13 +128,13 @@ extension View {
       ("waiting", { Double($0.waiting) }), ("dripping", { Double($0.dripping) }),
       ("talking", { Double($0.talking) }),
     ]
-    for (name, value) in states where reports.contains(where: { $0.most(value) > 0 }) {
-      let known = sampled.filter { reports[$0].most(value) > 0 }
+    for (name, value) in states where runs.reports.contains(where: { $0.most(value) > 0 }) {
+      let known = sampled.filter { runs.reports[$0].most(value) > 0 }
       let curves = known.map { k in
-        curve(k, named(k, name), color(k, alone: ""), value)
+        curve(k, runs.named(k, name), runs.color(k, alone: ""), value)
       }
       let about = known.map { k in
-        said(k, "on average ") + Figures.short(reports[k].mean(value))
+        runs.said(k, "on average ") + Figures.short(runs.reports[k].mean(value))
       }.joined(separator: "; ")
       text += Markup.figure(
         "Slots \(name)", plot("slots-\(name)", "Slots \(name) over time", about, curves).svg(),
@@ -140,21 +145,21 @@ extension View {
 
   private func downstream() -> String {
     var curves: [Plot.Curve] = []
-    for k in reports.indices {
-      if reports[k].knowsWithout {
+    for k in runs.reports.indices {
+      if runs.reports[k].knowsWithout {
         curves.append(
           curve(
-            k, named(k, "unshielded"), color(k, alone: "grey"), dashed: isComparison
+            k, runs.named(k, "unshielded"), runs.color(k, alone: "grey"), dashed: runs.isComparison
           ) { Double($0.downstreamWithout) })
       }
       curves.append(
         curve(
-          k, named(k, "shielded"), color(k, alone: "sender"), filled: !isComparison
+          k, runs.named(k, "shielded"), runs.color(k, alone: "sender"), filled: !runs.isComparison
         ) { Double($0.downstream) })
     }
     let about = sampled.map { k -> String in
-      let report = reports[k]
-      return said(k, "with the shield ") + Figures.short(report.mean { Double($0.downstream) })
+      let report = runs.reports[k]
+      return runs.said(k, "with Sluice ") + Figures.short(report.mean { Double($0.downstream) })
         + " on average, \(Figures.count(report.most { Double($0.downstream) })) at most"
         + (report.knowsWithout
           ? "; without it " + Figures.short(report.mean { Double($0.downstreamWithout) })
@@ -162,13 +167,13 @@ extension View {
           : "; without it unknown")
     }.joined(separator: "; ")
     return Markup.figure(
-      "Connections to the mail server behind",
-      plot("downstream", "Connections to the mail server behind, over time", about, curves).svg(),
+      "Connections to the mail server",
+      plot("downstream", "Connections to the mail server over time", about, curves).svg(),
       note: about,
       behind: table(
         "Connections to the mail server",
-        [("with the shield", { Figures.count($0.downstream) })]
-          + (reports.contains(where: \.knowsWithout)
+        [("with Sluice", { Figures.count($0.downstream) })]
+          + (runs.reports.contains(where: \.knowsWithout)
             ? [("without it", { Figures.count($0.downstreamWithout) })] : [])))
   }
 
@@ -177,40 +182,43 @@ extension View {
   /// Memory and CPU of real runs.
   func machine() -> String {
     var text = ""
-    let withMemory = reports.indices.filter { reports[$0].hasMemory }
+    let withMemory = runs.reports.indices.filter { runs.reports[$0].hasMemory }
     if !withMemory.isEmpty {
       let curves = withMemory.map { k in
-        curve(k, named(k, "memory"), color(k, alone: "sender"), filled: !isComparison) {
+        curve(
+          k, runs.named(k, "memory"), runs.color(k, alone: "sender"), filled: !runs.isComparison
+        ) {
           Double($0.memory)
         }
       }
       let about = withMemory.map { k in
-        said(k, "at most ") + Figures.bytes(reports[k].most { Double($0.memory) })
+        runs.said(k, "at most ") + Figures.bytes(runs.reports[k].most { Double($0.memory) })
       }.joined(separator: "; ")
       text += Markup.figure(
         "Memory", plot("memory", "Memory over time", about, curves, text: Figures.bytes).svg(),
         note: about, behind: table("Memory", [("memory", { Figures.bytes(Double($0.memory)) })]))
     }
-    let withCPU = reports.indices.filter { reports[$0].hasCPU }
+    let withCPU = runs.reports.indices.filter { runs.reports[$0].hasCPU }
     if !withCPU.isEmpty {
       let curves = withCPU.map { k in
         Plot.Curve(
-          points: reports[k].cores.map { (x: $0.at, y: $0.share) },
-          color: color(k, alone: "sender"), name: named(k, "CPU"), isFilled: !isComparison)
+          points: runs.reports[k].cores.map { (x: $0.at, y: $0.share) },
+          color: runs.color(k, alone: "sender"), name: runs.named(k, "CPU"),
+          isFilled: !runs.isComparison)
       }
       var rows = ""
       let about = withCPU.map { k -> String in
-        let cores = reports[k].cores
+        let cores = runs.reports[k].cores
         let mean = cores.reduce(0) { $0 + $1.share } / Double(max(cores.count, 1))
         let shown = min(cores.count, 24)
         rows += Markup.table(
-          named(k, "CPU, \(shown) of \(Figures.count(cores.count)) moments"),
+          runs.named(k, "CPU, \(shown) of \(Figures.count(cores.count)) moments"),
           ["after", "of one core"],
           (0..<shown).map { n in
             let one = cores[shown == 1 ? 0 : n * (cores.count - 1) / (shown - 1)]
             return [Figures.seconds(one.at), Figures.percent(one.share)]
           })
-        return said(k, "on average ") + Figures.percent(mean) + " of one core"
+        return runs.said(k, "on average ") + Figures.percent(mean) + " of one core"
       }.joined(separator: "; ")
       text += Markup.figure(
         "CPU",
@@ -220,6 +228,6 @@ extension View {
     return text.isEmpty
       ? ""
       : Markup.section(
-        "machine", "What it took of the machine", "", "<div class=\"figures\">\n\(text)</div>\n")
+        "machine", "Resources used", "", "<div class=\"figures\">\n\(text)</div>\n")
   }
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a reader wants to know first: what reached the mail server behind without Sluice, and what reaches it with it.
-// In one place, so that terminal and page say the same. Each figure has its time: what is counted within the scenario,
-// as the plots are, and what only the last retry decides.
+// What a reader wants to know first: what reached the mail server without Sluice, and what reached it with Sluice.
+// It is computed in one place, so that terminal and page agree. Some figures are counted while clients arrive, as in
+// the plots; others are only known after the last retry.
 
 import Personas
 
 /// Before and after, for one run or for several of the same scenario side by side.
 struct Outcome {
-  /// Bad news are not good: a figure that speaks against the configuration is coloured so.
+  /// How a figure is coloured: one that speaks against the configuration is bad.
   enum Tone: String {
     case plain = ""
     case good, bad
@@ -16,10 +16,10 @@ struct Outcome {
 
   struct Cell {
     var text: String
-    /// Against the run without Sluice: "−44 %"; empty where there is none.
+    /// Compared with the run without Sluice: "−44 %"; empty if there is none.
     var change = ""
     var tone = Tone.plain
-    /// Of the row's largest, 0…1, for a bar; nil for what is no count.
+    /// The length of its bar, 0…1, where 1 is the row's largest; nil if it is not a count.
     var share: Double?
   }
 
@@ -30,87 +30,104 @@ struct Outcome {
   }
 
   /// Over the cells.
-  private(set) var columns: [String] = []
+  let columns: [String]
   /// "in the scenario's 10 min"
-  private(set) var within: [Row] = []
+  let within: [Row]
   /// "until the last retry"
-  private(set) var whole: [Row] = []
+  let whole: [Row]
   let withinTitle: String
   let wholeTitle: String
 
   init(_ reports: [RunReport]) {
     let first = reports.first
-    withinTitle = "In the \(Figures.seconds(first?.duration ?? 0)) in which clients come"
+    withinTitle = "In the \(Figures.seconds(first?.duration ?? 0)) in which clients arrive"
     let after = reports.map(\.after).max() ?? 0
     wholeTitle =
       after > 0
       ? "With \(first?.kind == "real" ? "the" : "all") retries, up to \(Figures.seconds(after)) later"
       : "Until the end of the run"
     let without = reports.compactMap(\.without).first
-    if without != nil { columns.append("without Sluice") }
-    columns += reports.count == 1 ? ["with Sluice"] : reports.map(\.short)
-    let reach = reports.map(\.reach)
+    columns =
+      (without == nil ? [] : ["without Sluice"])
+      + (reports.count == 1 ? ["with Sluice"] : reports.map(\.short))
+    within = Self.within(reports, without)
+    whole = Self.whole(reports, without)
+  }
+
+  // MARK: In the time in which clients come
+
+  private static func within(_ reports: [RunReport], _ without: Reach?) -> [Row] {
     // Without a run without Sluice, connections are measured against those that came.
-    func came(isBots: Bool) -> [Int] {
-      reports.map { report in
+    func came(isBots: Bool) -> [Int]? {
+      if without != nil { return nil }
+      return reports.map { report in
         report.personas.reduce(0) { $0 + (isBots && $1.kind != "bot" ? 0 : $1.begunWithin) }
       }
     }
-    func counts(
-      _ name: String, isBots: Bool, of whole: [Int]? = nil, _ value: (Reach) -> Int?
-    ) {
+    let reach = reports.map(\.reach)
+    func row(
+      _ name: String, isBots: Bool = false, of came: [Int]? = nil, _ value: (Reach) -> Int?
+    ) -> Row? {
+      let counts = reach.map(value)
+      if counts.allSatisfy({ $0 == nil }) { return nil }
       let before = without.flatMap(value)
-      let all = reach.map(value)
-      if all.allSatisfy({ $0 == nil }) { return }
-      let whole = without == nil ? whole : nil
-      let most = Double(
-        max((all + [before]).compactMap { $0 }.max() ?? 0, whole?.max() ?? 0, 1))
-      var cells: [Cell] = []
-      if without != nil { cells.append(Self.cell(before, most)) }
-      for (k, count) in all.enumerated() {
-        var cell = Self.cell(count, most)
-        if let count, let before, before > 0 {
-          cell.change = Self.change(count, before)
-          cell.tone = Self.tone(Double(count) / Double(before), isBots: isBots)
-        } else if let count, let whole, whole[k] > 0 {
-          cell.text += " of \(Figures.count(whole[k]))"
-          cell.change = Figures.percent(count, of: whole[k])
-          cell.tone = Self.tone(Double(count) / Double(whole[k]), isBots: isBots)
-        }
-        cells.append(cell)
-      }
-      within.append(Row(name: name, cells: cells))
+      let most = max((counts + [before]).compactMap { $0 }.max() ?? 0, came?.max() ?? 0, 1)
+      return Row(
+        name: name,
+        cells: (without == nil ? [] : [cell(before, Double(most))])
+          + counts.enumerated().map { k, count in
+            cell(count, before: before, came: came?[k], Double(most), isBots: isBots)
+          })
     }
-    counts("connections that reached the mail server", isBots: false, of: came(isBots: false)) {
-      $0.connections
-    }
-    counts("… bots' connections", isBots: true, of: came(isBots: true)) { $0.botConnections }
-    counts("messages that it accepted", isBots: false) { $0.messages }
-    counts("… from bots", isBots: true) { $0.botMessages }
-    counts("connections to it at once, at most", isBots: false) { $0.atOnce }
+    let rows = [
+      row("connections that reached the mail server", of: came(isBots: false)) { $0.connections },
+      row("… bots' connections", isBots: true, of: came(isBots: true)) { $0.botConnections },
+      row("messages it accepted") { $0.messages },
+      row("… from bots", isBots: true) { $0.botMessages },
+      row("most connections to it at once") { $0.atOnce },
+    ]
+    return rows.compactMap { $0 }
+  }
 
+  /// - Parameters:
+  ///   - before: the same without Sluice.
+  ///   - came: what there was in all, if it is measured against that.
+  private static func cell(
+    _ count: Int?, before: Int?, came: Int?, _ most: Double, isBots: Bool
+  ) -> Cell {
+    var cell = cell(count, most)
+    if let count, let before, before > 0 {
+      cell.change = change(count, before)
+      cell.tone = tone(Double(count) / Double(before), isBots: isBots)
+    } else if let count, let came, came > 0 {
+      cell.text += " of \(Figures.count(came))"
+      cell.change = Figures.percent(count, of: came)
+      cell.tone = tone(Double(count) / Double(came), isBots: isBots)
+    }
+    return cell
+  }
+
+  // MARK: Until the last retry
+
+  private static func whole(_ reports: [RunReport], _ without: Reach?) -> [Row] {
     let mail = reports.map { $0.all("sender", named: "honest") }
-    guard mail.contains(where: { $0.clients > 0 }) else { return }
-    // The run without Sluice keeps no more than `Reach`: what it lost is its scenario's doing.
+    guard mail.contains(where: { $0.clients > 0 }) else { return [] }
+    // A run without Sluice keeps only `Reach`: what it lost is its scenario's doing.
     let unknown = without == nil ? [] : [Cell(text: "")]
-    whole.append(
-      Row(
-        name: "honest messages lost",
-        cells: unknown
-          + mail.map { found in
-            Cell(
-              text: "\(Figures.count(found.lostCount)) of \(Figures.count(found.decided))",
-              tone: found.lostCount > found.lostByFault ? .bad : found.decided > 0 ? .good : .plain)
-          }))
-    whole.append(
-      Row(
-        name: "honest mail's delay, 95 % within",
-        cells: unknown
-          + mail.map { found in
-            let delay = found.delay.total > 0 ? found.delay.quantile(0.95) : .nan
-            // A person who waits for a code or an answer has given up by then.
-            return Cell(text: Figures.seconds(delay), tone: delay >= 300 ? .bad : .plain)
-          }))
+    let lost = mail.map { found in
+      Cell(
+        text: "\(Figures.count(found.lostCount)) of \(Figures.count(found.decided))",
+        tone: found.lostCount > found.lostByFault ? .bad : found.decided > 0 ? .good : .plain)
+    }
+    let delays = mail.map { found in
+      let delay = found.delay.total > 0 ? found.delay.quantile(0.95) : .nan
+      // A person who waits for a code or an answer has given up by then.
+      return Cell(text: Figures.seconds(delay), tone: delay >= 300 ? .bad : .plain)
+    }
+    return [
+      Row(name: "honest messages lost", cells: unknown + lost),
+      Row(name: "honest mail's delay, 95 % within", cells: unknown + delays),
+    ]
   }
 
   private static func cell(_ count: Int?, _ most: Double) -> Cell {
@@ -118,8 +135,8 @@ struct Outcome {
       text: count.map { Figures.count($0) } ?? Figures.none, share: count.map { Double($0) / most })
   }
 
-  /// Nine in ten of the bots' kept away is what a shield is for; half of them let in is bad news. More than without
-  /// Sluice is bad of anything.
+  /// It is good to keep away nine in ten of the bots', and bad to let in half of them. More than without Sluice is
+  /// always bad.
   private static func tone(_ part: Double, isBots: Bool) -> Tone {
     if !isBots { return part > 1.05 ? .bad : .plain }
     return part >= 0.5 ? .bad : part <= 0.1 ? .good : .plain

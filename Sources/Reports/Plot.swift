@@ -14,7 +14,7 @@ struct Plot {
     var isStepped = false
   }
 
-  /// A level that is expected.
+  /// An expected level.
   struct Level {
     var y: Double
     var color: String
@@ -31,7 +31,7 @@ struct Plot {
   /// Unique on the page.
   var id: String
   var title: String
-  /// What is to be seen, for who cannot see it.
+  /// What the plot shows, for readers who cannot see it.
   var about: String
   var width = 540.0
   var height = 270.0

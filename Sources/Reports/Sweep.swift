@@ -175,7 +175,7 @@ struct SweepView {
   var tables: [(title: String, columns: [SweepColumn])] {
     [
       ("cost and gain", chosen), ("honest messages lost, probes without an answer", honestLoss),
-      ("bots' connections that left", botsLeft), ("bots' series of tries given up", botsGaveUp),
+      ("bots' connections that left", botsLeft), ("bots' series of attempts given up", botsGaveUp),
       ("bots' connections let through", botsThrough), ("honest mail's delay, p95", honestDelay),
     ].filter { !$0.1.isEmpty }
   }
@@ -193,7 +193,7 @@ struct SweepView {
     } else if let first = isSafe.firstIndex(of: false) {
       texts.append(
         first == 0
-          ? "Honest mail is lost at the lowest value already."
+          ? "Honest mail is already lost at the lowest value."
           : "No honest message is lost up to \(value(first - 1)); from \(value(first)) on there are losses."
       )
     } else {
@@ -223,7 +223,7 @@ struct SweepView {
     var text = "<header><h1>\(Markup.escaped(title))</h1>\n"
     if let report = points.first?.report {
       var facts = [
-        report.kind, "\(Figures.seconds(report.duration)) of the run's time for each value",
+        report.kind, "\(Figures.seconds(report.duration)) simulated for each value",
       ]
       if report.seed != 0 { facts.append("seed \(report.seed)") }
       text += "<p class=\"facts\">\(Markup.escaped(facts.joined(separator: " · ")))</p>\n"
@@ -251,7 +251,7 @@ struct SweepView {
       choice.append(through)
     }
     text += Markup.section(
-      "choice", "Cost and gain", "What honest mail loses, and what the bots do.",
+      "choice", "Cost and gain", "How much honest mail is lost, and what the bots do.",
       "<div class=\"figures\">"
         + figure(
           "choice", "All together", choice, share: true, wide: true, hues: choice.map(\.kind))
@@ -266,7 +266,7 @@ struct SweepView {
         ? ""
         : "<div class=\"figures\">"
           + figure(
-            "loss", "Share of the messages that are decided", losers, share: true, wide: true)
+            "loss", "Share of the messages delivered or lost", losers, share: true, wide: true)
           + "</div>\n")
         + table("honest messages lost, probes without an answer", honestLoss, names: \.name))
     let captions = [
@@ -275,7 +275,7 @@ struct SweepView {
     ]
     for (id, title, columns, isShare) in [
       ("left", "Bots that leave", botsLeft, true),
-      ("gave", "Bots' series of tries given up", botsGaveUp, true),
+      ("gave", "Bots' series of attempts given up", botsGaveUp, true),
       ("through", "Bots let through", botsThrough, true),
       ("delay", "Honest mail's delay, p95", honestDelay, false),
     ] where !columns.isEmpty {

@@ -151,7 +151,7 @@ public enum TerminalReport {
       }
       if found.lostByFault > 0 {
         lines.append(
-          "  \(Figures.count(found.lostByFault)) of them by faults of the scenario, with a shield or without"
+          "  \(Figures.count(found.lostByFault)) of them because of faults in the scenario, with or without Sluice"
         )
       }
     }
@@ -173,7 +173,7 @@ public enum TerminalReport {
           + "\(Figures.short(report.mean { Double($0.downstream) })) connections on average, "
           + "\(Figures.count(report.most { Double($0.downstream) })) at most"
           + (report.knowsWithout
-            ? "; without the shield \(Figures.short(report.mean { Double($0.downstreamWithout) })) and "
+            ? "; without Sluice \(Figures.short(report.mean { Double($0.downstreamWithout) })) and "
               + Figures.count(report.most { Double($0.downstreamWithout) }) : ""))
     }
     let all = report.everyone
@@ -208,7 +208,7 @@ public enum TerminalReport {
     for check in report.checks {
       let name = cut(check.name, 70)
       if check.broken == 0 {
-        lines.append("  \(ink.good("kept  ")) \(name) (\(Figures.count(check.looked)) looked at)")
+        lines.append("  \(ink.good("kept  ")) \(name) (\(Figures.count(check.looked)) checks)")
       } else {
         lines.append(
           "  \(ink.bad("BROKEN")) \(name) (\(Figures.count(check.broken)) of \(Figures.count(check.looked)))"

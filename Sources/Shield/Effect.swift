@@ -29,9 +29,9 @@ public struct Slot: BitwiseCopyable, Hashable, Sendable, CustomStringConvertible
 @frozen
 public enum Effect: BitwiseCopyable, Sendable {
   /// When the peer has sent something, hand over what fits a provided buffer: `received`, or `ended`.
-  /// For who is held or has just come: until there are bytes, only a poll is armed.
+  /// For clients that are held or have just connected: until there are bytes, only a poll is armed.
   case listen(Slot)
-  /// When the peer has sent something, put it into this region: `filled`, or `ended`. For who talks: a
+  /// When the peer has sent something, put it into this region: `filled`, or `ended`. For clients that talk: a
   /// receive is armed, which saves the poll and costs some 600 bytes more in the kernel.
   case fill(Slot, Region)
   /// Leave the peer's bytes where they are; tell when it is gone: `ended` or `failed`.
@@ -40,7 +40,7 @@ public enum Effect: BitwiseCopyable, Sendable {
   case send(Slot, Region)
   /// Open a connection to downstream number `server`: `connected`, or `failed`.
   case connect(Slot, server: Int)
-  /// It is held: its socket takes as little as there is of what it sends unasked. Nothing comes back.
+  /// It is held: its socket takes as little as possible of what it sends without being asked. Nothing comes back.
   case narrow(Slot)
   /// It talks now: its socket may take as much as a message needs. Nothing comes back.
   case widen(Slot)
@@ -64,12 +64,12 @@ public enum Effect: BitwiseCopyable, Sendable {
   }
 }
 
-/// Who begins a handshake, and whether at once.
+/// Which side begins a handshake, and whether at once.
 @frozen
 public enum Handshake: UInt8, BitwiseCopyable, Sendable {
   /// The peer begins.
   case accept
-  /// The peer begins, and its source has had many: behind those whose sources have not.
+  /// The peer begins, and its source has had many: it comes after peers whose sources have not.
   case acceptInTurn
   /// We do.
   case connect
@@ -94,8 +94,8 @@ public struct Drip: BitwiseCopyable, Sendable, Equatable {
 /// A fact's moment: when it came, and the orders that follow from it, in order. Fixed room; the driver empties it
 /// after each fact.
 ///
-/// Drips, of which there are most by far, have a lane of their own and are carried out before the others. That
-/// changes nothing: what else may be ordered for a slot in the same fact is to watch it, or comes after.
+/// Drips are by far the most frequent. They have a lane of their own and are carried out before the others. That changes
+/// nothing: any other order for the same slot in the same fact is to watch it, or belongs after the drip.
 @frozen
 public struct Moment: ~Copyable {
   /// When the fact came that these orders follow from.

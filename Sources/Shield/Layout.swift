@@ -23,7 +23,7 @@ package enum Footprint {
   package static var journalEntry: Int { 2 * MemoryLayout<JournalEntry>.stride }
 }
 
-/// Where in the arena whose bytes are.
+/// Where each session's and each link's bytes are in the arena.
 struct Layout: BitwiseCopyable {
   static let textSets = 4
   static let textBytes = 512

@@ -2,7 +2,8 @@
 import Structures
 import Suspicion
 
-/// What the tarpit says, and what is said to who is sent away: 16 at most. Each is a ready text in the arena.
+/// What the tarpit says, and what clients are told that are sent away: 16 texts at most. Each is a ready text in the
+/// arena.
 package enum PitText: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case banner, helo, ehlo, mail, recipient, data, done, unknown, starttls, quit, tooMany, timeout,
     shed,

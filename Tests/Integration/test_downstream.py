@@ -83,7 +83,7 @@ def test_a_name_with_several_addresses_is_good_as_long_as_one_of_them_answers(na
     back = servers("127.0.0.4")
     hosts = [f"127.0.0.{last} mail_server" for last in (2, 3, 4)]
     front = named("mail_server", back.port, hosts).start()
-    front.program.wait_for(r"DOWNSTREAM FAILED in a probe: \[127\.0\.0\.[23]\]:\d+: connection not made")
+    front.program.wait_for(r"DOWNSTREAM FAILED in a probe: \[127\.0\.0\.[23]\]:\d+: cannot connect")
     deliver(front)
     assert back.dots == 1
     assert "DOWNSTREAM DOWN" not in front.log
@@ -97,7 +97,7 @@ def test_a_name_with_several_addresses_is_good_as_long_as_one_of_them_answers(na
 def test_both_families_of_a_name_are_tried(named, servers):
     back = servers("127.0.0.1")
     front = named("mail.example.", back.port, ["::1 mail.example", "127.0.0.1 mail.example"]).start()
-    front.program.wait_for(r"\[::1\]:\d+: connection not made")
+    front.program.wait_for(r"\[::1\]:\d+: cannot connect")
     deliver(front)
     assert back.dots == 1
 

@@ -282,7 +282,7 @@ def test_a_server_without_xclient_gets_no_mail_in_our_name(sink, balanced):
 
 def test_the_log_says_that_a_server_does_not_take_the_header(telling_postfix, shield):
     front = shield(telling_postfix.port, {"downstream": {"identity": "proxy_v2"}, "delays": NO_DELAYS})
-    front.program.wait_for("did not take the PROXY header")
+    front.program.wait_for("did not accept the PROXY header")
     with front.dialogue() as client:
         client.expect(220)
         client.command("EHLO client.example", 421, "4.3.2")
@@ -292,7 +292,7 @@ def test_the_log_says_that_a_server_waits_for_a_header(telling_postfix, shield):
     front = shield(
         telling_postfix.proxy_port,
         {"downstream": {"identity": "none"}, "delays": NO_DELAYS})
-    front.program.wait_for("if it waits for a PROXY header", 15)
+    front.program.wait_for("if it expects a PROXY header", 15)
 
 
 # MARK: Exim and OpenSMTPD
@@ -799,7 +799,7 @@ def test_no_header_or_a_wrong_one_or_one_from_a_stranger_is_refused_in_time(sink
     for header in (b"", header_v1("198.51.100.7"), HEALTH_V2):
         code, at = said(front, header, balancer="127.0.51.1")
         assert code in (421, None) and at < 1
-    for words in ("no PROXY header within 3 s", "what came is no PROXY header", "not a listed load balancer"):
+    for words in ("no PROXY header within 3 s", "not a valid PROXY header", "not a listed load balancer"):
         front.program.wait_for(r"PROXY refused from \[127\.0\.5\d\.1\]:\d+: " + words)
     assert "CONNECT" not in front.log
 

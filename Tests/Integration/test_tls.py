@@ -355,7 +355,7 @@ def test_a_command_behind_starttls_before_the_220_is_refused(secure_recorder, fr
                 break
         else:
             pytest.fail("the two pieces were never read apart")
-    shield.program.wait_for("TLS FAILED .*clear text in place of a handshake")
+    shield.program.wait_for("TLS FAILED .*clear text instead of a TLS handshake")
     assert b"evil" not in back.bytes
 
 

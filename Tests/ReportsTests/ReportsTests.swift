@@ -401,9 +401,9 @@ struct OutcomeTests {
       TerminalReport.text(report(bots: 560), color: false),
       HTMLReport.page([report(bots: 560)]).replacing("\u{A0}", with: " "),
     ] {
-      #expect(text.contains("In the 10 min in which clients come"))
+      #expect(text.contains("In the 10 min in which clients arrive"))
       #expect(text.contains("With all retries, up to 6 d later"))
-      #expect(text.contains("The whole run: 10 min, and the retries of up to 6 d after"))
+      #expect(text.contains("The whole run: 10 min, and retries for up to 6 d afterwards"))
     }
     let page = HTMLReport.page([report(bots: 560)]).replacing("\u{A0}", with: " ")
     #expect(

@@ -214,7 +214,7 @@ struct JournalTextTests {
     var failed = JournalEntry(.downstreamFailed, at: .origin)
     failed.subject = .connect
     #expect(
-      line(failed) == "DOWNSTREAM FAILED in a probe: [127.0.0.1]:10025: connection not made")
+      line(failed) == "DOWNSTREAM FAILED in a probe: [127.0.0.1]:10025: cannot connect")
     #expect(
       line(entry(.shed) { $0.subject = .badSessions }).hasSuffix("(tarpit.sessions_per_source)"))
   }

@@ -63,18 +63,7 @@ package struct JournalText {
       return
         "DENYLISTED \(from) \(id)\(rules(entry))"
         + (entry.observed ? ": would be refused with \(PitText.rejected.code)" : "")
-    case .signal:
-      let rule = policy[entry.signal]
-      let facts =
-        "from \(from) \(id) weight=\(score(rule.weight)) action=\(rule.action.name)"
-        + (entry.observed ? " mode=observe" : "")
-        + " score=\(score(entry.score)) tier=\(entry.tier.name)"
-      if entry.signal == .pregreet {
-        // What it said stands last: no word of it can pass for one of ours.
-        return
-          "PREGREET \(entry.quoteCount) after \(Self.hundredths(entry.held)) \(facts): \(quote(entry))"
-      }
-      return "SIGNAL \(entry.signal.name) after \(Self.seconds(entry.held)) \(facts)" + said(entry)
+    case .signal: return signal(entry)
     case .tarpit:
       return
         "TARPIT \(would)\(Self.seconds(entry.micros))s at \(entry.stage.name) for \(from) \(id)"
@@ -87,16 +76,8 @@ package struct JournalText {
       return
         "RATE \(entry.subject.words) exceeded by \(from) \(id) over=\(entry.over.name): "
         + "\(consequence(entry)) wait=\(Self.seconds(entry.micros))s\(rules(entry))"
-    case .reject:
-      let isOurs = entry.own != nil || entry.said != nil
-      return
-        "NOQUEUE: reject: \(command(entry)) from unknown\(from): \(reply(entry)); "
-        + (entry.said == nil ? envelope(entry) + " " : "") + id + (isOurs ? rules(entry) : "")
-    case .wouldReject:
-      // Postfix's word for what `warn_if_reject` lets through.
-      return
-        "NOQUEUE: reject_warning: \(command(entry)) from unknown\(from): would be \(reply(entry)); "
-        + "\(envelope(entry)) \(id)"
+    case .reject: return rejection(entry)
+    case .wouldReject: return warning(entry)
     case .hangup:
       return
         "HANGUP after \(Self.seconds(entry.held)) from \(from) \(id) in tests \(entry.stage.name)"
@@ -117,7 +98,7 @@ package struct JournalText {
       return
         "POSSIBLE DUPLICATE \(id): the client disconnected before the reply to a message that was accepted"
     case .share:
-      // Who was turned away when it came has no session.
+      // A client that was refused when it connected has no session.
       let whom = entry.session == 0 ? from : "\(from) \(id)"
       return "SHARE \(whom): \(entry.reply) for \(entry.subject.words)"
     case .proxyRefused: return "PROXY refused from \(from): \(entry.subject.words)"
@@ -133,6 +114,33 @@ package struct JournalText {
       return
         "DOWNSTREAM IN CLEAR for five minutes: its TLS does not work: \(entry.subject.words)"
     }
+  }
+
+  private func signal(_ entry: JournalEntry) -> String {
+    let rule = policy[entry.signal]
+    let facts =
+      "from \(client(entry)) id=\(Self.id(entry.session)) weight=\(score(rule.weight)) "
+      + "action=\(rule.action.name)" + (entry.observed ? " mode=observe" : "")
+      + " score=\(score(entry.score)) tier=\(entry.tier.name)"
+    if entry.signal == .pregreet {
+      // What it said stands last: no word of it can pass for one of ours.
+      return
+        "PREGREET \(entry.quoteCount) after \(Self.hundredths(entry.held)) \(facts): \(quote(entry))"
+    }
+    return "SIGNAL \(entry.signal.name) after \(Self.seconds(entry.held)) \(facts)" + said(entry)
+  }
+
+  private func rejection(_ entry: JournalEntry) -> String {
+    let isOurs = entry.own != nil || entry.said != nil
+    return "NOQUEUE: reject: \(command(entry)) from unknown\(client(entry)): \(reply(entry)); "
+      + (entry.said == nil ? envelope(entry) + " " : "") + "id=\(Self.id(entry.session))"
+      + (isOurs ? rules(entry) : "")
+  }
+
+  /// Postfix's word for what `warn_if_reject` lets through.
+  private func warning(_ entry: JournalEntry) -> String {
+    "NOQUEUE: reject_warning: \(command(entry)) from unknown\(client(entry)): would be "
+      + "\(reply(entry)); \(envelope(entry)) id=\(Self.id(entry.session))"
   }
 
   /// The address that a connection to the downstream went to.
@@ -153,7 +161,7 @@ package struct JournalText {
       + (name.isEmpty ? "" : " sni=<\(escape(name))>")
   }
 
-  /// Whose it is, by its own word, and by what it can be told from others.
+  /// Whose certificate it says it is, and the fingerprint that tells it from others.
   private func certificate(_ facts: TLSFacts) -> String {
     let digits = Array("0123456789abcdef")
     var fingerprint = ""
@@ -175,7 +183,7 @@ package struct JournalText {
     }
   }
 
-  /// What the client hears: our words, or the first line of the downstream's.
+  /// What the client gets: our words, or the first line of the downstream's.
   private func reply(_ entry: JournalEntry) -> String {
     if let own = entry.own { return "\(own.code) \(own.text)" }
     if let text = entry.said {

@@ -4,12 +4,12 @@ import SMTP
 import Structures
 import Suspicion
 
-/// The mail server behind, and the connections to it.
+/// The mail server, and the connections to it.
 ///
-/// Facts about a link go in, `LinkEvent`s come out: whoever has the session acts on them. A link is ready only once it
-/// knows its client, and whoever waits on one that ends is told of it. Commands are out one at a time, or in a group
-/// where both sides pipeline, and replies are paired with them in order; a reply without a command, a malformed reply or
-/// one of a wrong class ends the link (RFC 5321, 4.2; docs/reliability.md).
+/// Facts about a link go in, `LinkEvent`s come out: the session's owner acts on them. A link is ready only once it
+/// knows its client, and a session that waits for a link is told when it ends. Commands are out one at a time, or in a
+/// group where both sides pipeline, and replies are paired with them in order; a reply without a command, a malformed
+/// reply or one of a wrong class ends the link (RFC 5321, 4.2; docs/reliability.md).
 struct Downstream: ~Copyable {
   var links: Slab<Link>
   private(set) var server: Server
@@ -20,7 +20,7 @@ struct Downstream: ~Copyable {
   private(set) var nextProbe = Instant.origin
   /// A probe is under way; there is never more than one.
   private var isProbing = false
-  /// Until when an opportunistic downstream whose TLS does not work is spoken to in clear.
+  /// Until when an opportunistic downstream whose TLS does not work is used in clear text.
   private var clearUntil = Instant.origin
   /// What a clock on the wall said at instant 0, in microseconds since 1970: for trace headers alone.
   var wallClock: Int64 = 0
@@ -36,7 +36,7 @@ struct Downstream: ~Copyable {
   /// that can be avoided: the shield would raise the concurrency that it is there to lower.
   static let parkAfter: Int64 = 1_000_000
 
-  /// - Parameter servers: where mail goes; one, as yet.
+  /// - Parameter servers: where mail goes; only one so far.
   init(_ servers: [Server], _ limits: Limits, worker: Int) {
     server = Self.only(servers)
     choice = ServerChoice(count: server.addresses.count)
@@ -139,7 +139,7 @@ struct Downstream: ~Copyable {
     return l
   }
 
-  /// How long the address at hand may take: where others follow, a part of the time that there is for one.
+  /// How long the current address may take: where others follow, a part of the time that there is for one.
   private func connectTimeout(_ l: LinkIndex, _ core: borrowing Core) -> Int64 {
     let whole = core.policy.timeouts.connect
     if Int(links[l].addressesTried) + 1 >= choice.count { return whole }

@@ -81,7 +81,7 @@ struct KnownOffers: Sendable {
     clients += 1
   }
 
-  /// A probe came to nothing.
+  /// A probe failed.
   ///
   /// - Parameter isRefusal: whether a connection had been made.
   mutating func probeFailed(isRefusal: Bool) { probe = isRefusal ? .refused : .failed }

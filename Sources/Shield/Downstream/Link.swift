@@ -50,7 +50,7 @@ struct Link: BitwiseCopyable, Sendable {
   var outstanding = OutstandingCommands()
   /// The command that stands alone, where that is outstanding.
   private(set) var atHand = Verb.unknown
-  /// What the reply at hand answers.
+  /// What the current reply answers.
   var repliedVerb = Verb.unknown
   /// AUTH is being ended: what comes answers `*`.
   private(set) var isCancelling = false
@@ -73,7 +73,7 @@ struct Link: BitwiseCopyable, Sendable {
   /// The session whose client left after its final dot; only the outcome is of interest now.
   private(set) var orphanOf: UInt64 = 0
 
-  /// A place that nobody has.
+  /// A free place.
   init(generation: UInt32 = 0) {
     self.generation = generation
     holder = nil
@@ -158,7 +158,7 @@ struct LinkOutput: BitwiseCopyable, Sendable {
   private var end: Int32 = 0
   /// A send is outstanding.
   private(set) var isSending = false
-  /// Octets of the AUTH line at hand, CRLF included, for which there was no room yet: the last of it.
+  /// Octets of the current AUTH line, CRLF included, for which there was no room yet: the last of it.
   private(set) var unsaid: Int32 = 0
   /// Message bytes of the session are under way, by the way of the buffer or as they lie.
   private(set) var isForwarding = false
@@ -232,7 +232,7 @@ struct LinkOutput: BitwiseCopyable, Sendable {
   mutating func said(_ count: Int) { unsaid -= Int32(count) }
 }
 
-/// What a link hears.
+/// What a link receives.
 struct LinkInput: BitwiseCopyable, Sendable {
   /// Bytes at `start..<end` of the input region are not read yet.
   private var start: Int32 = 0
@@ -306,7 +306,7 @@ struct LinkInput: BitwiseCopyable, Sendable {
   mutating func pieceTaken() { reader.taken() }
 }
 
-/// What a link knows of its client, and what of it the downstream was told.
+/// What a link knows of its client, and which part of that the downstream was told.
 struct Acquaintance: BitwiseCopyable, Sendable {
   /// Of a probe: a stranger.
   var details = ClientDetails(.stranger)

@@ -37,7 +37,7 @@ extension Downstream {
     return .sent(room.prefix(written))
   }
 
-  /// - Returns: how many octets it has, 0 where it cannot be said, and whether that is for want of a parameter.
+  /// - Returns: how many octets it has, 0 where it cannot be said, and whether that is because a parameter is missing.
   private func write(
     _ verb: Verb, _ words: Region, _ room: Region, _ l: LinkIndex, _ core: inout Core
   ) -> (written: Int, isUnsupported: Bool) {

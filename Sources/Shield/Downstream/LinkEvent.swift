@@ -2,9 +2,9 @@
 import SMTP
 import Structures
 
-/// What came of something that happened to a link: for whoever has the session.
+/// What a fact about a link means for its session.
 enum LinkEvent {
-  /// Nothing that anyone else must hear of.
+  /// Nothing that concerns the session.
   case none
   /// It may be used.
   case ready
@@ -18,7 +18,7 @@ enum LinkEvent {
   case refusedEarly(UInt16)
   /// It refuses a line before its end.
   case refusedLine(UInt16)
-  /// The beginning of a challenge is there, whose end has not come.
+  /// The beginning of a challenge is there, but not its end.
   case piece
   /// All that has come is read.
   case readAll

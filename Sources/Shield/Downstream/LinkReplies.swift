@@ -4,7 +4,7 @@ import SMTP
 import Structures
 import Suspicion
 
-// What a link hears, and its way from the greeting until it is ready.
+// What a link receives, and its way from the greeting until it is ready.
 extension Downstream {
   // MARK: Opening
 
@@ -93,7 +93,7 @@ extension Downstream {
   ) -> LinkEvent? {
     switch links[l].state {
     case .free, .closing, .connecting, .securing: return LinkEvent.none
-    // A goodbye between two commands, or words nobody asked for: either way it is done with.
+    // A goodbye between two commands, or words without a command: either way it is done with.
     case .ready: return fail(l, .unexpectedReply, &core, &m)
     case .quitting:
       close(l, &core, &m)
@@ -107,7 +107,7 @@ extension Downstream {
     }
   }
 
-  /// The text of the reply at hand, as the reader re-made it.
+  /// The text of the current reply, as the reader re-made it.
   func reply(_ l: LinkIndex, _ core: borrowing Core) -> Region {
     core.layout.linkReply(l).prefix(Int(links[l].input.replyCount))
   }
@@ -154,7 +154,7 @@ extension Downstream {
     return event
   }
 
-  /// What the reply at hand is for, from its first octet to its last.
+  /// What the current reply is for, from its first octet to its last.
   private func use(ofReplyAt l: LinkIndex) -> ReplyUse {
     let link = links[l]
     if link.state == .ehlo { return .ourselves }
@@ -232,12 +232,12 @@ extension Downstream {
     return ready(l, &core, &m)
   }
 
-  /// What the reply to EHLO at hand offers.
+  /// What the current reply to EHLO offers.
   func readOffers(_ l: LinkIndex, _ core: borrowing Core) -> Capabilities {
     Capabilities(ehloReply: core.arena.span(reply(l, core)))
   }
 
-  /// Takes what the reply to EHLO (or HELO, without a word of it) offers as what this connection offers from now on.
+  /// Takes the offers in the reply to EHLO (none after HELO) as what this connection offers from now on.
   ///
   /// All clients are offered what probes were offered. Where the downstream must be spoken to under TLS, an attacker on
   /// the way could say it in clear, so that does not count; nor does what is offered to Sluice itself, before XCLIENT.
@@ -296,7 +296,7 @@ extension Downstream {
     return .none
   }
 
-  /// The downstream does not want to be spoken to: it refuses at the greeting, at EHLO or what it is told of the client.
+  /// The downstream rejects the connection: at the greeting, at EHLO or at the introduction of the client.
   ///
   /// If it takes probes and knows who the client is, it is this client that it refuses, and its words go on.
   private mutating func refused(
@@ -355,7 +355,7 @@ extension Downstream {
   /// The downstream asks for the message.
   mutating func beginBody(_ l: LinkIndex) { links[l].enter(.body) }
 
-  /// What follows the reply at hand is a message's, or passes: that reply is done with.
+  /// What follows the current reply is a message's, or passes: that reply is done with.
   mutating func replyPassed(_ l: LinkIndex) { links[l].input.expectNext() }
 
   /// From here on octets pass both ways.

@@ -9,7 +9,7 @@ struct OutstandingCommands: BitwiseCopyable, Sendable {
   private(set) var count: UInt8 = 0
   static let most: UInt8 = 15
 
-  /// Those that may be one of several. What stands alone is the session's command at hand.
+  /// Those that may be one of several. What stands alone is the session's current command.
   private static func code(_ verb: Verb) -> UInt64 {
     switch verb {
     case .mail: 1
@@ -36,7 +36,7 @@ struct OutstandingCommands: BitwiseCopyable, Sendable {
     count += 1
   }
 
-  /// Takes the oldest; nil where it is the command at hand.
+  /// Takes the oldest; nil where it is the current command.
   mutating func removeFirst() -> Verb? {
     let first = verb(at: 0)
     bits >>= 4
@@ -44,7 +44,7 @@ struct OutstandingCommands: BitwiseCopyable, Sendable {
     return first
   }
 
-  /// The oldest; nil where it is the command at hand.
+  /// The oldest; nil where it is the current command.
   var first: Verb? { verb(at: 0) }
 
   /// The newest, if it is one that others may follow.

@@ -5,7 +5,7 @@ import SMTP
 import Structures
 import Suspicion
 
-// What a session hears: our own replies, the downstream's, and the last one.
+// What a client gets: our own replies, the downstream's, and the last one.
 extension Engine {
   // MARK: Sending
 
@@ -50,7 +50,7 @@ extension Engine {
     clients.sessions[s].outbox.append(written)
   }
 
-  /// Answers the command at hand with a reply of our own and is done with it.
+  /// Answers the current command with a reply of our own and is done with it.
   mutating func answer(_ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment) {
     let s = clients.connections[i].session
     say(i, reply, isAtHand: true, now: m.now)
@@ -59,7 +59,7 @@ extension Engine {
     if reply.code >= 400 { endIfUsedUp(i, &m) }
   }
 
-  /// Refuses the command at hand, and has the log say so.
+  /// Refuses the current command, and has the log say so.
   mutating func reject(_ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment) {
     let verb = clients.sessions[clients.connections[i].session].verb
     noteReject(.reject, i, verb, reply, isAtHand: true, now: m.now)
@@ -234,7 +234,7 @@ extension Engine {
     noteReject(.reject, i, verb, reply, isAtHand: isAtHand, now: now)
   }
 
-  /// The command at hand is understood, though it departs from the letter of the RFCs: that counts.
+  /// The current command is understood, though it departs from the letter of the RFCs: that counts.
   ///
   /// - Parameter reply: what strict syntax answers.
   /// - Returns: whether it is to be answered so; in observe mode the log says that it would be.
@@ -243,7 +243,7 @@ extension Engine {
     return isRefused(i, reply, now: now)
   }
 
-  /// Whether strict syntax is asked for, and refuses the command at hand; in observe mode the log says that it would.
+  /// Whether strict syntax is asked for, and refuses the current command; in observe mode the log says that it would.
   mutating func isRefused(_ i: ClientIndex, _ reply: OwnReply, now: Instant) -> Bool {
     if core.policy.syntax == .strict && core.policy.mode == .observe {
       let s = clients.connections[i].session
@@ -280,7 +280,7 @@ extension Engine {
 }
 
 extension Clients {
-  /// The line at hand, and its argument.
+  /// The current line, and its argument.
   func line(_ s: SessionIndex, _ core: borrowing Core) -> Region {
     sessions[s].inbox.line(in: core.layout.input(s))
   }

@@ -5,7 +5,7 @@ import SMTP
 package import Structures
 import Suspicion
 
-// Who comes in, and how long it waits for its banner.
+// How a client connects, and how long it waits for its banner.
 extension Engine {
   /// A connection was accepted.
   package mutating func accepted(
@@ -65,7 +65,7 @@ extension Engine {
     }
 
     var least: Int64 = 0
-    // Who only would have been refused has not used up anything.
+    // A client that would only have been refused has not used up anything.
     switch standing.isRefused
       ? .within : judge.connectionExcess(i, &clients, &core, now: m.now)
     {
@@ -244,7 +244,7 @@ extension Engine {
     wake(i)
   }
 
-  /// Gives a connection a session; who gets none hears so.
+  /// Gives a connection a session, or a reply that there is none.
   private mutating func leaseOrRefuse(_ i: ClientIndex, _ m: inout Moment) -> Bool {
     guard judge.mayTake(.sessions, i, clients, &core, now: m.now) else {
       refuse(i, .crowded, as: .shed, &m)
@@ -343,7 +343,7 @@ extension Engine {
   private mutating func enter(_ peer: Peer, in i: ClientIndex, _ m: inout Moment) {
     core.counters.accepted += 1
     let standing = judge.standing(of: peer, core, now: m.now)
-    // A health check, and is listed for that. No mail of it is taken: see `forward`.
+    // A health check of a listed load balancer. Its mail is not accepted: see `forward`.
     let tier = peer.isNobody && !standing.isRefused ? .known : standing.tier
     clients.install(peer, in: i, now: m.now)
     clients.connections[i].flags = standing.flags
@@ -381,7 +381,7 @@ extension Core {
     Int(Double(limits.connections) * policy.reservedForKnown)
   }
 
-  /// Who comes to a listener of TLS alone does not expect clear text.
+  /// A client of a TLS-only listener does not expect clear text.
   fileprivate func turnAway(_ text: PitText, _ peer: Peer) -> Admission {
     policy.tls(ofListener: Int(peer.listener)) == .implicit ? .dropped : .refused(self.text(text))
   }

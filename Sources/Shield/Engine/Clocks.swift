@@ -106,8 +106,8 @@ extension Engine {
   // MARK: Room
 
   /// Makes room, once a second at most: tarpitted peers that have been held long enough for the present,
-  /// and clients that hold places of which there are few left, get their timers moved up. Walks all connections then;
-  /// whether there is need is looked at ten times a second, which a turn of the loop does not feel.
+  /// and clients that hold scarce places, get their timers moved up. This walks all connections. Whether it is needed is
+  /// checked ten times a second, which costs next to nothing.
   mutating func relieve(now: Instant) {
     nextRelief = now.after(microseconds: 100_000)
     let isStressed = judge.noteStress(clients, core, now: now)
@@ -127,7 +127,7 @@ extension Engine {
     }
   }
 
-  /// A talking client, once a second: where a pool runs out of which it holds a place, it must get on.
+  /// A talking client, once a second: if a pool runs out in which it holds a place, it must get on.
   private mutating func hurry(_ i: ClientIndex, now: Instant) {
     guard core.isPressed(i, clients) else { return }
     let soon = now.after(microseconds: core.commandTimeout(i, clients))

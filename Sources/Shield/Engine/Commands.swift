@@ -10,7 +10,7 @@ import Suspicion
 //
 // Nothing is answered 2xx here that the downstream has not answered 2xx, but what concerns the dialogue alone.
 extension Engine {
-  /// Carries out the command at hand; its delay is over.
+  /// Carries out the current command; its delay is over.
   mutating func execute(_ i: ClientIndex, _ m: inout Moment) {
     let s = clients.connections[i].session
     clients.sessions[s].enter(.command)
@@ -50,7 +50,7 @@ extension Engine {
   // MARK: Greeting
 
   /// EHLO and HELO. In a session they are a reset (RFC 5321, 4.1.4), and a log-in outlives them (RFC 4954, 4): a
-  /// downstream connection that is open stays, and hears the new name.
+  /// downstream connection that is open stays, and is sent the new name.
   private mutating func hello(_ i: ClientIndex, _ m: inout Moment) {
     let s = clients.connections[i].session
     let l = clients.sessions[s].link
@@ -237,7 +237,7 @@ extension Engine {
   }
 
   /// Whether a session would lose a transaction or a log-in with its downstream connection: there is one to keep
-  /// alive then, so the downstream hears what is said for that.
+  /// alive then, so these commands are sent to the downstream.
   private func holdsLink(_ s: SessionIndex) -> Bool {
     let l = clients.sessions[s].link
     return l.exists && downstream.links[l].state == .ready
@@ -299,7 +299,7 @@ extension Engine {
     let mechanism = LoginMechanism(core.arena.span(name))
     clients.sessions[s].login.begin(mechanism)
     guard let response = login.response.map({ argument.from($0.lowerBound) }) else { return true }
-    // An empty one is as none to some servers: they ask for the name all the same.
+    // Some servers treat an empty response as none, and ask for the name.
     if response.count > 1 || core.arena[response.offset] != UInt8(ascii: "=") {
       readName(s, response)
     }

@@ -14,7 +14,7 @@ import Suspicion
 /// `Clients` (connections, held or talking, and the sessions of those that talk), `Downstream` (the server and the links
 /// to it), `Headers` (of load balancers), `Judge` (what a peer gets, and why), all on one `Core`. What happened comes up
 /// as a value, and the engine acts on it in the files beside this one, which stand in floors: each calls only those below
-/// it. Whoever makes a session able to go on wakes it, and at the end of each fact one loop runs the woken ones.
+/// it. Code that makes a session able to go on wakes it, and at the end of each fact one loop runs the woken ones.
 package struct Engine: ~Copyable {
   package var core: Core
   var clients: Clients
@@ -27,7 +27,7 @@ package struct Engine: ~Copyable {
   /// Which worker's engine this is, and how many there are.
   let worker: Int
   let workers: Int
-  /// When it is looked at again whether room must be made.
+  /// When the engine next checks whether room must be made.
   var nextRelief = Instant.origin
   let ports: Ports
   private let staysPut = StaysPut()
@@ -37,7 +37,7 @@ package struct Engine: ~Copyable {
   ///   - seed: of the hash keys and the session ids.
   ///   - secret: under which names are remembered. All workers must have it in common; without it, one of the seed.
   ///   - epoch: what a clock on the wall says at instant 0, in microseconds since 1970.
-  ///   - servers: the downstreams; one, as yet.
+  ///   - servers: the downstreams; only one so far.
   ///   - worker: which of the workers this is; a client that a load balancer names may be another's.
   package init(
     policy: Policy, limits: Limits, seed: UInt64, secret: (UInt64, UInt64)? = nil,

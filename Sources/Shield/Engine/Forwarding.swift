@@ -5,9 +5,9 @@ import SMTP
 import Structures
 import Suspicion
 
-// The command at hand on its way to the downstream, which is opened if need be.
+// The current command on its way to the downstream, which is opened if need be.
 extension Engine {
-  /// Sends the command at hand to the downstream.
+  /// Sends the current command to the downstream.
   mutating func forward(_ i: ClientIndex, _ m: inout Moment) {
     let s = clients.connections[i].session
     let l = clients.sessions[s].link
@@ -98,7 +98,7 @@ extension Engine {
 
   // MARK: Sending
 
-  /// Re-makes the command at hand from its checked parts and sends it. It goes out with `flush`, together with the
+  /// Re-makes the current command from its checked parts and sends it. It goes out with `flush`, together with the
   /// commands that join it.
   mutating func sendCommand(_ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment) {
     let s = clients.connections[i].session
@@ -133,7 +133,7 @@ extension Engine {
     }
   }
 
-  /// Says the command at hand, or a part of a log-in.
+  /// Sends the current command, or a part of a log-in.
   private mutating func say(
     _ verb: Verb, _ i: ClientIndex, _ l: LinkIndex, _ m: inout Moment
   ) -> LinkSent {
@@ -160,7 +160,7 @@ extension Engine {
     }
   }
 
-  /// Keeps MAIL as the downstream hears it, so that it can be said again on another connection.
+  /// Keeps MAIL as the downstream gets it, so that it can be sent again on another connection.
   private mutating func keepMail(_ s: SessionIndex, _ line: Region) {
     if line.count > Layout.mailBytes {
       clients.sessions[s].envelope.keepMail(0)
@@ -170,7 +170,8 @@ extension Engine {
     clients.sessions[s].envelope.keepMail(line.count)
   }
 
-  /// The client uses what it was told and its own connection was not: it is put off, never refused.
+  /// The client uses an extension that Sluice offered and its own downstream connection does not: it is deferred, never
+  /// rejected.
   private mutating func offeredLess(_ i: ClientIndex, _ reply: OwnReply, _ m: inout Moment) {
     if downstream.offers.differs(now: m.now) {
       core.journal.append(clients.entry(.downstreamUnlike, i, core, now: m.now))
@@ -257,7 +258,8 @@ extension Engine {
     _ i: ClientIndex, recipient: Region, _ outstanding: OutstandingCommands
   ) -> Bool {
     let s = clients.connections[i].session
-    // Who may still be refused recipients, slowly, has one at a time: the downstream does not wait for the rest.
+    // A client whose recipients may still be refused, slowly, has one at a time: the downstream does not wait for the
+    // rest.
     if core.policy.effectiveTier(clients.connections[i]) != .known
       && (outstanding.contains(.rcpt) || clients.sessions[s].badRecipients > 0)
     {

@@ -100,7 +100,7 @@ extension Engine {
       entry.tarpitted = before == .max ? .max : max(entry.held - Int64(before) * 10_000, 0)
       entry.delayed = 0
     } else if core.policy.mode == .enforce {
-      // Who left while it waited did not wait for all of it.
+      // A client that left during a delay did not wait for all of it.
       entry.delayed = min(entry.delayed, entry.held)
     } else if clients.connections[i].wouldBeTurnedAway {
       entry.delayed = 0

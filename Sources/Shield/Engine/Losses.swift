@@ -72,7 +72,7 @@ extension Engine {
     core.journal.append(failure)
   }
 
-  /// The command at hand cannot be carried out because its transaction's downstream is gone.
+  /// The current command cannot be carried out because its transaction's downstream is gone.
   mutating func transactionLost(_ i: ClientIndex, _ m: inout Moment) {
     let s = clients.connections[i].session
     switch clients.sessions[s].verb {
@@ -90,7 +90,7 @@ extension Engine {
 
   // MARK: Offers
 
-  /// What a client is told in the reply to EHLO, of what the downstream offers: what Sluice carries of it here.
+  /// What a client is offered in the reply to EHLO: the part of the downstream's offers that Sluice carries here.
   func offered(_ i: ClientIndex, of theirs: Capabilities) -> Capabilities {
     let connection = clients.connections[i]
     var own = Capabilities()
@@ -114,7 +114,7 @@ extension Engine {
     return theirs.offered(by: own, role: role == .outbound ? .outbound : .inbound)
   }
 
-  /// What a client may use that is told nothing, after HELO or without any greeting: what it uses all the same its own
+  /// What a client may use without an offer, after HELO or without any greeting. Whether that works its own downstream
   /// connection decides.
   func offeredUnasked(_ i: ClientIndex) -> Capabilities {
     var anything = Capabilities()

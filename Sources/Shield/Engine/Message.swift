@@ -15,7 +15,7 @@ extension Engine {
     m.append(.fill(clients.slot(i), room))
   }
 
-  /// Listens while DATA is with the downstream: who speaks before 354 must be found out, also where the bytes
+  /// Listens while DATA is with the downstream: a client that speaks before 354 must be found out, also where the bytes
   /// are still in the kernel, and after it they are the first of the message.
   mutating func listenForBody(_ i: ClientIndex, _ m: inout Moment) {
     let s = clients.connections[i].session

@@ -24,7 +24,7 @@ extension Engine {
     if isRenamed { clients.changeTexts(from: texts, core) }
   }
 
-  /// Begins to stop: nobody new, idle clients get 421, transactions may end.
+  /// Begins to stop: no new clients, idle clients get 421, transactions may end.
   package mutating func drain(now: Instant, into m: inout Moment) {
     m.now = now
     core.beginDraining()
@@ -45,7 +45,7 @@ extension Engine {
     judge.learn(change, &core, now: now)
   }
 
-  /// Puts new terms of the downstreams in force: there is one, as yet.
+  /// Puts new terms of the downstreams in force: there is only one so far.
   package mutating func adopt(_ servers: [Server], now: Instant) {
     downstream.adopt(servers, now: now)
   }
@@ -70,10 +70,10 @@ extension Engine {
   package var linkCount: Int { core.limits.downstreamConnections - core.places.links.free }
   /// How many sessions are leased.
   package var leasedSessions: Int { core.limits.sessions - core.places.sessions.free }
-  /// Whether nobody holds a place of any pool: so it must be when nobody is there.
+  /// Whether all places of all pools are free, as they must be without clients.
   package var sharesAreEmpty: Bool { judge.shares.isEmpty }
 
-  /// The client at whose service downstream connection `l` is, if there is one.
+  /// The client that downstream connection `l` serves, if there is one.
   package func client(ofLink l: Int) -> Int? {
     let s = downstream.links[LinkIndex(l)].session
     return s.exists && clients.sessions[s].owner.exists ? clients.sessions[s].owner.number : nil
@@ -94,7 +94,7 @@ extension Engine {
     return connection.generation == slot.generation && connection.state == .announced
   }
 
-  /// Who a slot that is handed to another worker is.
+  /// The peer of a slot that is handed to another worker.
   package func announcedPeer(_ slot: Slot) -> Peer {
     let i = ClientIndex(Int(slot.index))
     var peer = clients.peer(i)

@@ -40,7 +40,7 @@ extension Engine {
     case .refused(let code): clientRefused(i, l, code, &m)
     case .refusedEarly: messageRefusedEarly(i, l, &m)
     case .refusedLine(let code):
-      // The client hears so; that connection is of no more use, for the rest of the line could be a command there.
+      // The client gets the reply. The connection cannot be used again: the rest of the line could be a command there.
       passReply(i, l, to: clients.sessions[s].verb, now: m.now)
       dropLink(of: i, &m)
       clients.sessions[s].finish()
@@ -115,7 +115,7 @@ extension Engine {
     let s = clients.connections[i].session
     guard clients.sessions[s].phase == .opening else { return }
     if clients.sessions[s].verb == .ehlo {
-      // The connection is not kept: who has said EHLO may say nothing more for minutes.
+      // The connection is not kept: after EHLO a client may be silent for minutes.
       let offers = downstream.readOffers(l, core)
       dropLink(of: i, &m)
       sayHello(i, offered(i, of: offers), &m)
@@ -129,7 +129,7 @@ extension Engine {
       core.journal.append(clients.entry(isNew ? .passNew : .passOld, i, core, now: m.now))
     }
     if clients.sessions[s].envelope.isParked {
-      // MAIL again, on this connection; the recipient at hand follows when it is accepted.
+      // MAIL again, on this connection; the current recipient follows when it is accepted.
       let line = core.layout.mail(s).prefix(Int(clients.sessions[s].envelope.mailCount))
       _ = downstream.repeatMail(line, of: acquaintance(i), l, &core, &m)
       return
@@ -260,7 +260,7 @@ extension Engine {
       clients.sessions[s].login.succeeded()
       judge.forgetForm(i, &clients, core, now: m.now)
     } else if code == 535 {
-      // 454 and 538 say nothing of the password: an outage must not lock out who knows it.
+      // 454 and 538 say nothing about the password: an outage must not lock out a user who knows it.
       let count = judge.loginFailed(i, &clients, &core, now: m.now)
       return judge.delay(.authFailure, i, count: count, &clients, &core, now: m.now)
     }
@@ -283,7 +283,7 @@ extension Engine {
       .recipientRejected, i, count: Int(count), &clients, &core, now: now)
   }
 
-  /// MAIL was said again, for the recipient at hand.
+  /// MAIL was said again, for the current recipient.
   private mutating func mailRepeated(
     _ i: ClientIndex, _ l: LinkIndex, _ code: UInt16, _ m: inout Moment
   ) {
@@ -292,7 +292,7 @@ extension Engine {
     if code < 300 {
       sendCommand(i, l, &m)
     } else {
-      // What it took before it refuses now: the recipient hears so.
+      // The downstream accepted MAIL before and refuses it now: RCPT gets that reply.
       passReply(i, l, to: clients.sessions[s].verb, now: m.now)
       clients.sessions[s].envelope.lose()
       clients.sessions[s].finish()

@@ -4,9 +4,9 @@ import SMTP
 import Structures
 import Suspicion
 
-// What a command gives away about who says it.
+// What a command gives away about its client.
 extension Engine {
-  /// Looks for signals in the command at hand.
+  /// Looks for signals in the current command.
   ///
   /// - Returns: whether the peer belongs into the tarpit now.
   mutating func inspect(_ i: ClientIndex, now: Instant) -> Bool {
@@ -53,7 +53,7 @@ extension Engine {
   private mutating func takeName(_ s: SessionIndex) {
     let name = clients.argument(s, core)
     guard core.isName(name) || !core.policy.refusesLapses && name.count > 0 else { return }
-    // What is too long for a name is none, and no beginning of it is one.
+    // A name that is too long is not kept, nor is its beginning.
     let kept = name.count <= HeloForm.octetsMax ? name : name.prefix(0)
     core.arena.move(kept, to: core.layout.helo(s).offset)
     clients.sessions[s].greeting.keepName(kept.count)

@@ -63,8 +63,8 @@ extension Engine {
     }
   }
 
-  /// The client has closed its side and all it said is with the downstream, which hears of the end and may answer:
-  /// what it accepted must not be sent again for want of its reply. One deadline for all of that.
+  /// The client has closed its side, and the downstream has all it sent, and sees the end too. It may still answer: mail
+  /// that it accepted must not be sent again because its reply was lost. There is one deadline for all of that.
   mutating func finishSplice(_ i: ClientIndex, _ m: inout Moment) {
     core.timers.set(i, at: m.now.after(microseconds: core.spliceTimeout))
     m.append(.finish(downstream.slot(clients.sessions[clients.connections[i].session].link)))

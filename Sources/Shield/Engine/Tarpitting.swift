@@ -121,7 +121,7 @@ extension Engine {
   ) -> PitText {
     switch heard {
     case .helo: return .helo
-    // One text for all: to whom STARTTLS may not be offered (RFC 3207, 4.2) it is the short form.
+    // One text for all: a client that may not be offered STARTTLS (RFC 3207, 4.2) gets the short form.
     case .ehlo:
       return core.policy.offersTLS(clients.connections[i]) == core.policy.offersTLS ? .ehlo : .helo
     case .mail: return .mail
@@ -138,7 +138,7 @@ extension Engine {
     }
   }
 
-  /// Moves a talking client into the tarpit: the command at hand and those behind it are answered there.
+  /// Moves a talking client into the tarpit: the current command and those behind it are answered there.
   mutating func moveToTarpit(_ i: ClientIndex, _ m: inout Moment) {
     let s = clients.connections[i].session
     if clients.sessions[s].outbox.isSending || !clients.sessions[s].outbox.isEmpty {

@@ -188,7 +188,7 @@ extension Engine {
 
   /// Throws away the rest of a line that was too long.
   ///
-  /// - Returns: whether there was nothing to throw away; if there was, what stands behind it is to be looked at.
+  /// - Returns: whether there was nothing to throw away; if there was, what stands behind it must be read.
   private mutating func skipLine(_ s: SessionIndex, _ region: Region) -> Bool {
     if region.count == 0 { return true }
     let end = core.lineEnd(in: region)
@@ -247,7 +247,7 @@ extension Engine {
     delay(i, verb.stage, least: least, &m)
   }
 
-  /// Carries out the command at hand, at once or after the delay of its stage.
+  /// Carries out the current command, at once or after the delay of its stage.
   private mutating func delay(
     _ i: ClientIndex, _ stage: Stage, least: Int64, _ m: inout Moment
   ) {
@@ -301,7 +301,7 @@ extension Engine {
     return sum
   }
 
-  /// Whether the curve asks for a delay at this stage, and for no more than there is room.
+  /// Whether the curve asks for a delay at this stage that fits into the room.
   private func fits(_ stage: Stage, _ i: ClientIndex, _ room: Int64) -> Bool {
     let score = core.policy.score(clients.connections[i].signals)
     let due = core.policy.delays.delay(

@@ -50,7 +50,7 @@ struct Clients: ~Copyable {
     connections[i].accepted = UInt32(truncatingIfNeeded: now.microseconds / 10_000)
   }
 
-  /// A connection's slot is nobody's.
+  /// A connection's slot is free.
   mutating func clear(_ i: ClientIndex) {
     let generation = (connections[i].generation + 1) & 0xFF_FFFF
     connections[i] = Connection()

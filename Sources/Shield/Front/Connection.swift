@@ -7,10 +7,10 @@ package import Suspicion
 package enum ConnectionState: UInt8, BitwiseCopyable, Sendable {
   /// No tenant. Goes to: announced, waiting, banner, dripping, refusing.
   case free
-  /// From a load balancer, whose PROXY header has not come yet; its own address stands for the client's.
+  /// From a load balancer that has not sent its PROXY header yet; its own address stands for the client's.
   /// Goes to: waiting, banner, dripping, refusing, closing.
   case announced
-  /// Waits for its banner; we listen, because who talks now is no mail server. Goes to: banner, dripping.
+  /// Waits for its banner; we listen, because a client that talks now is no mail server. Goes to: banner, dripping.
   case waiting
   /// The banner is being sent. Goes to: idle, talking.
   case banner
@@ -38,7 +38,7 @@ package enum ConnectionState: UInt8, BitwiseCopyable, Sendable {
 package struct ConnectionFlags: OptionSet, BitwiseCopyable, Sendable {
   package let rawValue: UInt16
   package init(rawValue: UInt16) { self.rawValue = rawValue }
-  /// Mail of this source was accepted before.
+  /// Mail from this source was accepted before.
   static let known = ConnectionFlags(rawValue: 1)
   /// The operator vouches for it.
   static let trusted = ConnectionFlags(rawValue: 2)
@@ -76,15 +76,15 @@ package struct Connection: BitwiseCopyable, Sendable {
   private var parts: (UInt32, UInt32, UInt32, UInt32) = (0, 0, 0, 0)
   /// Generation (24 bits) and listener (8).
   private var life: UInt32 = 0
-  /// Signals (25 bits), whether it is a load balancer that speaks for nobody (1), state (4), tier (2).
+  /// Signals (25 bits), whether it is a load balancer without a client (1), state (4), tier (2).
   private var standing: UInt32 = 0
-  /// The session it leases, or in the tarpit the replies owed: nobody has both.
+  /// The session it leases, or in the tarpit the replies owed: no connection has both.
   private var lease: UInt32 = 0
   /// When it came, in ticks of 10 ms since the origin (497 days).
   package var accepted: UInt32 = 0
   package var port: UInt16 = 0
-  /// Artificial delay so far, in ticks, held at the maximum of 655 s. Of who is in the tarpit: how old it was when it
-  /// came there.
+  /// Artificial delay so far, in ticks, held at the maximum of 655 s. In the tarpit: how old the
+  /// connection was when it came there.
   package var delayed: UInt16 = 0
   /// Bytes of the text that are out (10 bits), the word that is coming in (6).
   private var progress: UInt16 = 0
@@ -115,14 +115,14 @@ package struct Connection: BitwiseCopyable, Sendable {
     }
   }
 
-  /// Tarpit: replies still owed, one class of command per 4 bits, the next one lowest. Only for who has no
-  /// session: with one it is and stays 0.
+  /// Tarpit: replies still owed, one class of command per 4 bits, the next one lowest. Only for clients
+  /// without a session: with one it is and stays 0.
   package var owed: UInt32 {
     get { flags.contains(.leased) ? 0 : lease }
     set { if !flags.contains(.leased) { lease = newValue } }
   }
 
-  /// Waiting for a PROXY header: its place. As `owed`, only for who has no session.
+  /// Waiting for a PROXY header: its place. As `owed`, only for clients without a session.
   var headerPlace: Int {
     get { Int(owed) }
     set { owed = UInt32(newValue) }

@@ -3,7 +3,7 @@ import Policy
 import SMTP
 import Structures
 
-/// A connection whose PROXY header is not whole yet.
+/// A connection without a complete PROXY header yet.
 struct PendingHeader: BitwiseCopyable, Sendable {
   /// The load balancer: the peer of the connection, until the header names another.
   var balancer = Address(high: 0, low: 0)
@@ -15,11 +15,11 @@ struct PendingHeader: BitwiseCopyable, Sendable {
   fileprivate var skip: UInt16 = 0
 }
 
-/// PROXY headers that listeners behind a load balancer wait for: who connects there must be listed and must say for whom,
-/// before anything is judged. Nothing is guessed: what is no header, or comes too late, is refused.
+/// PROXY headers that listeners behind a load balancer wait for. A peer that connects there must be listed, and must name
+/// its client before anything is judged. Nothing is guessed: a peer without a valid header in time is refused.
 ///
 /// A header is read to its last octet and not one further, so that what follows (SMTP said too early, a TLS
-/// hello) stays in the kernel for whoever is to read it, also when that is another worker.
+/// hello) stays in the kernel for the worker that is to read it, which may be another one.
 struct Headers: ~Copyable {
   private var pending: Slab<PendingHeader>
   private var places: IndexAllocator

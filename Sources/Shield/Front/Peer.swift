@@ -7,7 +7,7 @@ package struct Peer: BitwiseCopyable, Sendable {
   package var port: UInt16
   /// Which of the configured listeners it came to.
   package var listener: UInt8
-  /// The load balancer that said by a PROXY header who it is; nil for who came by itself.
+  /// The load balancer that named it in a PROXY header; nil for a client that connected directly.
   package var via: Address?
   /// A load balancer itself, which speaks for no client.
   var isNobody = false

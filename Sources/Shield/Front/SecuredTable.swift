@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import Structures
 
-/// Clients that speak TLS, and what is known of it: bounded, and beside the connections, because of a million held
-/// ones few will.
+/// Clients that speak TLS, and what is known of their TLS. It is bounded and kept apart from the connections, because
+/// few of a million held clients speak it.
 package struct SecuredTable: ~Copyable {
   private var facts: Slab<TLSFacts>
   private var numbers: PlaceMap
@@ -19,7 +19,7 @@ package struct SecuredTable: ~Copyable {
   /// Bytes of memory for each place.
   package static var bytesEach: Int { MemoryLayout<TLSFacts>.stride + PlaceMap.bytesEach }
 
-  /// Whether no more than a part of the places is taken, and of those for handshakes.
+  /// Whether at most this part of the places is taken, and of the places for handshakes.
   ///
   /// - Parameters:
   ///   - part: 0…1.

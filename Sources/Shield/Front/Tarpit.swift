@@ -38,10 +38,10 @@ enum PitStep {
 
 // The tarpit: T3 peers, held by bytes.
 //
-// A peer here owns no session and no buffer. It hears ready texts one byte at a time, evenly spread
+// A peer here owns no session and no buffer. It gets ready texts one byte at a time, evenly spread
 // over the delay of the stage, so that the last byte comes when the delay ends. It is refused every
-// recipient with 450, and nothing of it ever reaches the downstream. Of each line it says, the first
-// four letters are looked at.
+// recipient with 450, and nothing that it sends reaches the downstream. Only the first four letters of each
+// of its lines are read.
 extension Clients {
   /// Begins to drip a text.
   mutating func drip(_ text: PitText, _ i: ClientIndex, _ core: inout Core, _ m: inout Moment) {
@@ -142,8 +142,8 @@ extension Clients {
 
   // MARK: Other texts
 
-  /// The texts are others now. Who is in the middle of one goes on in the new one if that begins as the old one did;
-  /// everybody else is cut off when the next byte is due, because the rest would belong to nothing that was said.
+  /// The texts have changed. A client in the middle of one goes on in the new text if it begins as the old one did.
+  /// Otherwise it is cut off when the next byte is due, because the rest would not fit what it has got.
   mutating func changeTexts(from old: Texts, _ core: borrowing Core) {
     for n in 0..<capacity {
       let i = ClientIndex(n)
@@ -153,7 +153,7 @@ extension Clients {
       let (new, old) = (core.line(text), old[text])
       let goesOn: Bool
       if state == .dripping {
-        // Who may not be offered STARTTLS may have begun a text that has it now.
+        // A client that may not be offered STARTTLS may be in the middle of a text that offers it now.
         goesOn =
           core.begins(new, as: old, upTo: Int(connections[i].position))
           && (text != .ehlo || core.policy.offersTLS(connections[i]) == core.policy.offersTLS)

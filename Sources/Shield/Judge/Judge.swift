@@ -34,8 +34,8 @@ package struct Judge: ~Copyable {
 
   // MARK: Arrival
 
-  /// How a peer stands when it comes. Not by its network alone: one bot whose message was accepted would open the door to
-  /// all its neighbours. A pool's other addresses become known by network and HELO domain together.
+  /// How a peer is rated when it connects. Its network alone does not count: one bot whose message was accepted would
+  /// let in all its neighbours. Other addresses of a pool become known by network and HELO domain together.
   func standing(of peer: Peer, _ core: borrowing Core, now: Instant) -> Standing {
     let source = Source(host: peer.address)
     let history = Standing.History(
@@ -123,8 +123,8 @@ package struct Judge: ~Copyable {
     return memory.source(heloDomain: name.extracting(domain))
   }
 
-  /// Whether a client whose address is new belongs to a known pool: its network and the domain it says it
-  /// is of have both delivered before. Each alone proves too little; a HELO can be copied, and a network
+  /// Whether a client with a new address belongs to a known pool: its network and its HELO domain
+  /// have both delivered before. Each alone proves too little; a HELO can be copied, and a network
   /// has other hosts.
   mutating func recognizePool(
     _ i: ClientIndex, _ clients: inout Clients, _ core: borrowing Core, now: Instant
@@ -152,7 +152,7 @@ package struct Judge: ~Copyable {
     judge(i, &clients, core, now: now)
   }
 
-  /// A log-in succeeded. Who that is counts from here on, and no more the form of what it said before.
+  /// A log-in succeeded. From here on the user's identity counts, not the form of earlier commands.
   mutating func forgetForm(
     _ i: ClientIndex, _ clients: inout Clients, _ core: borrowing Core, now: Instant
   ) {
@@ -165,7 +165,7 @@ package struct Judge: ~Copyable {
 }
 
 extension Clients {
-  /// In observe mode: whether enforce would have refused this client, or a command of it.
+  /// In observe mode: whether enforce would have refused this client, or one of its commands.
   func wouldBeRefused(_ i: ClientIndex) -> Bool {
     let s = connections[i].session
     return connections[i].wouldBeTurnedAway || s.exists && sessions[s].ending == .wouldRefuse
@@ -173,11 +173,11 @@ extension Clients {
 }
 
 extension Connection {
-  /// In observe mode: whether enforce would have refused this client when it came, so that nothing else would have
-  /// been done to it. Its account of delays, whose sum stays far below, is used up for a mark.
+  /// In observe mode: whether enforce would have refused this client when it connected, and done nothing else to it.
+  /// The maximum of `delayed` marks this: a real sum of delays stays far below.
   var wouldBeTurnedAway: Bool { delayed == .max }
 
-  /// In observe mode: enforce would have refused this client when it came.
+  /// In observe mode: enforce would have refused this client when it connected.
   mutating func wouldTurnAway() { delayed = .max }
 }
 

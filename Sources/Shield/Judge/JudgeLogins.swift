@@ -8,11 +8,11 @@ import Suspicion
 // Log-ins that fail. The downstream judges them; we count what it refuses, by address, by network and by user name at
 // once, because guessing is spread over addresses (3 tries each in 320 days are on record) and over names.
 //
-// A user name, and an IPv6 /48, come to every worker: what fails at one the others hear of as a `Change`, and count it in
-// their own tables.
+// Any worker may see a user name or an IPv6 /48. What fails at one is sent to the others as a `Change`, and they count it
+// in their own tables.
 //
-// An address that has used up its failures is put off without asking. A network is only slowed, it has other
-// members, and so is a user: whoever could lock a name out would.
+// An address that has used up its failures is deferred without asking the downstream. A network is only slowed, because
+// it has other members. A user name is only slowed too, or attackers would lock users out.
 extension Judge {
   /// Beyond the limits that rules have.
   private func loginKey(_ source: Source) -> BucketKey {
@@ -26,7 +26,7 @@ extension Judge {
     return buckets.peek(key, core.policy.logins.address, now: now) == 0
   }
 
-  /// The downstream has refused a log-in: counts it under all that is known of it.
+  /// The downstream has refused a log-in: counts it for its address, its network and its user name.
   ///
   /// - Returns: which failure this is, 1 and more: the highest of what the session, the address, the network and the
   ///   user name say.
@@ -52,7 +52,7 @@ extension Judge {
     return count
   }
 
-  /// A log-in failed here: counts it, and has others hear of it.
+  /// A log-in failed here: counts it, and tells the other workers.
   private mutating func learnFailure(
     of source: Source, _ core: borrowing Core, now: Instant
   ) -> Int {

@@ -49,7 +49,7 @@ extension Judge {
     var wait: Int64 = 0
     if rule.over == .slow {
       wait = (buckets.earliest(key, units, rate, now: now) - now).microseconds
-      // What no allowed delay can make up for is put off, or the limit would end where the delays do.
+      // If no allowed delay is long enough, the command is deferred. Otherwise the longest delay would lift the limit.
       let spent = Int64(clients.connections[i].delayed) * 10_000
       let left = min(core.policy.delays[.mail].ceiling, core.policy.delays.sumMost - spent)
       if wait > left && core.policy.mode == .enforce {
@@ -124,7 +124,7 @@ extension Judge {
       !clients.connections[i].flags.contains(.trusted)
     else { return nil }
     let key = rule.key(for: clients.connections[i].address, .bytes)
-    // A quarter of the burst at a time: those who share a bucket take turns at it.
+    // A quarter of the burst at a time: clients that share a bucket take turns at it.
     let turn = max(rate.burst / 4, 2_048)
     return Int(clamping: min(buckets.peek(key, rate, now: now), turn))
   }

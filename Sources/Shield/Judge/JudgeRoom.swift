@@ -6,8 +6,8 @@ import SMTP
 import Structures
 import Suspicion
 
-// What protects the machine, in observe as in enforce: who holds too much of it gets no more, and when a pool runs out,
-// those who hold its places are hurried, those who hold most first.
+// What protects the machine, in observe as in enforce: a source that holds too much gets no more. When a pool runs out,
+// the clients that hold its places are hurried, those of the largest holders first.
 extension Judge {
   /// A pool as it is for a source.
   private func room(
@@ -121,9 +121,9 @@ extension Judge {
     return false
   }
 
-  /// Takes one of the places for TLS. The worst find none first: T3 has half of them, and so have handshakes without
-  /// credit, of which one source could begin any number; some are kept for known senders. Handshakes that are under way
-  /// have places of their own, which are given back when they are done.
+  /// Takes one of the places for TLS. They run out for the worst clients first: T3 may use half of them, and so may
+  /// handshakes without credit, because one source could begin any number of these. Some are kept for known senders.
+  /// Handshakes that are under way have places of their own, which are given back when they are done.
   ///
   /// - Returns: false if there is none for it.
   mutating func takeTLSPlace(
@@ -173,7 +173,7 @@ extension Connection {
 }
 
 extension Core {
-  /// How many places a pool has, and how many nobody holds.
+  /// How many places a pool has, and how many are free.
   fileprivate func places(of pool: Pool, _ clients: borrowing Clients) -> (all: Int, free: Int) {
     switch pool {
     case .slots: (limits.connections, places.clients.free)
@@ -194,7 +194,7 @@ extension Core {
     fullness(of: pool, clients) >= min(policy.shedAt, 1 - policy.reservedForKnown)
   }
 
-  /// Whether a pool of which a client holds a place runs out.
+  /// Whether a pool runs out in which a client holds a place.
   func isPressed(_ i: ClientIndex, _ clients: borrowing Clients) -> Bool {
     let s = clients.connections[i].session
     return isUnderStress(.slots, clients) || s.exists && isUnderStress(.sessions, clients)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What is known of sources. It changes by `Change` alone, and each change that is learnt here goes out as well: to the
-// other workers of the process, to a record on disk once there is one. Not here: what a tier or a delay makes of it.
+// What is known of sources. It changes only by a `Change`, and each change learnt here is also sent to the other workers
+// of the process, and to a record on disk once there is one. What tiers and delays follow from it is decided elsewhere.
 
 package import Reputation
 import Structures
@@ -41,7 +41,7 @@ package struct Memory: ~Copyable {
     table.divisor(table.key(source), stage: stage, after: after, now: now)
   }
 
-  /// Something was learnt here: remembers it, and has others hear of it.
+  /// Something was learnt here: remembers it, and tells the other workers.
   ///
   /// - Parameters:
   ///   - period: for how long it counts, in microseconds.

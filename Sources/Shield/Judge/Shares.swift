@@ -4,7 +4,7 @@ import SMTP
 import Structures
 import Suspicion
 
-/// Places of which there is a fixed number, and of which no source may take all.
+/// A fixed number of places. No source may take all of them.
 enum Pool: UInt8, BitwiseCopyable {
   /// Connected clients (`limits.connections`).
   case slots
@@ -14,7 +14,7 @@ enum Pool: UInt8, BitwiseCopyable {
   case links
   /// Clients that speak TLS (`limits.tls_sessions`).
   case tlsPlaces
-  /// Those whose handshake is under way: a quarter of the places for TLS.
+  /// Clients whose handshake is under way: a quarter of the places for TLS.
   case handshakes
 
   /// How many there are; `allCases` would be made on the heap each time it is asked for.
@@ -27,8 +27,8 @@ enum Pool: UInt8, BitwiseCopyable {
 /// its share of the pool, and where the pool is crowded a small part of that: so one source never keeps another one out,
 /// and to leave nothing to strangers for long takes hundreds of addresses.
 ///
-/// Not who comes first, and not for how long: see `hurry`. Kept: each place is counted under two keys for as long as it
-/// is held, so the exact table, which has two keys for each place, is never full.
+/// It does not decide who comes first or for how long: see `hurry`. Kept: each place is counted under two keys for as
+/// long as it is held, so the exact table, which has two keys for each place, is never full.
 struct Shares: ~Copyable {
   /// Under what a source has more than its share.
   enum Scope: UInt8, BitwiseCopyable { case address, network }
@@ -45,18 +45,18 @@ struct Shares: ~Copyable {
   private var counts: OpenCounts
   private let hash: SipHash
 
-  /// A pool with few places in all gives a source so many of them, where that is a fifth (of a network: half) of it or less.
+  /// A small pool gives an address or a network at least this many places, but at most a fifth or a half of the pool.
   private static let fewest = (address: 10, network: 20)
-  /// Who has delivered mail may have so many times as much.
+  /// A source that has delivered mail may have this many times as much.
   private static let knownFactor = 4.0
-  /// What is counted exactly ends there; so does every share.
+  /// Exact counts end here, and so does every share.
   private static let most = 65_534
   /// What is left of a share in a crowd.
   private static let crowdFactor = 1.0 / 25
   /// Held connections are counted by estimate, and below this the estimate is too coarse.
   private static let leastOfSlots = 16.0
-  /// How long a pool counts as crowded after it ran out, in microseconds: until those who held much have been cut and
-  /// those who were turned away had their turn.
+  /// How long a pool counts as crowded after it ran out, in microseconds: until sources that held much have been cut
+  /// and sources that were turned away had their turn.
   private static let crowdedFor: Int64 = 60_000_000
   private var crowdedUntil = InlineArray<5, Instant>(repeating: .origin)
 
@@ -74,7 +74,7 @@ struct Shares: ~Copyable {
   /// Bytes for each held connection, at most.
   static let bytesOfSlot = 4
 
-  /// Whether nobody holds anything.
+  /// Whether no source holds a place.
   var isEmpty: Bool { crowd.total == 0 && counts.entries == 0 }
 
   private func key(_ pool: Pool, _ scope: Scope, _ source: Address) -> UInt64 {

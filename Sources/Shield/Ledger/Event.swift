@@ -63,7 +63,7 @@ package enum Verdict: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case deferred
   /// There was no room for it.
   case shed
-  /// Its handshake came to nothing.
+  /// Its handshake failed.
   case tlsFailed
   /// What enforce would have done, where we only look on.
   case wouldSlow, wouldTarpit, wouldRefuse

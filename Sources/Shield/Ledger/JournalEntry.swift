@@ -28,16 +28,16 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
   package var observed = false
   /// For `.disconnect`.
   package var verdict = Verdict.pass
-  /// Whose downstream it is, for `.downstreamDown` and `.downstreamUp`: each worker finds out for itself.
+  /// The worker that noticed, for `.downstreamDown` and `.downstreamUp`: each finds out for itself.
   package var worker: UInt16 = 0
-  /// Microseconds of the matter at hand: a delay, how long it held, how long until it may try again.
+  /// Microseconds of what the entry is about: a delay, how long it held, how long until it may try again.
   package var micros: Int64 = 0
   /// The session's length, in microseconds.
   package var held: Int64 = 0
   /// Artificial delay in all, in microseconds.
   package var delayed: Int64 = 0
-  /// Microseconds in the tarpit, for `.disconnect`; -1 for who was not there, the maximum for who came there after so
-  /// long that it is not known. Of who was there nothing is kept to count octets and commands with.
+  /// Microseconds in the tarpit, for `.disconnect`; -1 for a client that was not there, the maximum if it came there so
+  /// late that the time is unknown. For tarpitted clients octets and commands are not counted.
   package var tarpitted: Int64 = -1
   package var bytesIn: UInt64 = 0
   package var bytesOut: UInt64 = 0
@@ -48,17 +48,16 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
   package var accessRule: UInt32 = 0
   package var rateRule: UInt32 = 0
   package var tallies = CommandTallies()
-  /// What a rate rule asks for, for `.rateLimit`; `reply` is what the client hears for it, 0 for nothing.
+  /// What a rate rule asks for, for `.rateLimit`; `reply` is the code that the client gets, 0 for none.
   package var over = OverAction.slow
-  /// The command that was refused, for `.reject`; and in which words, if they were ours: `own`, or `text` to who has
-  /// just come. The downstream's are in `quote`.
+  /// The command that was refused, for `.reject`; and our words, if they were ours: `own`, or `said` for a client that
+  /// has just connected. The downstream's words are in `quote`.
   package var verb = Verb.unknown
   package var own: OwnReply?
   package var said: PitText?
   /// How many recipients a message has, for `.accepted`.
   package var recipients: UInt32 = 0
-  /// How many octets the client or the downstream said, and the first line of it, cut where long and where it is
-  /// nobody's business.
+  /// How many octets the client or the downstream said, and the first line, cut where it is long or confidential.
   package var quoteCount: UInt32 = 0
   package var quoteKept: UInt8 = 0
   package var quote = InlineArray<200, UInt8>(repeating: 0)
@@ -73,7 +72,7 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
     self.at = at
   }
 
-  /// Quotes what was said: its first line, and of a log-in no more than how. Lines behind may hold a password.
+  /// Quotes what was said: its first line, and of a log-in only the mechanism. Further lines may hold a password.
   package mutating func quoteFirstLine(_ words: Span<UInt8>) {
     quoteCount = UInt32(words.count)
     var end = 0

@@ -2,10 +2,10 @@
 import SMTP
 import Structures
 
-/// A session's input: what the client said and nobody has dealt with yet, in the session's input region.
+/// A session's input: what the client said and was not dealt with yet, in the session's input region.
 ///
 /// What the client sent ahead stays here, which is the bounded queue of pipelined commands; when it is full we stop
-/// reading and TCP slows the client. The line at hand stays in front until it is finished.
+/// reading and TCP slows the client. The current line stays in front until it is finished.
 struct Inbox: BitwiseCopyable, Sendable {
   /// Bytes at `start..<end` of the region are not dealt with yet.
   private(set) var start: Int32 = 0
@@ -18,7 +18,7 @@ struct Inbox: BitwiseCopyable, Sendable {
   private(set) var hasEnded = false
   /// The rest of a line that was too long is being thrown away.
   private(set) var isSkipping = false
-  /// The line at hand: its octets without white space at its end, those it takes with its line end, and where in it its
+  /// The current line: its octets without white space at its end, those it takes with its line end, and where in it its
   /// argument begins.
   private(set) var lineCount: Int32 = 0
   private(set) var lineConsumed: Int32 = 0
@@ -125,13 +125,13 @@ struct Inbox: BitwiseCopyable, Sendable {
     lineConsumed = Int32(consumed)
   }
 
-  /// Where the argument of the line at hand is, without white space behind it.
+  /// Where the argument of the current line is, without white space behind it.
   mutating func setArgument(_ argument: Range<Int>) {
     argumentStart = Int32(argument.lowerBound)
     lineCount = Int32(argument.upperBound)
   }
 
-  /// The line at hand is all argument: an answer to a challenge.
+  /// The current line is all argument: an answer to a challenge.
   mutating func takeWhole() { argumentStart = 0 }
 
   /// A line that is too long stands for a command; the rest of it is thrown away when it comes.
@@ -148,7 +148,7 @@ struct Inbox: BitwiseCopyable, Sendable {
     lines.reset()
   }
 
-  /// Is done with the line at hand: it leaves the input.
+  /// Is done with the current line: it leaves the input.
   mutating func finish() {
     start += lineConsumed
     lineConsumed = 0
@@ -161,13 +161,13 @@ struct Inbox: BitwiseCopyable, Sendable {
   /// There is no line at hand any more: a message has ended.
   mutating func forgetLine() { lineConsumed = 0 }
 
-  /// The bytes of the line at hand, and of its argument.
+  /// The bytes of the current line, and of its argument.
   func line(in region: Region) -> Region {
     Region(offset: region.offset + Int(start), count: Int(lineCount))
   }
   func argument(in region: Region) -> Region { line(in: region).from(Int(argumentStart)) }
   var hasArgument: Bool { lineCount > argumentStart }
 
-  /// Whether the client sent more than the line at hand.
+  /// Whether the client sent more than the current line.
   var hasMore: Bool { start + lineConsumed < end }
 }

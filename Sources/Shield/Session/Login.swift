@@ -8,7 +8,7 @@ struct Login: BitwiseCopyable, Sendable {
     case none
     /// The downstream has asked for an answer.
     case going
-    /// It is being ended with the downstream; then the client hears our reply.
+    /// It is being ended with the downstream; then the client gets our reply.
     case cancelling
   }
 
@@ -16,7 +16,7 @@ struct Login: BitwiseCopyable, Sendable {
   private(set) var isAuthenticated = false
   private(set) var exchange = Exchange.none
   private(set) var failures: UInt32 = 0
-  /// Of the AUTH at hand: where its name is to come, and the name's keyed hash once it has; 0 for none.
+  /// Of the current AUTH: where its name is to come, and the name's keyed hash once it has; 0 for none.
   private var mechanism = LoginMechanism.other
   private(set) var user: UInt64 = 0
 

@@ -6,7 +6,7 @@ struct Outbox: BitwiseCopyable, Sendable {
   /// Bytes at `start..<end` of the region are not sent yet.
   private var start: Int32 = 0
   private var end: Int32 = 0
-  /// How many of them, the last, wait for a delay: the reply to a recipient whose downstream was let go.
+  /// How many of them, at the end, wait for a delay: the reply to a recipient whose downstream was let go.
   private var held: Int32 = 0
   /// A send is outstanding.
   private(set) var isSending = false

@@ -5,7 +5,7 @@ import Suspicion
 enum Phase: BitwiseCopyable, Sendable, Equatable {
   /// The client's turn.
   case command
-  /// The command at hand goes on as soon as it is the session's turn.
+  /// The current command goes on as soon as it is the session's turn.
   case due(Due)
   /// A command is held back until the delay of its stage is over, before anything is done about it.
   case delaying(Stage)
@@ -19,7 +19,7 @@ enum Phase: BitwiseCopyable, Sendable, Equatable {
   case challenge
   /// Message bytes.
   case body
-  /// Message bytes that nobody wants any more; the reply waits for their end.
+  /// Message bytes that are not wanted any more; the reply waits for their end.
   case swallow
   /// The end of the message is with the downstream.
   case final
@@ -30,11 +30,11 @@ enum Phase: BitwiseCopyable, Sendable, Equatable {
   /// Octets pass both ways.
   case spliced
 
-  /// What is to be done about the command at hand.
+  /// What is to be done about the current command.
   enum Due: UInt8, BitwiseCopyable, Sendable {
     /// All of it: its delay is over.
     case execute
-    /// It goes to the downstream: the connection that was opened for it came to nothing.
+    /// It goes to the downstream: the connection that was opened for it failed.
     case forward
     /// EHLO or HELO is answered anew: the connection that had heard it is gone.
     case greet

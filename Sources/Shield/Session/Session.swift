@@ -40,7 +40,7 @@ struct Session: BitwiseCopyable, Sendable {
   /// The downstream's own verdict on the message lies in the outbox already.
   private(set) var hasVerdict = false
 
-  /// - Parameter owner: none for the record of a place that nobody has.
+  /// - Parameter owner: none for the record of a free place.
   init(of owner: ClientIndex = .none, lineEnds: LineEnds = .strict, now: Instant = .origin) {
     self.owner = owner
     inbox = Inbox(lineEnds: lineEnds)
@@ -89,7 +89,7 @@ struct Session: BitwiseCopyable, Sendable {
   /// What is answered is this, not the command said last.
   mutating func resume(_ verb: Verb) { self.verb = verb }
 
-  /// Is done with the command at hand: its line leaves the input.
+  /// Is done with the current command: its line leaves the input.
   ///
   /// - Parameter next: what follows it, where that is not the next command.
   mutating func finish(to next: Phase = .command) {

@@ -42,10 +42,10 @@ struct SessionUse: BitwiseCopyable, Sendable {
     return idleUntil > now.after(microseconds: Self.idlePeriod)
   }
 
-  /// Mail was spoken of: what came before it was for that.
+  /// A mail command came: the commands before it were not idle.
   mutating func countMail() { idleUntil = .origin }
 
-  /// Who it is has been proven: what it said before that tells nothing.
+  /// The client has logged in: what it said before tells nothing.
   mutating func forgive() {
     let before = commands
     self = SessionUse()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import Structures
 
-/// The sessions that can go on. Whoever makes one able to wakes it; at the end of each fact one loop runs them, in the
-/// order in which they were woken. No session is there twice, so there is always room.
+/// The sessions that can go on. Code that makes a session able to go on wakes it. At the end of each fact one loop runs
+/// them, in the order in which they were woken. No session is there twice, so there is always room.
 struct Woken: ~Copyable {
   /// The next one: mostly the only one.
   private var first = SessionIndex.none
