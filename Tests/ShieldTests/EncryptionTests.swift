@@ -363,11 +363,13 @@ struct EncryptionTests {
   // MARK: Pass-through
 
   private func passing(
-    _ starttls: String = "220 2.0.0 Go", mode: DownstreamTLS = .opportunistic
+    _ starttls: String = "220 2.0.0 Go", mode: DownstreamTLS = .opportunistic, rates: String = ""
   ) -> VirtualShield {
     var driver = VirtualDriver(
       engine: Engine(
-        policy: policy(access: "127.0.3.0/24 bad\n") { $0.listeners[0].tls = .passThrough },
+        policy: policy(access: "127.0.3.0/24 bad\n", rates: rates) {
+          $0.listeners[0].tls = .passThrough
+        },
         limits: limits(),
         seed: 1))
     // Sluice's own TLS to the downstream is not for these.
@@ -477,6 +479,27 @@ struct EncryptionTests {
     #expect(!shield.driver.sockets[client].isOpen)
     #expect(shield.driver.engine.heldCount == 0 && shield.driver.engine.linkCount == 0)
     #expect(shield.driver.engine.leasedSessions == 0)
+  }
+
+  @Test("octets that wait for the byte rate pass before the end of one who has closed its side")
+  func passThroughPacedAndHalfClosed() throws {
+    var shield = passing(rates: "127.0.0.0/8 bytes=1k/s\n")
+    let client = try greeted(&shield)
+    _ = shield.ask(client, "EHLO a.example.org\r\n")
+    _ = shield.ask(client, "STARTTLS\r\n")
+    let link = try #require(shield.driver.dialled.last)
+    for number in 0..<100 {
+      shield.driver.say(
+        client, "line \(number) of some hundred octets" + String(repeating: ".", count: 80) + "\r\n"
+      )
+    }
+    shield.driver.say(client, "LAST\r\n")
+    shield.driver.end(client)
+    shield.advance(by: .seconds(2))
+    #expect(!shield.driver.sockets[link].isFinished)
+    shield.advance(by: .seconds(60))
+    #expect(shield.downstream.lines.contains("LAST"))
+    #expect(shield.driver.sockets[link].isFinished)
   }
 
   @Test(

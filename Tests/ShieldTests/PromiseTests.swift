@@ -192,6 +192,41 @@ struct PromiseTests {
     #expect(abs(rate - 32_768) < 32_768 * 0.05, "\(rate) bytes/s")
   }
 
+  @Test("a shaped sender that closes its side behind its message still gets the reply to it")
+  func shapedAndHalfClosed() throws {
+    var shield = shield(policy(rates: "127.0.4.0/24 bytes=32k/s\n"))
+    let arrived = shield.arrive("127.0.4.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    for line in ["HELO x.example.org\r\n", "MAIL FROM:<>\r\n", "RCPT TO:<a@b.c>\r\n", "DATA\r\n"] {
+      _ = shield.ask(client, line)
+    }
+    let line = String(repeating: "x", count: 62) + "\r\n"
+    shield.driver.say(client, String(repeating: line, count: 5_000) + ".\r\nQUIT\r\n")
+    shield.driver.end(client)
+    shield.advance(by: .seconds(60))
+    #expect(shield.downstream.accepted.count == 1)
+    #expect(shield.heard(client).hasPrefix("250 2.0.0 Taken\r\n221"))
+  }
+
+  @Test(
+    "a group of commands larger than the buffer is answered whole, also if the side behind it is closed"
+  )
+  func longGroupHalfClosed() throws {
+    var shield = shield(policy(access: "10.0.0.0/8 trusted\n"))
+    let arrived = shield.arrive("10.0.0.1")
+    let client = try #require(arrived)
+    _ = shield.banner(client)
+    let count = 600
+    let recipients = (0..<count).map { "RCPT TO:<user\($0)@example.org>\r\n" }.joined()
+    shield.driver.say(client, "EHLO x.example.org\r\nMAIL FROM:<>\r\n" + recipients + "QUIT\r\n")
+    shield.driver.end(client)
+    shield.advance(by: .seconds(60))
+    let answers = shield.heard(client).split(separator: "\r\n")
+    #expect(answers.filter { $0 == "250 2.0.0 Fine" }.count == count + 1)
+    #expect(answers.last?.hasPrefix("221") == true)
+  }
+
   @Test(
     "what is over a limit gets what its rule says",
     arguments: [

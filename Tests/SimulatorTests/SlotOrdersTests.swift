@@ -82,7 +82,8 @@ struct SlotOrdersTests {
     }
   }
 
-  @Test("a connection begins on a slot with nothing outstanding, and hears nothing before it stands")
+  @Test(
+    "a connection begins on a slot with nothing outstanding, and hears nothing before it stands")
   func connecting() {
     for order in [Effect.listen(slot), .fill(slot, region), .send(slot, region)] {
       #expect(after(order).breach(of: .connect(slot, server: 0)) == .slotInUse)

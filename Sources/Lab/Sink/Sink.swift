@@ -3,7 +3,7 @@
 // not a mail server: what it accepts goes nowhere but, if wished, into a folder. It serves loopback only.
 
 import Foundation
-package import Glibc
+import Glibc
 import Synchronization
 package import TestServer
 import Uring
@@ -99,7 +99,7 @@ package final class Sink: Sendable {
 
 extension LoopbackEndpoint {
   /// Hands the address to a system call.
-  package func withSocketAddress(_ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32) -> Int32 {
+  func withSocketAddress(_ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32) -> Int32 {
     if isIPv6 {
       var address = sockaddr_in6()
       address.sin6_family = sa_family_t(AF_INET6)

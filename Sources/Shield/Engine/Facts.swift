@@ -75,7 +75,10 @@ extension Engine {
     let s = clients.connections[i].session
     let wasReading = clients.sessions[s].inbox.ended()
     switch clients.sessions[s].phase {
+    case .command where !wasReading, .challenge where !wasReading: askForMore(i, &m)
     case .command, .challenge: clientLeft(i, &m)
+    // They read on by themselves, when there is credit or what came before is out, and meet the end behind the rest.
+    case .body where !wasReading, .swallow where !wasReading, .spliced where !wasReading: break
     case .body, .swallow: hungUp(i, &m)
     case .delaying, .holding:
       if !wasReading {
@@ -86,7 +89,6 @@ extension Engine {
       }
     case .due, .opening, .forwarded, .final: if !wasReading { askForMore(i, &m) }
     case .securing: hungUp(i, &m)
-    case .spliced where clients.sessions[s].isRelaying: break  // what it said goes out first
     case .spliced: finishSplice(i, &m)
     case .leaving: break
     }

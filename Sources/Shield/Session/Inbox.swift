@@ -14,7 +14,7 @@ struct Inbox: BitwiseCopyable, Sendable {
   private(set) var fillStart: Int32 = 0
   /// A receive is outstanding.
   private(set) var isFilling = false
-  /// The client has closed its sending side.
+  /// The client has closed its sending side, and all it sent is here.
   private(set) var hasEnded = false
   /// The rest of a line that was too long is being thrown away.
   private(set) var isSkipping = false
@@ -46,12 +46,13 @@ struct Inbox: BitwiseCopyable, Sendable {
   /// The receive that was outstanding is answered.
   mutating func filled() { isFilling = false }
 
-  /// The client closes its sending side.
+  /// The client has closed its sending side. Only a receive sees that nothing lies unread before the end: to a slot that
+  /// is watched it is told ahead of octets that are still in the kernel.
   ///
   /// - Returns: whether a receive was outstanding.
   mutating func ended() -> Bool {
     defer { isFilling = false }
-    hasEnded = true
+    hasEnded = isFilling
     return isFilling
   }
 
