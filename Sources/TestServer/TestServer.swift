@@ -97,14 +97,23 @@ package struct TestServer: Sendable {
   /// Octets came.
   package mutating func received(_ id: Int, _ bytes: Span<UInt8>, now: Int64) {
     self.now = now
+    if sessions[id].phase == .header {
+      for k in bytes.indices { sessions[id].line.append(bytes[k]) }
+      if readHeader(id) {
+        let rest = sessions[id].line
+        sessions[id].line.removeAll()
+        read(id, rest.span)
+      }
+    } else {
+      read(id, bytes)
+    }
+  }
+
+  private mutating func read(_ id: Int, _ bytes: Span<UInt8>) {
     var rest = 0
     while rest < bytes.count {
       switch sessions[id].phase {
-      case .gone, .over, .stalled: return
-      case .header:
-        for k in rest..<bytes.count { sessions[id].line.append(bytes[k]) }
-        rest = bytes.count
-        readHeader(id)
+      case .gone, .over, .stalled, .header: return
       case .body: rest += readMessage(id, bytes.extracting(rest..<bytes.count))
       case .command, .awaitingPlain, .awaitingUser, .awaitingPassword:
         rest += readLine(id, bytes.extracting(rest..<bytes.count))
@@ -213,23 +222,24 @@ package struct TestServer: Sendable {
 
   // MARK: Reading
 
-  private mutating func readHeader(_ id: Int) {
-    let isLate = script.header == .mustCome
+  /// Takes a PROXY header away, if there is one.
+  ///
+  /// - Returns: whether what has come behind it is to be read.
+  private mutating func readHeader(_ id: Int) -> Bool {
+    let isDue = script.header == .mustCome
     switch ProxyText.read(sessions[id].line) {
-    case .more: return
-    case .none where !isLate: sessions[id].phase = .command
+    case .more: return false
+    case .none where !isDue: sessions[id].phase = .command
     case .none, .bad:
       perform(.hangUp(.rst), id, at: now)
-      return
+      return false
     case .header(let octets, let peer):
       sessions[id].phase = .command
       sessions[id].proxied = peer
       sessions[id].line.removeFirst(octets)
-      if isLate { greet(id) }
+      if isDue { greet(id) }
     }
-    let rest = sessions[id].line
-    sessions[id].line.removeAll()
-    received(id, rest.span, now: now)
+    return true
   }
 
   /// Takes octets up to the end of a line.
