@@ -57,6 +57,8 @@ let package = Package(
       providers: [.apt(["libssl-dev"])]),
     .target(name: "CTLS", dependencies: ["COpenSSL"]),
     .target(name: "TLS", dependencies: ["Structures", "COpenSSL", "CTLS"], swiftSettings: dialect),
+    // DNS: what lists say.
+    .target(name: "DNSLists", dependencies: ["Structures"], swiftSettings: dialect),
     // The house around the engine. Which may import which: Tests/StructuresTests/ImportRuleTests.swift.
     .target(
       name: "Configuration",
@@ -108,6 +110,8 @@ let package = Package(
     .testTarget(
       name: "FlowTests", dependencies: ["Flow", "Structures", "TableTwins"],
       swiftSettings: dialect),
+    .testTarget(
+      name: "DNSListsTests", dependencies: ["DNSLists", "Structures"], swiftSettings: dialect),
     .target(name: "CAllocations", path: "Tests/CAllocations"),
     .target(name: "CRefusals", path: "Tests/CRefusals"),
     .testTarget(

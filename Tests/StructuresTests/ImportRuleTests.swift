@@ -8,7 +8,7 @@ struct ImportRuleTests {
     .deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("Sources")
   static let pure = [
     "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Personas",
-    "Reports", "Simulator",
+    "Reports", "Simulator", "DNSLists",
   ]
 
   /// What each module of the daemon may import of this package; of anything else it may import what it likes. The parts
