@@ -14,6 +14,7 @@ struct ImportRuleTests {
   /// What each module of the daemon may import of this package; of anything else it may import what it likes. The parts
   /// that a client or a simulation is made of are in none of these lists: a shield that serves links none of them.
   static let house: [(module: String, mayImport: Set<String>)] = [
+    ("Resolver", ["Structures", "DNSLists", "CAres"]),
     (
       "Configuration",
       ["Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "TLS"]
