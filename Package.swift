@@ -125,7 +125,9 @@ let package = Package(
       swiftSettings: dialect),
     .executableTarget(
       name: "resolver-benchmark",
-      dependencies: ["ResolverFixtures", "Resolver", "DNSLists", "CAres", "Structures"],
+      dependencies: [
+        "ResolverFixtures", "Resolver", "DNSLists", "CAllocations", "CAres", "Structures",
+      ],
       path: "Tests/ResolverBenchmark", swiftSettings: dialect),
     .target(name: "CAllocations", path: "Tests/CAllocations"),
     .target(name: "CRefusals", path: "Tests/CRefusals"),

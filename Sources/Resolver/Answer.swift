@@ -39,12 +39,9 @@ package struct Question: BitwiseCopyable, Hashable, Sendable {
 package enum LookupFailure: UInt8, BitwiseCopyable, Hashable, Sendable {
   /// None came in time.
   case timedOut
-  /// SERVFAIL, or another error code.
-  case serverFailure
-  /// REFUSED: the server does not answer us.
-  case refused
-  /// Nothing listens at the server's address, or it cannot be reached.
-  case unreachable
+  /// Each server answered SERVFAIL, REFUSED or the like, or cannot be reached. Not told apart: c-ares 1.18 goes on to the
+  /// next server after any of them, and reports ECONNREFUSED at the end.
+  case unavailable
   /// Something came that is no answer to the question.
   case malformed
   /// No memory, or no descriptors.

@@ -125,9 +125,8 @@ struct Desk {
     switch status {
     case ARES_SUCCESS: return Reply.read(Span(_unsafeElements: octets), type: type)
     case ARES_ETIMEOUT: return .failure(.timedOut)
-    case ARES_ESERVFAIL, ARES_ENOTIMP, ARES_EFORMERR: return .failure(.serverFailure)
-    case ARES_EREFUSED: return .failure(.refused)
-    case ARES_ECONNREFUSED: return .failure(.unreachable)
+    case ARES_ECONNREFUSED, ARES_ESERVFAIL, ARES_EREFUSED, ARES_ENOTIMP, ARES_EFORMERR:
+      return .failure(.unavailable)
     case ARES_EBADRESP, ARES_EBADQUERY, ARES_EBADNAME: return .failure(.malformed)
     default: return .failure(.outOfResources)
     }

@@ -32,8 +32,7 @@ package struct Reply: ~Escapable {
     }
     switch message[3] & 15 {
     case 0, 3: break
-    case 5: return .failure(.refused)
-    default: return .failure(.serverFailure)
+    default: return .failure(.unavailable)
     }
     var asked = QueryName()
     guard let end = expand(at: 12, into: &asked), end + 4 <= message.count,
