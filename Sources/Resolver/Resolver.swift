@@ -156,7 +156,7 @@ package struct Resolver: ~Copyable {
     Desk.free(desk)
   }
 
-  /// Bytes of its own tables; c-ares takes about 1 KB more for each query in flight.
+  /// Bytes of its own tables; c-ares takes some 300 more for each query in flight.
   package var footprint: Int {
     flights.footprint + waiters.footprint + buckets.footprint
       + settings.inFlightMax * MemoryLayout<Landing>.stride

@@ -106,6 +106,8 @@ struct Run {
     var watched: [WatchedSocket] = []
     let lookups = number("lookups")
     var (asked, answered, listed) = (0, 0, 0)
+    forget_most_bytes_held()
+    let held = bytes_held_by_this_thread()
     let start = Use()
     while answered < lookups {
       while asked < lookups, asked - answered < settings.inFlightMax {
@@ -143,7 +145,8 @@ struct Run {
     }
     Use().report("resolver", lookups, answered, listed: listed, since: start)
     print(
-      "{\"bytes_per_query\": \(Resolver.bytesPerQuery), \"footprint\": \(resolver.footprint), "
+      "{\"bytes_per_query\": \(Resolver.bytesPerQuery), \"bytes_of_c-ares_per_query\": "
+        + "\((most_bytes_held_by_this_thread() - held) / Int64(settings.inFlightMax)), \"footprint\": \(resolver.footprint), "
         + "\"renewals\": \(resolver.counters.renewals), \"timed_out\": \(resolver.counters.timedOut)}"
     )
   }

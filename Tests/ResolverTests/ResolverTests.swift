@@ -132,7 +132,7 @@ struct ResolverTests {
   }
 
   @Test("SERVFAIL of the only server is a failure at once")
-  func serverFailure() throws {
+  func errorOfTheOnlyServer() throws {
     let bad = try TestServer { .send(Message.reply(to: $0.octets, code: 2)) }
     let loop = try Loop(ports: [bad.port])
     let began = Loop.now()
