@@ -28,6 +28,21 @@ package enum LoopbackPort {
   }
 }
 
+extension LoopbackPort {
+  /// Connects a socket to a port of 127.0.0.1; false if the kernel refuses.
+  package static func connect(_ descriptor: Int32, to port: UInt16) -> Bool {
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_port = port.bigEndian
+    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+    return withUnsafePointer(to: &address) { pointer in
+      pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        Glibc.connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
+      }
+    }
+  }
+}
+
 package final class Rbldnsd {
   package static let path = "/usr/sbin/rbldnsd"
   package static var isInstalled: Bool { access(path, X_OK) == 0 }

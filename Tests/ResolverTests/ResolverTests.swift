@@ -124,7 +124,10 @@ struct ResolverTests {
   @Test("a server where nothing listens is left for the next one")
   func refusedPort() throws {
     let free = try #require(LoopbackPort.bind(Int32(SOCK_DGRAM.rawValue)))
-    close(free.descriptor)
+    defer { close(free.descriptor) }
+    // Connected to someone else, it keeps the port from others and refuses what comes to it.
+    let isHeld = LoopbackPort.connect(free.descriptor, to: 9)
+    #expect(isHeld)
     let good = try TestServer(Self.listed)
     #expect(
       try Loop(ports: [free.port, good.port]).answer(.a, "x.example") == "127.0.0.2 for 300")
