@@ -60,6 +60,13 @@ let package = Package(
       providers: [.apt(["libssl-dev"])]),
     .target(name: "CTLS", dependencies: ["COpenSSL"]),
     .target(name: "TLS", dependencies: ["Structures", "COpenSSL", "CTLS"], swiftSettings: dialect),
+    // DNS: what lists say is pure, asking them is c-ares' work.
+    .target(name: "DNSLists", dependencies: ["Structures"], swiftSettings: dialect),
+    .systemLibrary(
+      name: "CAres", path: "Sources/CAres", pkgConfig: "libcares",
+      providers: [.apt(["libc-ares-dev"])]),
+    .target(
+      name: "Resolver", dependencies: ["Structures", "DNSLists", "CAres"], swiftSettings: dialect),
     // The house around the engine. Which may import which: Tests/StructuresTests/ImportRuleTests.swift.
     .target(
       name: "Configuration",
@@ -114,6 +121,20 @@ let package = Package(
     .testTarget(
       name: "FlowTests", dependencies: ["Flow", "Structures", "TableTwins"],
       swiftSettings: dialect),
+    .testTarget(
+      name: "DNSListsTests", dependencies: ["DNSLists", "Structures"], swiftSettings: dialect),
+    // Servers of DNS for tests and the benchmark.
+    .target(name: "ResolverFixtures", path: "Tests/ResolverFixtures", swiftSettings: dialect),
+    .testTarget(
+      name: "ResolverTests",
+      dependencies: ["ResolverFixtures", "Resolver", "DNSLists", "CAllocations", "Structures"],
+      swiftSettings: dialect),
+    .executableTarget(
+      name: "resolver-benchmark",
+      dependencies: [
+        "ResolverFixtures", "Resolver", "DNSLists", "CAllocations", "CAres", "Structures",
+      ],
+      path: "Tests/ResolverBenchmark", swiftSettings: dialect),
     .target(name: "CAllocations", path: "Tests/CAllocations"),
     .target(name: "CRefusals", path: "Tests/CRefusals"),
     .testTarget(

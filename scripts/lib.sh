@@ -100,9 +100,9 @@ find_swift() {
   command -v swift >/dev/null || die "Swift 6.3 is needed: https://www.swift.org/install/linux/"
 }
 
-# What every build needs beside Swift: the ring library, OpenSSL, and git for the package's dependencies.
+# What every build needs beside Swift: the ring library, OpenSSL, c-ares, and git for the package's dependencies.
 need_build_packages() {
-  need_packages git ca-certificates pkg-config liburing-dev libssl-dev
+  need_packages git ca-certificates pkg-config liburing-dev libssl-dev libc-ares-dev
   find_swift
 }
 

@@ -8,12 +8,13 @@ struct ImportRuleTests {
     .deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("Sources")
   static let pure = [
     "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Personas",
-    "Reports", "TestServer", "Simulator",
+    "Reports", "TestServer", "Simulator", "DNSLists",
   ]
 
   /// What each module around the engine may import of this package; of anything else it may import what it likes. The
   /// parts that a client or a simulation is made of are Lab's alone: the modules that serve mail link none of them.
   static let house: [(module: String, mayImport: Set<String>)] = [
+    ("Resolver", ["Structures", "DNSLists", "CAres"]),
     (
       "Configuration",
       ["Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "TLS"]
