@@ -28,10 +28,13 @@ let package = Package(
     .target(name: "Suspicion", dependencies: ["Structures", "Flow"], swiftSettings: dialect),
     .target(name: "Reputation", dependencies: ["Structures"], swiftSettings: dialect),
     .target(
-      name: "Policy", dependencies: ["Structures", "Flow", "Suspicion"], swiftSettings: dialect),
+      name: "Policy", dependencies: ["DNSLists", "Structures", "Flow", "Suspicion"],
+      swiftSettings: dialect),
     .target(
       name: "Shield",
-      dependencies: ["Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy"],
+      dependencies: [
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "DNSLists", "Policy",
+      ],
       swiftSettings: dialect),
     .target(name: "Personas", dependencies: ["Structures"], swiftSettings: dialect),
     .target(name: "Reports", dependencies: ["Personas", "Structures"], swiftSettings: dialect),
@@ -40,8 +43,8 @@ let package = Package(
     .target(
       name: "Simulator",
       dependencies: [
-        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Personas",
-        "TestServer",
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "DNSLists", "Policy", "Shield",
+        "Personas", "TestServer",
       ],
       swiftSettings: dialect),
 
@@ -71,17 +74,22 @@ let package = Package(
     .target(
       name: "Configuration",
       dependencies: [
-        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "TLS",
+        "DNSLists", "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield",
+        "TLS",
         .product(name: "Yams", package: "Yams"),
       ], swiftSettings: dialect),
     .target(
       name: "Driver",
-      dependencies: ["Structures", "SMTP", "Reputation", "Policy", "Shield", "Uring", "TLS"],
+      dependencies: [
+        "DNSLists", "Resolver", "Structures", "SMTP", "Reputation", "Policy", "Shield", "Uring",
+        "TLS",
+      ],
       swiftSettings: dialect),
     .target(
       name: "Service",
       dependencies: [
-        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Uring", "TLS",
+        "DNSLists", "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield",
+        "Uring", "TLS",
         "Configuration", "Driver",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dialect),
@@ -140,7 +148,8 @@ let package = Package(
     .testTarget(
       name: "ShieldTests",
       dependencies: [
-        "CAllocations", "Shield", "Simulator", "TestServer", "SMTP", "Flow", "Suspicion",
+        "CAllocations", "DNSLists", "Shield", "Simulator", "TestServer", "SMTP", "Flow",
+        "Suspicion",
         "Reputation", "Policy",
         "Structures",
       ], swiftSettings: dialect),

@@ -52,7 +52,7 @@ package struct ListSiteError: Error, Hashable, Sendable, CustomStringConvertible
 }
 
 /// Why an answer is none: the list, or what is between it and us, is out of order.
-package enum ListError: Hashable, Sendable {
+package enum ListError: Hashable, Sendable, BitwiseCopyable {
   /// 127.255.255.252: the name of the zone is misspelt.
   case typo
   /// 127.255.255.254: the question came by a public resolver, which the list does not serve.

@@ -15,7 +15,7 @@ package enum TestAnswer: Hashable, Sendable {
 }
 
 /// What a test came to.
-package enum HealthOutcome: Hashable, Sendable {
+package enum HealthOutcome: Hashable, Sendable, BitwiseCopyable {
   case healthy
   /// 127.0.0.1 is on it.
   case listsEverything

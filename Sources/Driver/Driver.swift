@@ -256,6 +256,7 @@ package struct Driver: ~Copyable {
       case .secure(let slot, let handshake):
         let listener = engine.listener(of: slot)
         tell(tls.secure(slot, handshake, listener: listener, &wire), slot, now: now())
+      case .lookUp: break
       case .finish(let slot) where wire.isSecure(Int(slot.index)):
         tell(tls.finish(slot, engine.core.arena.base, &wire), slot, now: now())
       case .finish(let slot): wire.finish(slot)

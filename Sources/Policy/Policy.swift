@@ -63,6 +63,8 @@ package struct Policy: Sendable {
   package var bareNewline: BareNewline = .normalize
   package var access: AccessTable
   package var rates: RateTable
+  /// The DNS lists that are asked about clients of inbound listeners; nil for none.
+  package var lists: ListTerms?
   /// How long an accepted message makes a source known good, in microseconds.
   package var goodFor: Int64 = 30 * 86_400 * 1_000_000
   /// How long a proof is remembered, in microseconds.
@@ -114,6 +116,11 @@ package struct Policy: Sendable {
   /// Whether a command that is understood but not to the letter is refused.
   package var refusesLapses: Bool { syntax == .strict && mode == .enforce }
 
+  /// Whether clients that the DNS lists list are refused, now or later.
+  package var refusesListed: Bool {
+    lists.map { $0.rejectAt != .never } == true && self[.dnsListed].action == .enforce
+  }
+
   /// Whether any listener offers STARTTLS of ours.
   package var offersTLS: Bool { listeners.contains { $0.tls == .starttls } }
 
@@ -148,6 +155,7 @@ package struct Policy: Sendable {
       bits &= bits - 1
     }
     if score(seen) >= suspiciousScore { return .suspicious }
-    return known ? .known : .clean
+    let isAllowed = seen.contains(SignalSet(.dnsAllowed)) && self[.dnsAllowed].action == .enforce
+    return known || isAllowed ? .known : .clean
   }
 }

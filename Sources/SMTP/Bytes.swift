@@ -237,6 +237,13 @@ extension OutputSpan where Element == UInt8 {
     }
   }
 
+  /// Appends octets if all of them fit.
+  package mutating func appendAll(_ bytes: Span<UInt8>) -> Bool {
+    if bytes.count > freeCapacity { return false }
+    appendRun(bytes, in: bytes.indices)
+    return true
+  }
+
   /// Appends a literal if it fits.
   package mutating func appendLiteral(_ text: StaticString) -> Bool {
     guard text.utf8CodeUnitCount <= freeCapacity else { return false }

@@ -15,7 +15,7 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
   case dataTooEarly, bareNewline, badSyntaxClosing, commandTooLong
   case nulInMessage, textLineTooLong, foldedStart, notSMTP
   case tooManyCommands, tooManyErrors, sessionTooLong, timeout, shuttingDown
-  case messageRate, recipientRate, rateRefused
+  case messageRate, recipientRate, rateRefused, clientListed
   case authenticationLost, tooManyLogins, loginSyntax, loginTooLong, encryptionNeeded
   case readyForTLS, tlsUnavailable, clearBehindSTARTTLS
   case parameterNotNow, loginNotNow, offersUnknown
@@ -97,6 +97,8 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .readyForTLS: (220, "2.0.0 Ready to start TLS")
     case .tlsUnavailable: (454, "4.7.0 TLS not available due to temporary reason")
     case .clearBehindSTARTTLS: (554, "5.5.0 Sent in clear behind STARTTLS, closing connection")
+    // As Postfix words it; the name of the list follows.
+    case .clientListed: (550, "5.7.1 Service unavailable; client host blocked using")
     case .tooManyLogins: (454, "4.7.0 Too many failed log-ins, try again later")
     case .loginSyntax: (501, "5.5.2 Syntax: AUTH mechanism, answers in base64")
     // RFC 4954, 4 and 6.
@@ -127,14 +129,15 @@ package enum OwnReply: UInt8, BitwiseCopyable, Sendable, CaseIterable {
 
   /// Appends the whole reply, line end included.
   ///
+  /// - Parameter name: what the text is about, behind it.
   /// - Returns: false, with nothing appended, if it does not fit.
   @discardableResult
-  package func write(into out: inout OutputSpan<UInt8>) -> Bool {
+  package func write(naming name: Span<UInt8> = Span(), into out: inout OutputSpan<UInt8>) -> Bool {
     let start = out.count
     let (code, text) = parts
     let written =
       out.appendDecimal(UInt64(code)) && out.appendLiteral(" ") && out.appendLiteral(text)
-      && out.appendLineEnd()
+      && (name.isEmpty || out.appendLiteral(" ") && out.appendAll(name)) && out.appendLineEnd()
     if !written { out.removeLast(out.count - start) }
     return written
   }

@@ -46,6 +46,8 @@ public enum Effect: BitwiseCopyable, Sendable {
   case widen(Slot)
   /// From here on the slot's octets are TLS: `secured`, or `notSecured`. Nothing else of the slot is outstanding.
   case secure(Slot, Handshake)
+  /// Ask the DNS lists about its client: `lookedUp`, once, if the slot has the same tenant by then.
+  case lookUp(Slot)
   /// Close our sending side; the peer sees the end of our replies.
   case finish(Slot)
   /// It is another worker's: its client is `announcedPeer` of the slot, which is closed next.
@@ -58,7 +60,7 @@ public enum Effect: BitwiseCopyable, Sendable {
     switch self {
     case .listen(let slot), .fill(let slot, _), .watch(let slot), .send(let slot, _),
       .connect(let slot, _), .narrow(let slot), .widen(let slot), .secure(let slot, _),
-      .finish(let slot), .hand(let slot, _), .close(let slot):
+      .lookUp(let slot), .finish(let slot), .hand(let slot, _), .close(let slot):
       slot
     }
   }

@@ -84,7 +84,7 @@ package struct SlotOrders: BitwiseCopyable, Sendable {
     case .send: return isSending ? .twoSends : nil
     case .secure where isSecuring: return .twoHandshakes
     case .secure: return fill == nil && !isSending ? nil : .handshakeInFlight
-    case .listen, .watch, .narrow, .widen, .finish, .hand, .close: return nil
+    case .listen, .watch, .narrow, .widen, .lookUp, .finish, .hand, .close: return nil
     }
   }
 
@@ -111,7 +111,7 @@ package struct SlotOrders: BitwiseCopyable, Sendable {
       flags.insert(.securing)
     case .finish: flags.insert(.finished)
     case .close: flags.insert(.closing)
-    case .narrow, .widen, .hand: break
+    case .narrow, .widen, .lookUp, .hand: break
     }
   }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+package import DNSLists
 package import Reputation
 package import Shield
 package import Structures
@@ -62,6 +63,8 @@ package struct VirtualDriver: ~Copyable {
   package var handshakeStands = false { didSet { touchAll() } }
   /// What those that succeed are said to have come to.
   package var handshakeFacts = TLSFacts()
+  /// The sockets of clients about whom the lists were asked, in order.
+  package private(set) var lookUps: [Int] = []
   /// Every handshake that was asked for, in order.
   package private(set) var handshakes: [Handshake] = []
   /// Downstream sockets whose connection has been decided.
@@ -103,6 +106,12 @@ package struct VirtualDriver: ~Copyable {
   package mutating func end(_ i: Int) {
     sockets[i].inboundEnded = true
     touch(i)
+    settle()
+  }
+
+  /// The lists answer about the client of socket `i`.
+  package mutating func lookedUp(_ i: Int, _ matched: ItemSet) {
+    engine.lookedUp(sockets[i].slot, matched, now: now, into: &effects)
     settle()
   }
 
@@ -204,6 +213,7 @@ package struct VirtualDriver: ~Copyable {
       case .secure(_, let handshake): handshakes.append(handshake)
       case .finish, .close: sockets[i].isFinished = true
       case .hand: invariantFailed("there is no other worker here")
+      case .lookUp: lookUps.append(i)
       case .listen, .fill, .watch, .connect, .narrow, .widen: break
       }
     }

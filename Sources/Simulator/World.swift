@@ -552,7 +552,7 @@ package struct World: ~Copyable {
       case .connect(let slot, _):
         let isAway = server.isAway(now * 1_000)
         add(isAway ? .linkDown : .linkUp, at: now + 1, k, Int(slot.generation & 0xFFFF))
-      case .narrow, .widen: break
+      case .narrow, .widen, .lookUp: break
       case .hand: invariantFailed("there is no other worker here")
       case .finish:
         let i = Int(sockets[k].bot)

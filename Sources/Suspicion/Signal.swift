@@ -50,6 +50,10 @@ package enum Signal: UInt8, BitwiseCopyable, CaseIterable, Sendable {
   case history
   /// A command that departs from the letter of the RFCs, though it is clear what was meant.
   case looseSyntax
+  /// The DNS lists together say that it is listed (`lists`, `threshold`).
+  case dnsListed
+  /// The DNS lists together vouch for it (`lists`, `allow_threshold`): with nothing against it, it is T0.
+  case dnsAllowed
 
   /// The name in configuration, log and metrics.
   package var name: String {
@@ -76,6 +80,8 @@ package enum Signal: UInt8, BitwiseCopyable, CaseIterable, Sendable {
     case .listedBad: "listed_bad"
     case .history: "history"
     case .looseSyntax: "loose_syntax"
+    case .dnsListed: "dns_listed"
+    case .dnsAllowed: "dns_allowed"
     }
   }
 
@@ -84,7 +90,7 @@ package enum Signal: UInt8, BitwiseCopyable, CaseIterable, Sendable {
   package var mayProve: Bool {
     switch self {
     case .heloBareWord, .heloBareAddress, .heloInvalid, .heloForeignLiteral, .history, .rateExcess,
-      .unknownCommand, .bareNewline, .tlsHello, .binary, .errors, .looseSyntax:
+      .unknownCommand, .bareNewline, .tlsHello, .binary, .errors, .looseSyntax, .dnsAllowed:
       false
     default: true
     }
@@ -104,7 +110,9 @@ extension Signal {
   /// has logged in that tells nothing: users' programs speak as they were written, and people mistype.
   package var isForm: Bool {
     switch self {
-    case .badRecipients, .rateExcess, .listedSuspicious, .listedBad, .history: false
+    case .badRecipients, .rateExcess, .listedSuspicious, .listedBad, .history, .dnsListed,
+      .dnsAllowed:
+      false
     case .pregreet, .pipelining, .nonSMTP, .binary, .tlsHello, .bareNewline, .heloBareWord,
       .heloOwnName, .heloOwnAddress, .heloForeignLiteral, .heloBareAddress, .heloInvalid, .errors,
       .authFailure, .unknownCommand, .commandFlood, .looseSyntax:
@@ -183,6 +191,8 @@ package struct SignalRule: Sendable, Equatable {
     case .listedSuspicious: SignalRule(weight: 1)
     case .history: SignalRule(weight: 1)
     case .looseSyntax: SignalRule(weight: 0.2)
+    case .dnsListed: SignalRule(weight: 1)
+    case .dnsAllowed: SignalRule(weight: 0)
     }
   }
 }

@@ -17,18 +17,23 @@ struct ImportRuleTests {
     ("Resolver", ["Structures", "DNSLists", "CAres"]),
     (
       "Configuration",
-      ["Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "TLS"]
+      [
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "DNSLists", "Policy", "Shield",
+        "TLS",
+      ]
     ),
     (
       "Driver",
       [
-        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Uring", "TLS",
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "DNSLists", "Policy", "Shield",
+        "Resolver", "Uring", "TLS",
       ]
     ),
     (
       "Service",
       [
-        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield", "Uring", "TLS",
+        "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "DNSLists", "Policy", "Shield",
+        "Resolver", "Uring", "TLS",
         "Configuration", "Driver",
       ]
     ),

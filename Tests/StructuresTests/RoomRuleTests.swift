@@ -18,7 +18,7 @@ struct RoomRuleTests {
   /// The engine's own files, from the ground up: each calls only those before it.
   static let floors = [
     "Leaving", "Answering", "Tarpitting", "Message", "Splice", "Losses", "Forwarding", "Signs",
-    "Commands", "Replies", "Turn", "Arrival", "Clocks", "Facts", "Engine", "Orders",
+    "Commands", "Replies", "Turn", "Arrival", "ListAnswers", "Clocks", "Facts", "Engine", "Orders",
   ]
 
   /// Each file's code by its name, without comments.

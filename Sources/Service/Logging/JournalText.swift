@@ -4,6 +4,7 @@
 // words, `from [address]:port`, and one closing line per session that answers "what happened to this
 // client". Everything a client said is escaped. Not the writing itself: that is LineLogHandler's.
 
+import DNSLists
 import Flow
 package import Policy
 import SMTP
@@ -101,6 +102,12 @@ package struct JournalText {
       // A client that was refused when it connected has no session.
       let whom = entry.session == 0 ? from : "\(from) \(id)"
       return "SHARE \(whom): \(entry.reply) for \(entry.subject.words)"
+    case .dnsMatch:
+      return "DNSBL rank \(entry.rank) for \(from) \(id): \(zones(entry.matched))"
+    case .zoneFailed:
+      return
+        "DNSBL FAILED \(zone(entry.zone)): \(entry.outcome.words): it does not count until its test succeeds"
+    case .zoneRecovered: return "DNSBL RECOVERED \(zone(entry.zone)): it counts again"
     case .proxyRefused: return "PROXY refused from \(from): \(entry.subject.words)"
     case .accepted:
       let number = QueueID.find(in: quoted(entry)).map { " queue_id=\($0)" } ?? ""
@@ -114,6 +121,21 @@ package struct JournalText {
       return
         "DOWNSTREAM IN CLEAR for five minutes: its TLS does not work: \(entry.subject.words)"
     }
+  }
+
+  /// The items that a client is on, by the names of their zones: never the key that a name may have.
+  private func zones(_ matched: ItemSet) -> String {
+    guard let sites = policy.lists?.sites else { return "" }
+    return sites.items.indices.filter { matched.contains(ItemSet(item: $0)) }
+      .map { "\(sites.items[$0].zone.publicName)*\(sites.items[$0].weight)" }
+      .joined(separator: " ")
+  }
+
+  private func zone(_ number: UInt8) -> String {
+    guard let zones = policy.lists?.sites.zones, Int(number) < zones.count else {
+      return "zone \(number)"
+    }
+    return zones[Int(number)].publicName
   }
 
   private func signal(_ entry: JournalEntry) -> String {
@@ -289,5 +311,24 @@ package struct JournalText {
       + "in=\(entry.bytesIn) out=\(entry.bytesOut) messages=\(entry.messages) "
       + "reply=\(entry.reply) " + tallies.joined(separator: " ")
       + said(entry)
+  }
+}
+
+extension HealthOutcome {
+  /// Why a zone does not count.
+  fileprivate var words: String {
+    switch self {
+    case .healthy: "it is healthy"
+    case .listsEverything: "it lists 127.0.0.1, so it lists everything (RFC 5782, 5)"
+    case .listsNothing: "it does not list 127.0.0.2, so it lists nothing (RFC 5782, 5)"
+    case .silent: "it does not answer"
+    case .refuses(.typo): "it answers 127.255.255.252: its name is misspelt"
+    case .refuses(.publicResolver):
+      "it answers 127.255.255.254: it takes no queries by this resolver; use one of your own"
+    case .refuses(.tooManyQueries): "it answers 127.255.255.255: too many queries"
+    case .refuses(.reserved(let octet)): "it answers 127.255.255.\(octet), an error"
+    case .refuses(.outsideLoopback):
+      "it answers outside 127.0.0.0/8, as a domain that was given up does"
+    }
   }
 }

@@ -46,8 +46,15 @@ extension Engine {
 
   private mutating func put(_ reply: OwnReply, _ s: SessionIndex) {
     let room = clients.sessions[s].outbox.free(in: core.layout.outbox(s))
-    let written = core.arena.append(into: room) { out in reply.write(into: &out) }
+    let name = reply == .clientListed ? listName(s) : []
+    let written = core.arena.append(into: room) { out in reply.write(naming: name.span, into: &out)
+    }
     clients.sessions[s].outbox.append(written)
+  }
+
+  /// The DNS list that a session's client is on.
+  private func listName(_ s: SessionIndex) -> [UInt8] {
+    core.policy.lists?.name(of: clients.matches[clients.sessions[s].owner]) ?? []
   }
 
   /// Answers the current command with a reply of our own and is done with it.
@@ -245,12 +252,22 @@ extension Engine {
 
   /// Whether strict syntax is asked for, and refuses the current command; in observe mode the log says that it would.
   mutating func isRefused(_ i: ClientIndex, _ reply: OwnReply, now: Instant) -> Bool {
-    if core.policy.syntax == .strict && core.policy.mode == .observe {
-      let s = clients.connections[i].session
-      clients.sessions[s].ending = .wouldRefuse
-      noteReject(.wouldReject, i, clients.sessions[s].verb, reply, isAtHand: true, now: now)
-    }
-    return core.policy.refusesLapses
+    core.policy.syntax == .strict && acts(i, reply, now: now)
+  }
+
+  /// Whether a recipient is refused because the client is on a DNS list; in observe mode the log says that it would be.
+  mutating func isListed(_ i: ClientIndex, now: Instant) -> Bool {
+    core.policy.refusesListed && !clients.matches[i].isEmpty
+      && clients.connections[i].tier != .known && acts(i, .clientListed, now: now)
+  }
+
+  /// Whether what the policy refuses is refused in fact; in observe mode the log says that it would be.
+  private mutating func acts(_ i: ClientIndex, _ reply: OwnReply, now: Instant) -> Bool {
+    if core.policy.mode == .enforce { return true }
+    let s = clients.connections[i].session
+    clients.sessions[s].ending = .wouldRefuse
+    noteReject(.wouldReject, i, clients.sessions[s].verb, reply, isAtHand: true, now: now)
+    return false
   }
 
   /// Writes down that a command was refused with a reply of our own.

@@ -85,6 +85,12 @@ extension Engine {
     if core.policy.mode == .observe && tier == .bad {
       judge.wouldTarpit(i, clients, &core, now: m.now)
     }
+    if core.policy.lists != nil && !standing.isTrusted
+      && core.policy.role(ofListener: Int(peer.listener)) == .inbound
+    {
+      core.counters.lookUps += 1
+      m.append(.lookUp(clients.slot(i)))
+    }
     if core.policy.tls(of: clients.connections[i]) == .implicit {
       // What the banner's delay is about can be seen only behind the handshake.
       secureFirst(i, &m)
@@ -104,7 +110,7 @@ extension Engine {
   }
 
   /// Turns away a client that has just come, for what it is, and has the log say so in Postfix's words.
-  private mutating func turnAway(_ i: ClientIndex, _ text: PitText, _ m: inout Moment) {
+  mutating func turnAway(_ i: ClientIndex, _ text: PitText, _ m: inout Moment) {
     var reject = clients.entry(.reject, i, core, now: m.now)
     reject.said = text
     reject.reply = text.code
@@ -201,14 +207,30 @@ extension Engine {
     }
     guard leaseOrRefuse(i, &m) else { return }
     keep(i, bytes)
-    // The longer wait its new tier has earned counts from its arrival.
-    let passed = clients.age(i, now: m.now)
-    clients.connections[i].delayed = 0
-    let more = judge.delay(.banner, i, &clients, &core, now: m.now) - passed
-    if let due = core.timers.deadline(of: i), more > 0 {
-      core.timers.set(i, at: max(due, m.now.after(microseconds: more)))
-    }
+    waitLonger(i, now: m.now)
     m.append(.watch(clients.slot(i)))
+  }
+
+  /// The longer wait that a client's new tier has earned counts from its arrival.
+  private mutating func waitLonger(_ i: ClientIndex, now: Instant) {
+    let passed = clients.age(i, now: now)
+    clients.connections[i].delayed = 0
+    let more = judge.delay(.banner, i, &clients, &core, now: now) - passed
+    if let due = core.timers.deadline(of: i), more > 0 {
+      core.timers.set(i, at: max(due, now.after(microseconds: more)))
+    }
+  }
+
+  /// What is thought of a client has changed while it waits for its banner.
+  mutating func waitAnew(_ i: ClientIndex, _ m: inout Moment) {
+    if core.policy.effectiveTier(clients.connections[i]) == .known
+      && !clients.connections[i].session.exists
+    {
+      core.timers.cancel(i)
+      sendBanner(i, &m)
+    } else {
+      waitLonger(i, now: m.now)
+    }
   }
 
   /// Words that crossed with the banner: before their time, and kept until the banner is out.

@@ -139,6 +139,10 @@ extension Engine {
       return
     }
     if refusesForm(i, .rcptSyntax, &m) { return }
+    if isListed(i, now: m.now) {
+      reject(i, .clientListed, &m)
+      return
+    }
     let limit = UInt32(clamping: core.policy.session.recipients)
     if limit > 0 && clients.sessions[s].envelope.acceptedRecipients >= limit {
       answer(i, .tooManyRecipients, &m)

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+package import DNSLists
 package import Policy
 import Reputation
 import SMTP
@@ -57,6 +58,7 @@ package struct Engine: ~Copyable {
     headers = Headers(capacity: pending, hash: hash)
     core = Core(policy, limits, headers: pending)
     clients = Clients(limits, salt: salt)
+    if policy.lists != nil { clients.matches.prepare(connections: limits.connections) }
     downstream = Downstream(servers, limits, worker: worker)
     woken = Woken(capacity: limits.sessions)
     let bucketHash = SipHash(k0: random.next(), k1: random.next())
@@ -180,6 +182,18 @@ package struct Engine: ~Copyable {
     let s = downstream.links[l].session
     let facts = s.exists ? clients.secured[clients.sessions[s].owner] : nil
     downstream.connected(l, facts, &core, &m)
+  }
+
+  /// The DNS lists have answered `lookUp`.
+  ///
+  /// - Parameter matched: the items of the policy's sites that the client is on.
+  package mutating func lookedUp(
+    _ slot: Slot, _ matched: ItemSet, now: Instant, into m: inout Moment
+  ) {
+    guard case .client(let i) = port(slot) else { return }
+    m.now = now
+    listsAnswered(i, matched, &m)
+    runWoken(&m)
   }
 
   /// The handshake that `secure` asked for has succeeded.

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+package import DNSLists
 package import Policy
 package import Reputation
 package import Structures
@@ -6,6 +7,24 @@ import Suspicion
 
 // What operators and other workers ask of an engine, and what they may know of it.
 extension Engine {
+  // MARK: Lists
+
+  /// The client of a slot, about whom the lists are asked.
+  package func address(of slot: Slot) -> Address {
+    clients.connections[ClientIndex(Int(slot.index))].address
+  }
+
+  /// A zone of the lists does not count any more, or counts again.
+  package mutating func zoneChanged(_ zone: Int, _ notice: HealthNotice, now: Instant) {
+    var entry = JournalEntry(.zoneFailed, at: now)
+    switch notice {
+    case .alarm(let outcome): entry.outcome = outcome
+    case .recovered: entry.event = .zoneRecovered
+    }
+    entry.zone = UInt8(clamping: zone)
+    core.journal.append(entry)
+  }
+
   // MARK: Orders
 
   /// Puts a new policy in force. Open connections are judged by it from their next step on.
@@ -17,6 +36,8 @@ extension Engine {
     core.policy = policy
     let beginsToAct = policy.mode == .enforce && before.mode == .observe
     judge.recount(beginsToAct: beginsToAct, &clients, core)
+    // Items may have other numbers now.
+    clients.matches.prepare(connections: policy.lists == nil ? 0 : core.limits.connections)
     let texts = core.texts
     let isRenamed = policy.hostname != before.hostname || policy.offersTLS != before.offersTLS
     if isRenamed { core.texts.turn() }

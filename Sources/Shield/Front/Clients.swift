@@ -10,6 +10,7 @@ struct Clients: ~Copyable {
   var connections: Slab<Connection>
   var sessions: Slab<Session>
   var secured: SecuredTable
+  var matches = ListMatches()
   /// Upper bits of every session id, so that ids of two workers or two runs differ.
   private let salt: UInt64
   private let staysPut = StaysPut()
@@ -47,6 +48,7 @@ struct Clients: ~Copyable {
     connections[i].port = peer.port
     connections[i].listener = peer.listener
     connections[i].isNobody = peer.isNobody
+    matches.forget(i)
     connections[i].accepted = UInt32(truncatingIfNeeded: now.microseconds / 10_000)
   }
 

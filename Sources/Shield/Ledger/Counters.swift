@@ -42,6 +42,10 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
   /// What other workers have learnt of sources and was taken in here.
   package var changesHeardOf: UInt64 = 0
   package var spliced: UInt64 = 0
+  /// Clients about whom the DNS lists were asked, those whose answer came while they were here, and those it lists.
+  package var lookUps: UInt64 = 0
+  package var lookUpsAnswered: UInt64 = 0
+  package var listed: UInt64 = 0
   /// Closing lines by what became of the session, whether they were written or left out.
   package var verdicts = VerdictCounts()
   // Gauges: as things are now.
@@ -80,7 +84,8 @@ package struct Counters: BitwiseCopyable, Sendable, Equatable {
       ("tls_handshakes_failed", false, \.handshakesFailed),
       ("tls_links", false, \.linksSecured), ("logins_failed", false, \.loginsFailed),
       ("changes_heard_of", false, \.changesHeardOf),
-      ("tls_passed_on", false, \.spliced),
+      ("tls_passed_on", false, \.spliced), ("dns_asked", false, \.lookUps),
+      ("dns_answered", false, \.lookUpsAnswered), ("dns_listed", false, \.listed),
     ]
       + Verdict.allCases.map { ("verdict_" + $0.counterName, false, \.verdicts[$0]) }
       + [

@@ -7,7 +7,7 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     rateLimit,
     reject, wouldReject, hangup, timeout, limit, shed, disconnect, downstreamDown, downstreamUp,
     downstreamFailed, possibleDuplicate, accepted, secured, notSecured, downstreamClear, spliced,
-    proxyRefused, downstreamUnlike, share
+    proxyRefused, downstreamUnlike, share, dnsMatch, zoneFailed, zoneRecovered
 
   /// The word the line begins with.
   package var word: String {
@@ -41,6 +41,9 @@ package enum Event: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case .proxyRefused: "PROXY refused"
     case .downstreamUnlike: "DOWNSTREAM UNLIKE"
     case .share: "SHARE"
+    case .dnsMatch: "DNSBL"
+    case .zoneFailed: "DNSBL FAILED"
+    case .zoneRecovered: "DNSBL RECOVERED"
     }
   }
 }

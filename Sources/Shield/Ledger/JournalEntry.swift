@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+package import DNSLists
 package import Flow
 package import SMTP
 package import Structures
@@ -64,6 +65,12 @@ package struct JournalEntry: BitwiseCopyable, Sendable {
   /// What was exceeded, for `.rateLimit`, `.limit` and `.reject`; or how a downstream failed.
   package var subject: Subject = .none
   package var text = ClientText()
+  /// The items of the lists that it is on and the sum of their weights, for `.dnsMatch`.
+  package var matched = ItemSet()
+  package var rank: Int32 = 0
+  /// Which zone of the lists, and what its test came to, for `.zoneFailed` and `.zoneRecovered`.
+  package var zone: UInt8 = 0
+  package var outcome = HealthOutcome.healthy
   /// For `.secured`.
   package var tls = TLSFacts()
 
