@@ -22,9 +22,9 @@ struct ChecksTests {
   }
 
   private func entry(_ event: Event, _ world: borrowing World) -> JournalEntry {
-    var entry = JournalEntry(event, at: world.instant)
+    var entry = JournalEntry(event, at: world.course.instant)
     // The session's low bits are the slot: the first client's is known to the bot.
-    entry.session = UInt64(world.bots[0].slot)
+    entry.session = UInt64(world.crowd.slot(0))
     return entry
   }
 
@@ -72,7 +72,7 @@ struct ChecksTests {
   func acknowledgements() {
     var world = waiting()
     // As if the shield had said 250 to a message once before.
-    world.acknowledged += 1
+    world.observer.left(client: 0, acknowledged: 1, accepted: 1)
     world.advance(to: 60_000)
     #expect(world.population.findings[0].delivered == 1)
     #expect(broken(world.checks) == [Checks().acknowledgements.name])
@@ -82,7 +82,7 @@ struct ChecksTests {
   func slots() {
     var world = waiting()
     _ = world.engine.accepted(
-      Peer(address: Address(v4: 0x0A63_6363), port: 1_025, listener: 0), now: world.instant,
+      Peer(address: Address(v4: 0x0A63_6363), port: 1_025, listener: 0), now: world.course.instant,
       into: &world.effects)
     world.effects.removeAll()
     world.finish()
@@ -92,9 +92,8 @@ struct ChecksTests {
   @Test("a slot that was given back while its client is there")
   func slotTooFew() {
     var world = waiting()
-    let bot = world.bots.take(World.Bot(client: world.bots[0].client))
-    world.bots[bot].isTaken = true
-    world.bots[bot].slot = 77
+    let other = world.crowd.connect(world.crowd.client(0)).i
+    world.crowd.isHeld(other, inSlot: 77)
     world.finish()
     #expect(broken(world.checks) == [Checks().slots.name])
   }

@@ -332,13 +332,13 @@ struct MemoryTests {
       var world = world([(patient, rate: 110)], duration: 90)
       world.run()
       let most = world.samples.map(\.held).max() ?? 0
-      #expect(most > 6_000 && world.bots.count >= most)
-      #expect(world.waiting.count == 0)
+      #expect(most > 6_000 && world.crowd.count >= most)
+      #expect(world.crowd.waitingCount == 0)
       return world.bytesEach
     }
     let first = bytes()
     #expect(first <= 200, "\(first) bytes")
-    #expect(first >= Double(MemoryLayout<World.Bot>.stride + MemoryLayout<World.Socket>.stride))
+    #expect(first >= Double(MemoryLayout<Crowd.Bot>.stride + MemoryLayout<Sockets.Socket>.stride))
     #expect(bytes() == first)
   }
 
@@ -350,7 +350,7 @@ struct MemoryTests {
     again.tries = []
     var world = world([(again, rate: 150)], duration: 60)
     world.run(after: 4_000)
-    #expect(world.waiting.count > 8_000)
+    #expect(world.crowd.waitingCount > 8_000)
     #expect(world.bytesEach <= 200, "\(world.bytesEach) bytes")
   }
 }

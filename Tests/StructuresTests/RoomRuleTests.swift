@@ -21,10 +21,18 @@ struct RoomRuleTests {
     "Commands", "Replies", "Turn", "Arrival", "ListAnswers", "Clocks", "Facts", "Engine", "Orders",
   ]
 
+  /// The same of the simulated world, whose folder has its rooms too.
+  static let worldFloors = ["Steps", "Obeying", "Telling", "World"]
+  static let worldRooms: [(room: String, children: [String])] = [
+    ("Course", ["EventQueue"]), ("Sayings", []), ("Letters", []), ("Sockets", []),
+    ("Observer", ["Checks"]),
+    ("ServerSide", []), ("Crowd", ["Sayings", "Letters"]),
+  ]
+
   /// Each file's code by its name, without comments.
-  static func code(of room: String) throws -> [String: String] {
+  static func code(of room: String, in module: String = "Shield") throws -> [String: String] {
     var code: [String: String] = [:]
-    for (name, text) in try ImportRuleTests.files(of: "Shield/" + room) {
+    for (name, text) in try ImportRuleTests.files(of: module + "/" + room) {
       let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
         .map { $0.components(separatedBy: "//")[0] }
       code[String(name.split(separator: "/").last ?? "")] = lines.joined(separator: "\n")
@@ -63,19 +71,38 @@ struct RoomRuleTests {
   func stairs() throws {
     let code = try Self.code(of: "Engine")
     #expect(Set(code.keys) == Set(Self.floors.map { $0 + ".swift" }))
+    try climb(Self.floors, code)
+  }
+
+  @Test("the world's files do, too")
+  func worldStairs() throws {
+    try climb(Self.worldFloors, try Self.code(of: "World", in: "Simulator"))
+  }
+
+  private func climb(_ floors: [String], _ code: [String: String]) throws {
     var homes: [String: Set<Int>] = [:]
-    for (floor, file) in Self.floors.enumerated() {
-      for name in try Self.names(#"\bfunc (\w+)"#, in: code[file + ".swift"] ?? "") {
+    for (floor, file) in floors.enumerated() {
+      let text = try #require(code[file + ".swift"])
+      for name in try Self.names(#"\bfunc (\w+)"#, in: text) {
         homes[name, default: []].insert(floor)
       }
     }
-    for (floor, file) in Self.floors.enumerated() {
-      // Without a receiver: a call of the engine's own.
+    for (floor, file) in floors.enumerated() {
+      // Without a receiver: a call of the parent's own.
       for name in try Self.names(#"(?<![\w.])(\w+)\("#, in: code[file + ".swift"] ?? "") {
         guard let home = homes[name], let lowest = home.min() else { continue }
-        #expect(lowest <= floor, "\(file) calls \(name), which stands in \(Self.floors[lowest])")
+        #expect(lowest <= floor, "\(file) calls \(name), which stands in \(floors[lowest])")
       }
     }
+  }
+
+  @Test("the world's rooms name neither the world nor each other", arguments: worldRooms)
+  func worldArrows(room: String, children: [String]) throws {
+    let text = try #require(try Self.code(of: "World", in: "Simulator")[room + ".swift"])
+    let named = try Self.names(#"\b([A-Z]\w+)\b"#, in: text)
+    let others = Set(Self.worldRooms.map(\.room) + ["World", "Engine"])
+      .subtracting(children + [room])
+    #expect(named.intersection(others).isEmpty)
   }
 
   @Test("one loop runs a session")

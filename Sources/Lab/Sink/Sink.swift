@@ -46,7 +46,7 @@ package final class Sink: Sendable {
     let thread = Thread { [self] in
       let loop = SinkLoop(
         options, listener: listener, stopper: stopper,
-        tell: { [self] counts in tally.withLock { $0 = counts } })
+        publish: { [self] counts in tally.withLock { $0 = counts } })
       loop.run()
       close(stopper)
       close(listener)

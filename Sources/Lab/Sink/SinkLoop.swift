@@ -53,7 +53,7 @@ final class SinkLoop {
   /// Readable once the loop shall end.
   private let stopper: Int32
   /// The server's counts go out through here, on this thread, before what they count is sent.
-  private let tell: (TestServer.Counts) -> Void
+  private let publish: (TestServer.Counts) -> Void
   private var told = TestServer.Counts()
   /// Rows 0 and 1 are the listener and the stopper.
   private var connections: [SinkConnection?] = [nil, nil]
@@ -73,12 +73,12 @@ final class SinkLoop {
 
   init(
     _ options: SinkOptions, listener: Int32, stopper: Int32,
-    tell: @escaping (TestServer.Counts) -> Void
+    publish: @escaping (TestServer.Counts) -> Void
   ) {
     self.options = options
     self.listener = listener
     self.stopper = stopper
-    self.tell = tell
+    self.publish = publish
     server = TestServer(options.script, seed: UInt64.random(in: .min ... .max))
     server.store = options.storeDirectory.map { MessageFolder(path: $0) }.map { folder in
       { folder.store($0, envelope: $1) }
@@ -236,7 +236,7 @@ final class SinkLoop {
 
   /// Takes what the server does about a connection.
   private func takeReplies(_ connection: SinkConnection) {
-    publish()
+    tellCounts()
     let wasWaiting = !connection.waiting.isEmpty
     for reply in server.replies {
       connection.waiting.append(reply)
@@ -246,10 +246,10 @@ final class SinkLoop {
     if !wasWaiting { release(connection) }
   }
 
-  private func publish() {
+  private func tellCounts() {
     if server.counts == told { return }
     told = server.counts
-    tell(told)
+    publish(told)
   }
 
   /// Sends the replies whose moment has come.
@@ -323,7 +323,7 @@ final class SinkLoop {
     guard let row = connection.row else { return }
     connection.row = nil
     server.gone(connection.id)
-    publish()
+    tellCounts()
     clients[connection.id] = nil
     freeNumbers.append(connection.id)
     polls.swapAt(row, polls.count - 1)
