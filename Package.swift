@@ -179,8 +179,8 @@ let package = Package(
     .testTarget(
       name: "ConfigurationTests",
       dependencies: [
-        "ConfigurationFixtures", "Configuration", "Flow", "SMTP", "Suspicion", "Policy", "Shield",
-        "Structures", "TLS",
+        "ConfigurationFixtures", "Configuration", "DNSLists", "Flow", "SMTP", "Suspicion", "Policy",
+        "Shield", "Structures", "TLS",
       ], swiftSettings: dialect),
     .testTarget(
       name: "DriverTests",

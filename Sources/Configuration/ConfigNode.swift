@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import DNSLists
 package import Flow
 import Yams
 
@@ -47,7 +48,10 @@ package struct ConfigNode: Sendable {
 
   package static func cut(_ text: String) -> String {
     // A value may run over lines or be a mile long; a message needs neither.
-    let oneLine = String(text.unicodeScalars.prefix(60).map { $0.value < 32 ? " " : Character($0) })
+    // Keys of DNS lists are secret. No name is longer.
+    let shown = ListZone.hidingKeys(in: String(text.unicodeScalars.prefix(1_000)))
+    let oneLine = String(
+      shown.unicodeScalars.prefix(60).map { $0.value < 32 ? " " : Character($0) })
     return text.unicodeScalars.count > 60 ? oneLine + "..." : oneLine
   }
 

@@ -16,6 +16,7 @@ package struct Configuration: Sendable {
   package internal(set) var listeners = [Listener.shipped]
   package internal(set) var downstream = Downstream()
   package internal(set) var tables = Tables()
+  package internal(set) var lists = ListSection()
   /// The file with the key under which names are remembered; nil for a new key at each start.
   var nameKeyFile: String?
   package internal(set) var nameKey: NameKey?
@@ -33,7 +34,7 @@ package struct Configuration: Sendable {
   var hostnameAsked: String?
   /// Without the host name and as written, for `dump`.
   var ownNamesAsked: [String] = []
-  private let environment: Environment
+  let environment: Environment
 
   /// Threads with a ring each.
   package var workers: Int { workersAsked ?? environment.processors }
@@ -91,8 +92,13 @@ package struct Environment: Sendable {
   package var processors: Int
   /// Seconds since the start of 1970.
   package var now: Int64
+  /// The DNS servers of /etc/resolv.conf.
+  package var nameServers: [Address]
 
-  package init(machineName: String, processors: Int, now: Int64 = Int64(time(nil))) {
+  package init(
+    machineName: String, processors: Int, now: Int64 = Int64(time(nil)), nameServers: [Address] = []
+  ) {
+    self.nameServers = nameServers
     self.machineName = machineName
     self.processors = max(processors, 1)
     self.now = now
@@ -100,7 +106,9 @@ package struct Environment: Sendable {
 
   package static var current: Environment {
     let name = ProcessInfo.processInfo.hostNameOfMachine
-    return Environment(machineName: name, processors: ProcessInfo.processInfo.activeProcessorCount)
+    return Environment(
+      machineName: name, processors: ProcessInfo.processInfo.activeProcessorCount,
+      nameServers: systemNameServers())
   }
 }
 

@@ -127,6 +127,7 @@ extension ConfigurationReader {
     }
     checkDownstream(whole)
     finishTLS(whole)
+    finishLists(whole)
     readNameKey()
     let detail = tableDetail
     draft.policy.access = loadTable("tables.access", draft.tables.access) { content, file in

@@ -16,6 +16,8 @@ struct ConfigurationReader {
   private(set) var places: [String: SourcePosition] = [:]
   /// Where the `tls` of each listener stands, in the order of the draft's.
   var tlsPlaces: [SourcePosition?] = []
+  /// Where each of `lists.servers` stands.
+  var serverPlaces: [SourcePosition] = []
 
   /// The key being read: a prefix of its dotted name, for messages.
   private static let byKey = Dictionary(uniqueKeysWithValues: Setting.all.map { ($0.key, $0) })
@@ -74,6 +76,7 @@ struct ConfigurationReader {
     switch section {
     case "downstream": return write("address", Form.write(text: text))
     case "tables": return write("access", Form.write(text: text))
+    case "lists": return write("sites", "[\(Form.write(text: ConfigNode.cut(text)))]")
     case "own":
       return Address(text) == nil
         ? write("names", "[\(Form.write(text: text))]")

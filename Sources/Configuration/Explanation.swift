@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import DNSLists
 package import Flow
 package import Policy
 package import Structures
@@ -42,6 +43,24 @@ package struct Explanation: Sendable {
     package let worst: Int64?
   }
 
+  /// What DNS lists would be asked, and what their answers would lead to. No answers: nobody is asked here.
+  package struct Lists: Sendable, Equatable {
+    package struct Item: Sendable, Equatable {
+      /// As written, without a key.
+      package let text: String
+      /// As the log and replies name it.
+      package let zone: String
+      package let weight: Int
+    }
+
+    package let items: [Item]
+    package let threshold: Int
+    package let allowThreshold: Int?
+    package let rejectAt: ListRejection
+    /// Whether they are asked about this client, where it comes to an inbound listener.
+    package let areAsked: Bool
+  }
+
   /// What the daemon's memory would make of it.
   package struct Remembered: Sendable, Equatable {
     package let tier: Tier
@@ -65,6 +84,8 @@ package struct Explanation: Sendable {
   package let stages: [StageDelay]
   /// In words.
   package let limits: [String]
+  /// nil where there are none.
+  package let lists: Lists?
   package let mode: Mode
   package let outcome: Outcome
 
@@ -88,6 +109,7 @@ package struct Explanation: Sendable {
     self.standing = standing
     score = policy.score(standing.signals)
     mode = policy.mode
+    lists = Explanation.lists(configuration, standing)
     access = policy.access.explain(address).map {
       Rule(position: $0.position, text: "\($0.rule.rule.pattern) \($0.rule.rule.result)")
     }
@@ -153,6 +175,20 @@ package struct Explanation: Sendable {
         stage, tier: standing.tier, score: policy.score(standing.signals),
         greeting: standing.greetingDelay),
       policy.delaySum(standing.tier))
+  }
+
+  private static func lists(_ configuration: Configuration, _ standing: Standing) -> Lists? {
+    let section = configuration.lists
+    if section.items.isEmpty { return nil }
+    let items = section.items.map {
+      Lists.Item(
+        text: $0.description, zone: $0.site.zone.publicName, weight: Int($0.site.weight))
+    }
+    return Lists(
+      items: items, threshold: section.threshold, allowThreshold: section.allowThreshold,
+      rejectAt: section.rejectAt,
+      areAsked: !standing.isTrusted
+        && !(standing.isRefused && configuration.policy.mode == .enforce))
   }
 
   // Words

@@ -26,6 +26,7 @@ extension Explanation: CustomStringConvertible {
     for (index, line) in history.enumerated() { add(index == 0 ? "history" : "", line) }
     if standing.isTrusted && rate != nil { add("limits", "none apply to a trusted client") }
     for (index, limit) in limits.enumerated() { add(index == 0 ? "limits" : "", limit) }
+    for (index, line) in listWords.enumerated() { add(index == 0 ? "lists" : "", line) }
     if standing.isRefused { return lines.joined(separator: "\n") }
     lines.append("")
     // The next tier is T3 itself where the client begins as T2.
@@ -83,6 +84,39 @@ extension Explanation: CustomStringConvertible {
       }
   }
 
+  private var listWords: [String] {
+    guard let lists else { return [] }
+    if !lists.areAsked {
+      return ["not asked about a \(standing.isTrusted ? "trusted" : "rejected") client"]
+    }
+    let allow = lists.allowThreshold.map { "; at \($0) or less it is allowed (T0)" } ?? ""
+    let reject =
+      lists.rejectAt == .never ? [] : ["a listed client is rejected at \(lists.rejectAt.rawValue)"]
+    return ["asked at inbound listeners; the answers are not known offline"]
+      + lists.items.map { "  \($0.text) (weight \($0.weight))" }
+      + ["at a sum of \(lists.threshold) it is listed\(allow)"] + reject
+  }
+
+  private var listJSON: JSON {
+    guard let lists else { return .null }
+    return .object([
+      ("asked", .bool(lists.areAsked)),
+      (
+        "items",
+        .array(
+          lists.items.map {
+            .object([
+              ("text", .string($0.text)), ("zone", .string($0.zone)),
+              ("weight", .number($0.weight)),
+            ])
+          })
+      ),
+      ("threshold", .number(lists.threshold)),
+      ("allow_threshold", lists.allowThreshold.map { .number($0) } ?? .null),
+      ("reject_at", .string(lists.rejectAt.rawValue)),
+    ])
+  }
+
   private var signalNames: [String] { standing.signals.members.map(\.name) }
 
   private func rounded(_ score: Double) -> String {
@@ -129,6 +163,7 @@ extension Explanation: CustomStringConvertible {
           })
       ),
       ("limits", .array(limits.map { .string($0) })),
+      ("lists", listJSON),
       ("mode", .string(mode.name)),
       ("outcome", .string(outcome.name)),
     ]).text

@@ -130,6 +130,11 @@ package struct ProblemList {
     sources[position.file]?.line(position.line) ?? ""
   }
 
+  /// Where a word of a value begins; nil if it is not written there as it is.
+  func find(_ word: String, from start: SourcePosition) -> SourcePosition? {
+    sources[start.file]?.find(word, from: start)
+  }
+
   /// By file as they were read, then by line; tables and options come last.
   package var sorted: [Problem] {
     all.enumerated().sorted { a, b in

@@ -10,7 +10,8 @@ import Suspicion
 /// known to the reader, the manual's test and `dump` by being in this list, and by nothing else.
 extension Setting {
   package static let all: [Setting] =
-    main + places + tables + tls + own + signals + delays + reputation + tarpit + smtp + timeouts
+    main + places + tables + tls + lists + own + signals + delays + reputation + tarpit + smtp
+    + timeouts
     + limits + log
 
   private static let second: Int64 = 1_000_000

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import DNSLists
 package import Flow
 import Glibc
 
@@ -30,7 +31,7 @@ package struct SourceText: Sendable {
     lines = SourceText.split(content)
   }
 
-  /// The line with this number from 1, fit to be shown; empty if there is none.
+  /// The line with this number from 1, fit to be shown and without keys of DNS lists; empty if there is none.
   package func line(_ number: Int) -> String {
     guard lines.indices.contains(number - 1) else { return "" }
     var shown = String.UnicodeScalarView()
@@ -38,7 +39,7 @@ package struct SourceText: Sendable {
     for scalar in lines[number - 1].unicodeScalars {
       shown.append(scalar == "\t" ? " " : SourceText.isAllowed(scalar) ? scalar : "?")
     }
-    return String(shown)
+    return ListZone.hidingKeys(in: String(shown))
   }
 
   package var lineCount: Int { lines.count }
@@ -55,6 +56,32 @@ package struct SourceText: Sendable {
   package func tail(line: Int, column: Int) -> Substring.UnicodeScalarView {
     guard lines.indices.contains(line - 1), column > 0 else { return Substring().unicodeScalars }
     return lines[line - 1].unicodeScalars.dropFirst(column - 1)
+  }
+
+  /// Where a word begins, as a whole word between blanks, commas, quotes or brackets, from a place on; nil if it is not
+  /// within the next hundred lines.
+  package func find(_ word: String, from start: SourcePosition) -> SourcePosition? {
+    let word = Array(word.unicodeScalars)
+    guard !word.isEmpty, start.line > 0 else { return nil }
+    for line in start.line..<min(start.line + 100, lines.count + 1) {
+      let column = line == start.line ? start.column : 1
+      let text = Array(tail(line: line, column: column))
+      guard text.count >= word.count else { continue }
+      for i in 0...(text.count - word.count)
+      where text[i] == word[0] && (i == 0 || SourceText.isBetweenWords(text[i - 1])) {
+        let end = i + word.count
+        if text[i..<end].elementsEqual(word)
+          && (end == text.count || SourceText.isBetweenWords(text[end]))
+        {
+          return SourcePosition(file: file, line: line, column: column + i)
+        }
+      }
+    }
+    return nil
+  }
+
+  private static func isBetweenWords(_ scalar: Unicode.Scalar) -> Bool {
+    " \t,\"'[]".unicodeScalars.contains(scalar)
   }
 
   /// The same text with some scalars of one line replaced by as many others.

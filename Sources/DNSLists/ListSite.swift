@@ -24,30 +24,31 @@ package struct ListSiteError: Error, Hashable, Sendable, CustomStringConvertible
     self.character = character
   }
 
-  package var description: String {
-    let reason =
-      switch kind {
-      case .zoneMissing: "the name of a zone is missing"
-      case .zoneCharacter:
-        "the name of a zone has letters, digits, hyphens, underscores and dots only"
-      case .zoneTooLong: "the name of a zone has at most \(ListZone.octetsMax) characters"
-      case .labelEmpty: "there is nothing between two dots, or before the first"
-      case .labelTooLong: "a label has at most \(QueryName.labelMax) characters"
-      case .fieldMissing:
-        "a number or [numbers] is missing; a filter has four, as in 127.0.0.[2..11]"
-      case .numberTooLarge: "the number is larger than 255"
-      case .rangeReversed: "the range ends before it begins"
-      case .bracketOpen: "the ] is missing"
-      case .filterCharacter:
-        "a filter is four numbers or [n;n..m] with dots between them, as in 127.0.0.[2;4..11]"
-      case .filterNeverMatches:
-        "the filter matches no listing: listings are in 127.0.0.0/8 and outside 127.255.255.0/24"
-      case .weightMissing: "the weight is missing after *"
-      case .weightTooLarge:
-        "a weight is between \(ListSite.weights.lowerBound) and \(ListSite.weights.upperBound)"
-      case .weightCharacter: "a weight is a whole number, as in *3 or *-2"
-      }
-    return "character \(character): \(reason)"
+  package var description: String { "character \(character): \(reason)" }
+
+  /// The same without the place.
+  package var reason: String {
+    switch kind {
+    case .zoneMissing: "the name of a zone is missing"
+    case .zoneCharacter:
+      "the name of a zone has letters, digits, hyphens, underscores and dots only"
+    case .zoneTooLong: "the name of a zone has at most \(ListZone.octetsMax) characters"
+    case .labelEmpty: "there is nothing between two dots, or before the first"
+    case .labelTooLong: "a label has at most \(QueryName.labelMax) characters"
+    case .fieldMissing:
+      "a number or [numbers] is missing; a filter has four, as in 127.0.0.[2..11]"
+    case .numberTooLarge: "the number is larger than 255"
+    case .rangeReversed: "the range ends before it begins"
+    case .bracketOpen: "the ] is missing"
+    case .filterCharacter:
+      "a filter is four numbers or [n;n..m] with dots between them, as in 127.0.0.[2;4..11]"
+    case .filterNeverMatches:
+      "the filter matches no listing: listings are in 127.0.0.0/8 and outside 127.255.255.0/24"
+    case .weightMissing: "the weight is missing after *"
+    case .weightTooLarge:
+      "a weight is between \(ListSite.weights.lowerBound) and \(ListSite.weights.upperBound)"
+    case .weightCharacter: "a weight is a whole number, as in *3 or *-2"
+    }
   }
 }
 

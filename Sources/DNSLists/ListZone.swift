@@ -51,11 +51,48 @@ package struct ListZone: Hashable, Sendable {
     return (name, labels)
   }
 
+  /// Whether the name has a part that others may not see.
+  package var hasKey: Bool { self != (try? ListZone(publicName)) }
+
   /// Zones below which customers have names of their own: what stands there of a name, the label of the list included.
   private static let keyed: [(suffix: [String], labelsShown: Int)] = [
     (["dq", "spamhaus", "net"], 4),
     (["mail", "abusix", "zone"], 4),
   ]
+
+  /// A text that people see, such as a line of a configuration, with an asterisk for each character of what is a key or
+  /// looks like one. Names of zones are found wherever they are, also with mistakes in them.
+  package static func hidingKeys(in text: String) -> String {
+    guard text.utf8.count >= 14 else { return text }
+    var scalars = Array(text.unicodeScalars)
+    var start = 0
+    for end in 0...scalars.count where end == scalars.count || endsName(scalars[end]) {
+      let labels = scalars[start..<end].split(separator: ".", omittingEmptySubsequences: false)
+      let words = labels.map { label in
+        String(String.UnicodeScalarView(label)).lowercased()
+      }
+      var hidden = words.map { looksLikeKey($0) && $0.utf8.contains { (48...57).contains($0) } }
+      for (suffix, most) in keyed {
+        // Also where a dot is at its end.
+        let count = words.last == "" ? words.count - 1 : words.count
+        guard words[..<max(count, 0)].suffix(suffix.count).elementsEqual(suffix) else { continue }
+        for i in 0..<max(count - most, 0) { hidden[i] = true }
+      }
+      // A word by itself is no name.
+      if labels.count > 1 {
+        for (label, isHidden) in zip(labels, hidden) where isHidden {
+          for i in label.indices { scalars[i] = "*" }
+        }
+      }
+      start = end + 1
+    }
+    return String(String.UnicodeScalarView(scalars))
+  }
+
+  /// Whether it is never part of a name, not even of one with a mistake in it.
+  private static func endsName(_ scalar: Unicode.Scalar) -> Bool {
+    scalar.properties.isWhitespace || " \"',;=*:[](){}<>/#@".unicodeScalars.contains(scalar)
+  }
 
   private static func publicName(_ labels: [[UInt8]]) -> String {
     var shown = labels.map { String(decoding: $0, as: UTF8.self) }

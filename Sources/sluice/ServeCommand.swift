@@ -73,6 +73,7 @@ struct CheckCommand: ParsableCommand {
     guard let configuration else { throw ExitCode(exitCode) }
     if dump { try StandardOutput.write(configuration.dump()) }
     for caution in configuration.cautions { StandardError.write("warning: \(caution)") }
+    if let summary = configuration.lists.summary { StandardError.write(summary) }
     // A certificate that peers refuse fails the check; a service with one still starts.
     for problem in configuration.tls.findings { StandardError.write(problem.description) }
     if configuration.tls.findings.hasErrors && !reload {

@@ -84,7 +84,9 @@ struct ConfigurationTests {
   private static let others = [
     "tls.min_protocol": "TLSv1.3", "tls.max_protocol": "TLSv1.2", "tls.ciphers": "DEFAULT",
     "tls.cipher_suites": "TLS_AES_128_GCM_SHA256", "tls.groups": "P-384",
-    "tls.session_tickets": "off", "downstream.tls_name": "a.example", "downstream.tls_ca": "/etc",
+    "lists.sites": "[\"bl.example*2\"]", "lists.allow_threshold": "-2", "lists.cache": "8192",
+    "lists.servers": "[127.0.0.1]", "tls.session_tickets": "off",
+    "downstream.tls_name": "a.example", "downstream.tls_ca": "/etc",
   ]
 
   private static func changed(_ setting: Setting, from old: String) -> String? {
