@@ -54,15 +54,20 @@ struct HeadlinesTests {
     return [honest("L5", patience: 30), callout]
   }
 
+  private func steps(of personas: [Persona], at delays: [Double]) -> Headline {
+    DelaySteps(setup: HeadlineSetup(personas: personas, policy: policy(), seed: 1))
+      .steps(at: delays)
+  }
+
   @Test("H12 fails for a sender that loses mail where none may be lost")
   func steps() {
-    let good = Headlines(personas: twice, policy: policy(), seed: 1).steps(at: [25, 31])
+    let good = steps(of: twice, at: [25, 31])
     #expect(good.outcome == .inBand, "\(good.text)")
     #expect(good.figure.contains("31 L5") && good.figure.contains("31 P-callout"))
     // It has 25.3 s, which is more than the banner's delay, but for the whole session: lost at 25 s, too early.
     var hasty = honest("L0", patience: 25.3)
     hasty.clock = .session
-    let bad = Headlines(personas: [hasty], policy: policy(), seed: 1).steps(at: [25, 31])
+    let bad = steps(of: [hasty], at: [25, 31])
     #expect(bad.outcome == .missed && bad.note.contains("L0"), "\(bad.text)")
   }
 
@@ -71,7 +76,7 @@ struct HeadlinesTests {
     var once = honest("L9", patience: 60)
     once.retries = [1_200]
     once.life = 300
-    let found = Headlines(personas: [once], policy: policy(), seed: 1).steps(at: [25, 61])
+    let found = steps(of: [once], at: [25, 61])
     #expect(found.outcome == .inBand, "\(found.text)")
     #expect(found.band.contains("(L9)") && found.note.contains("L9 tries once"))
   }
