@@ -212,9 +212,12 @@ package struct YAMLFile {
         reason += context.mark.line > 0 ? ", begun in line \(context.mark.line))" : ")"
       }
       let before = source.tail(line: line, column: 1).prefix { $0 == " " || $0 == "\t" }
+      let hasFilter = source.line(line).contains(/=127\.[0-9.]*\[/)
       problems.add(
         .error, at: position(line, column), reason,
-        before.contains("\t") ? "indent with spaces; YAML does not allow tabs there" : hint)
+        before.contains("\t")
+          ? "indent with spaces; YAML does not allow tabs there"
+          : hasFilter ? "write each item with brackets in quotes" : hint)
     case .composer(_, let problem, let mark, _):
       problems.add(
         .error, at: position(mark.line, mark.column), "this YAML is not supported: \(problem)",

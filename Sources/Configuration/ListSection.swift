@@ -124,8 +124,7 @@ extension ConfigurationReader {
 
   private mutating func readItems(_ node: ConfigNode) throws(BadValue) -> [ListSection.Item] {
     let text = try Setting.text(node, "an item such as \(ConfigurationReader.siteExample)")
-    // What Postfix puts between items (CHARS_COMMA_SP).
-    let words = text.split { $0 == "," || $0.isWhitespace }.map(String.init)
+    let words = Self.items(in: text)
     if words.isEmpty {
       throw BadValue(reason: "there is no item in this", hint: "write [] for no lists")
     }
@@ -146,6 +145,16 @@ extension ConfigurationReader {
       }
     }
     return items
+  }
+
+  /// As Postfix parts them (CHARS_COMMA_SP), but not at a comma in brackets: that one is a mistake to be told.
+  private static func items(in text: String) -> [String] {
+    var isOpen = false
+    return text.split { character in
+      if character == "[" { isOpen = true }
+      if character == "]" || character.isWhitespace { isOpen = false }
+      return character.isWhitespace || character == "," && !isOpen
+    }.map(String.init)
   }
 
   private mutating func report(
@@ -326,13 +335,18 @@ extension Form {
     {
       return NameServer(address)
     }
+    let hint = "write an IP address, with a port if it is not 53: 127.0.0.1 or [::1]:5353"
     if text.contains(":") {
-      let (_, address, port) = try endpoint(text, allowsName: false)
-      if let address { return NameServer(address, port: port) }
+      do throws(BadValue) {
+        let (_, address, port) = try endpoint(text, allowsName: false)
+        if let address { return NameServer(address, port: port) }
+      } catch {
+        throw BadValue(reason: error.reason, hint: hint)
+      }
     }
     throw BadValue(
       reason: "'\(ConfigNode.cut(text))' is not the address of a DNS server",
-      hint: "write an IP address, with a port if it is not 53: 127.0.0.1 or [::1]:5353")
+      hint: hint)
   }
 }
 

@@ -63,8 +63,6 @@ package struct MemoryStatement: Sendable {
     package var bucket = 15
     /// 15.75 B.
     package var source = 16
-    /// A remembered answer of a DNS list.
-    package var listAnswer = 16
     package var journalEntry = Footprint.journalEntry
     package var receiveBuffer = 512
     /// An entry of a ring's submission queue (64 B and its number) and the four of its completion queue
@@ -108,12 +106,9 @@ package struct MemoryStatement: Sendable {
   ///   - workers: 1 and more.
   ///   - tables: bytes of all per-CIDR tables; while they are reloaded they are there twice.
   ///   - isBalanced: whether a listener stands behind a load balancer.
-  ///   - listAnswers: remembered answers of DNS lists, of the whole process.
   package init(
-    limits: Limits, workers: Int, tables: Int, isBalanced: Bool = false, listAnswers: Int = 0,
-    units: Units
+    limits: Limits, workers: Int, tables: Int, isBalanced: Bool = false, units: Units
   ) {
-    let answers = listAnswers > 0 ? MemoryStatement.cachePlaces(listAnswers, workers) : 0
     // What runs is the sum of the shares, which rounding makes a little more than the limits.
     let share = limits.share(of: workers)
     func row(_ name: String, _ each: Int, _ user: Int, _ kernel: Int = 0) -> Row {
@@ -132,7 +127,6 @@ package struct MemoryStatement: Sendable {
         row("proxy_headers", isBalanced ? share.proxyHeaders : 0, units.header),
         row("buckets", share.buckets, units.bucket),
         row("sources", share.sources, units.source),
-        row("answers of DNS lists", answers, units.listAnswer),
         row("journal", share.journal, units.journalEntry),
         row("receive_buffers", share.receiveBuffers, units.receiveBuffer),
         // Twice: while a table is reloaded the old one still serves.
@@ -153,16 +147,7 @@ package struct MemoryStatement: Sendable {
     self.init(
       limits: configuration.limits, workers: configuration.workers,
       tables: configuration.policy.access.footprint + configuration.policy.rates.footprint,
-      isBalanced: configuration.listeners.contains { $0.balancers != nil },
-      listAnswers: configuration.policy.lists == nil
-        ? 0 : configuration.lists.lookUps.cacheEntries, units: units)
-  }
-
-  /// Places of a worker's `AnswerCache`: eight times a power of two.
-  private static func cachePlaces(_ entries: Int, _ workers: Int) -> Int {
-    var places = 8
-    while places * workers < entries { places *= 2 }
-    return places
+      isBalanced: configuration.listeners.contains { $0.balancers != nil }, units: units)
   }
 }
 

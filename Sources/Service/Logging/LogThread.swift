@@ -84,8 +84,9 @@ final class LogThread: Sendable {
 
   private func write(_ entry: JournalEntry, _ text: JournalText) {
     switch entry.event {
-    case .downstreamDown, .possibleDuplicate: logger.warning("\(text.line(entry))")
-    case .downstreamFailed: logger.notice("\(text.line(entry))")
+    case .downstreamDown, .possibleDuplicate, .zoneFailed:
+      logger.warning("\(text.line(entry))")
+    case .downstreamFailed, .zoneRecovered: logger.notice("\(text.line(entry))")
     default: logger.info("\(text.line(entry))")
     }
   }
