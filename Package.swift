@@ -88,7 +88,7 @@ let package = Package(
     .target(
       name: "Service",
       dependencies: [
-        "DNSLists", "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield",
+        "DNSLists", "Resolver", "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield",
         "Uring", "TLS",
         "Configuration", "Driver",
         .product(name: "Logging", package: "swift-log"),
@@ -185,9 +185,8 @@ let package = Package(
     .testTarget(
       name: "DriverTests",
       dependencies: [
-        "ConfigurationFixtures", "Configuration", "Driver", "Flow", "Policy", "Reputation",
-        "Shield",
-        "Structures", "Suspicion", "TLS", "Uring",
+        "ConfigurationFixtures", "ResolverFixtures", "Configuration", "DNSLists", "Driver", "Flow",
+        "Policy", "Reputation", "Resolver", "Shield", "Structures", "Suspicion", "TLS", "Uring",
       ], swiftSettings: dialect),
     .testTarget(
       name: "ServiceTests",

@@ -63,7 +63,7 @@ struct ServiceTests {
     let port = try #require(service.ports.first)
     var policy = service.settings.policy
     policy.hostname = "other.example.test"
-    #expect(service.adopt(policy, TLSContexts()))
+    #expect(try service.adopt(policy, TLSContexts()))
     // An answer comes after the orders before it.
     _ = service.figures()
     let client = try #require(TestSocket.connect(to: port))

@@ -71,7 +71,7 @@ private struct TightDriver: ~Copyable {
     case .connect(let slot, _):
       engine.connected(slot, now: now, into: &effects)
     case .close(let slot): engine.closed(slot, now: now, into: &effects)
-    case .watch, .narrow, .widen, .finish, .secure, .hand: break
+    case .watch, .narrow, .widen, .finish, .secure, .lookUp, .hand: break
     }
   }
 
