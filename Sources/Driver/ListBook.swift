@@ -53,7 +53,7 @@ package final class ListBook: Sendable {
   let resolverSettings: ResolverSettings
   /// Keyed, as an outsider chooses what is looked up.
   let hash: SipHash
-  private let settings: LookUpSettings
+  let settings: LookUpSettings
   private let state: Mutex<State>
   /// When a test is due, in microseconds: read in each turn of a loop, so not behind the lock.
   private let testAt: Atomic<Int64>

@@ -4,10 +4,19 @@
 
 /// A resource record.
 package struct Record {
-  package var owner: [UInt8] = [0xC0, 12]
+  package let owner: [UInt8]
   package let type: UInt16
-  package var seconds: UInt32 = 300
+  package let seconds: UInt32
   package let data: [UInt8]
+
+  package init(
+    owner: [UInt8] = [0xC0, 12], type: UInt16, seconds: UInt32 = 300, data: [UInt8]
+  ) {
+    self.owner = owner
+    self.type = type
+    self.seconds = seconds
+    self.data = data
+  }
 
   package static func a(_ octets: UInt8..., seconds: UInt32 = 300) -> Record {
     Record(type: 1, seconds: seconds, data: octets)
