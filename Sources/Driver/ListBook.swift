@@ -100,16 +100,12 @@ package final class ListBook: Sendable {
     sites.items == self.sites.items && settings == self.settings
   }
 
-  /// Bytes of the answers, and of a worker's look-ups and resolver.
-  package static func footprint(
-    _ settings: LookUpSettings, workers: Int
-  ) -> (entry: Int, worker: Int) {
+  /// Bytes of a worker's look-ups and resolver at most, with what c-ares has of queries in flight.
+  package static var workerBytes: Int {
     let bounds = Bounds()
-    return (
-      MemoryLayout<EightAnswers>.stride / 8,
-      bounds.lookUps * ListDesk.bytesEach
-        + Resolver.footprint(resolverSettings(settings, bounds, workers: workers))
-    )
+    let resolver = resolverSettings(LookUpSettings(), bounds, workers: 1)
+    return bounds.lookUps * ListDesk.bytesEach + Resolver.footprint(resolver)
+      + bounds.queries * 300
   }
 
   // MARK: Answers
@@ -135,8 +131,9 @@ package final class ListBook: Sendable {
   }
 
   /// A zone has answered about an address.
-  func keep(_ answer: CachedAnswer, of zone: Int, _ address: Address, seconds: UInt32?, now: Instant)
-  {
+  func keep(
+    _ answer: CachedAnswer, of zone: Int, _ address: Address, seconds: UInt32?, now: Instant
+  ) {
     state.withLock { state in
       guard state.zones[zone].health.counts else { return }
       state.cache.store(

@@ -131,12 +131,6 @@ struct ListDesk: ~Copyable {
     counts.cached += UInt64(found.known)
     lookUps[number] = LookUp(
       slot: slot, address: address, matched: found.matched, pending: found.pending)
-    if terms.isDecided(found.matched, pending: found.pending) {
-      // What is known is enough: nobody is asked.
-      lookUps[number].pending = []
-      decide(number)
-      return
-    }
     var unknown = found.unknown
     while unknown != 0 {
       let zone = unknown.trailingZeroBitCount
@@ -148,7 +142,7 @@ struct ListDesk: ~Copyable {
       }
     }
     decideIfPossible(number)
-    settle(now: now, &ring)
+    if found.unknown != 0 { settle(now: now, &ring) }
   }
 
   /// Nothing more is asked, and nobody told. The sockets are closed when this goes away, so their polls must end now.
@@ -183,12 +177,7 @@ struct ListDesk: ~Copyable {
 
   private mutating func decideIfPossible(_ number: Int) {
     if lookUps[number].isDecided { return }
-    if terms.isDecided(lookUps[number].matched, pending: lookUps[number].pending) {
-      decide(number)
-    }
-  }
-
-  private mutating func decide(_ number: Int) {
+    guard terms.isDecided(lookUps[number].matched, pending: lookUps[number].pending) else { return }
     lookUps[number].isDecided = true
     decided.append(UInt32(number))
   }
