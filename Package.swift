@@ -88,7 +88,8 @@ let package = Package(
     .target(
       name: "Service",
       dependencies: [
-        "DNSLists", "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy", "Shield",
+        "DNSLists", "Resolver", "Structures", "SMTP", "Flow", "Suspicion", "Reputation", "Policy",
+        "Shield",
         "Uring", "TLS",
         "Configuration", "Driver",
         .product(name: "Logging", package: "swift-log"),
@@ -141,6 +142,7 @@ let package = Package(
       name: "resolver-benchmark",
       dependencies: [
         "ResolverFixtures", "Resolver", "DNSLists", "CAllocations", "CAres", "Structures",
+        "Driver", "Flow", "Policy", "Shield", "Suspicion", "Uring",
       ],
       path: "Tests/ResolverBenchmark", swiftSettings: dialect),
     .target(name: "CAllocations", path: "Tests/CAllocations"),
@@ -185,15 +187,15 @@ let package = Package(
     .testTarget(
       name: "DriverTests",
       dependencies: [
-        "ConfigurationFixtures", "Configuration", "Driver", "Flow", "Policy", "Reputation",
-        "Shield",
-        "Structures", "Suspicion", "TLS", "Uring",
+        "ConfigurationFixtures", "ResolverFixtures", "Configuration", "DNSLists", "Driver", "Flow",
+        "Policy", "Reputation", "Resolver", "Shield", "Structures", "Suspicion", "TLS", "Uring",
       ], swiftSettings: dialect),
     .testTarget(
       name: "ServiceTests",
       dependencies: [
-        "ConfigurationFixtures", "Configuration", "Driver", "Service", "Flow", "SMTP", "Suspicion",
-        "Policy", "Reputation", "Shield", "Structures", "TLS", "Uring",
+        "ConfigurationFixtures", "ResolverFixtures", "Configuration", "DNSLists", "Driver",
+        "Resolver", "Service", "Flow", "SMTP", "Suspicion", "Policy", "Reputation", "Shield",
+        "Structures", "TLS", "Uring",
         .product(name: "Logging", package: "swift-log"),
       ], swiftSettings: dialect),
     .testTarget(

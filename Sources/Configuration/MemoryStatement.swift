@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import DNSLists
 import Flow
 package import Policy
 import Shield
@@ -18,10 +19,12 @@ package struct DriverFootprint: Sendable, Equatable {
   package var secureBuffers: Int
   /// A worker's mailbox, and what it has learnt on its way to the others.
   package var mailbox: Int
+  /// A worker's look-ups in DNS lists, and its resolver.
+  package var lookUps: Int
 
   package init(
     slot: Int, clientSendBuffer: Int, linkBuffers: Int, secureSlot: Int, secureBuffers: Int,
-    mailbox: Int
+    mailbox: Int, lookUps: Int
   ) {
     self.slot = slot
     self.clientSendBuffer = clientSendBuffer
@@ -29,6 +32,7 @@ package struct DriverFootprint: Sendable, Equatable {
     self.secureSlot = secureSlot
     self.secureBuffers = secureBuffers
     self.mailbox = mailbox
+    self.lookUps = lookUps
   }
 }
 
@@ -73,6 +77,11 @@ package struct MemoryStatement: Sendable {
     package var worker: Int
     /// What a worker has more where there is TLS.
     package var workerTLS: Int
+    /// What a worker, and a connection, have more where DNS lists are asked.
+    package var workerLists: Int
+    package var connectionLists = Footprint.listMatch
+    /// An answer of a DNS list.
+    package var answer = AnswerCache.bytesEach
 
     package init(_ driver: DriverFootprint) {
       connection = Footprint.connection + driver.slot
@@ -82,6 +91,7 @@ package struct MemoryStatement: Sendable {
       tlsSession = 16_000 + Footprint.tlsPlace + driver.secureSlot
       worker = 65_536 + driver.mailbox + CrowdCounts.leastFootprint
       workerTLS = driver.secureBuffers
+      workerLists = driver.lookUps
     }
   }
 
@@ -106,8 +116,10 @@ package struct MemoryStatement: Sendable {
   ///   - workers: 1 and more.
   ///   - tables: bytes of all per-CIDR tables; while they are reloaded they are there twice.
   ///   - isBalanced: whether a listener stands behind a load balancer.
+  ///   - answers: of DNS lists that are remembered; 0 where none are asked.
   package init(
-    limits: Limits, workers: Int, tables: Int, isBalanced: Bool = false, units: Units
+    limits: Limits, workers: Int, tables: Int, isBalanced: Bool = false, answers: Int = 0,
+    units: Units
   ) {
     // What runs is the sum of the shares, which rounding makes a little more than the limits.
     let share = limits.share(of: workers)
@@ -131,6 +143,10 @@ package struct MemoryStatement: Sendable {
         row("receive_buffers", share.receiveBuffers, units.receiveBuffer),
         // Twice: while a table is reloaded the old one still serves.
         Row(name: "bytes of tables", count: tables, user: 2, kernel: 0),
+        // Twice for the same reason.
+        Row(
+          name: "answers of DNS lists", count: answers > 0 ? AnswerCache.places(for: answers) : 0,
+          user: 2 * units.answer, kernel: 0),
         row("workers", 1, units.worker, units.ringEntry * Limits.ringEntries(workers: workers)),
       ]
   }
@@ -144,10 +160,16 @@ package struct MemoryStatement: Sendable {
     {
       units.worker += units.workerTLS
     }
+    let asksLists = configuration.policy.lists != nil
+    if asksLists {
+      units.connection += units.connectionLists
+      units.worker += units.workerLists
+    }
     self.init(
       limits: configuration.limits, workers: configuration.workers,
       tables: configuration.policy.access.footprint + configuration.policy.rates.footprint,
-      isBalanced: configuration.listeners.contains { $0.balancers != nil }, units: units)
+      isBalanced: configuration.listeners.contains { $0.balancers != nil },
+      answers: asksLists ? LookUpSettings().cacheEntries : 0, units: units)
   }
 }
 

@@ -39,12 +39,20 @@ package struct AnswerCache: ~Copyable {
   ///   - hash: with a secret key, or clients could aim at each other's places.
   package init(capacity: Int, lifetimes: Lifetimes = Lifetimes(), hash: SipHash) {
     invariant(capacity > 0, "a cache cannot have \(capacity) places")
-    var sets = 1
-    while 8 * sets < capacity { sets *= 2 }
-    table = TwoSetTable(sets: sets)
+    table = TwoSetTable(sets: Self.places(for: capacity) / 8)
     self.hash = hash
     self.lifetimes = lifetimes
   }
+
+  /// How many places a cache for so many answers has.
+  package static func places(for capacity: Int) -> Int {
+    var sets = 1
+    while 8 * sets < capacity { sets *= 2 }
+    return 8 * sets
+  }
+
+  /// Bytes of a place.
+  package static var bytesEach: Int { MemoryLayout<EightAnswers>.stride / 8 }
 
   /// Answers there is room for.
   package var capacity: Int { 8 * Int(table.sets) }

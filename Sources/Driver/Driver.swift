@@ -2,12 +2,13 @@
 //
 // The engine's hands: turns completions of one ring into facts and orders into submissions. It decides
 // nothing about mail. What it is made of answers it and knows no engine: `Wire` (the ring and its slots), `Doors`
-// (how clients come in), `Dialler` (the way to downstreams) and `TLSPort`. Kept: the engine is told by this file alone, in
+// (how clients come in), `Dialler` (the way to downstreams), `TLSPort` and `ListDesk` (DNS look-ups). Kept: the engine is told by this file alone, in
 // the order in which things happened, and a slot is given back to it only when nothing of it is in flight.
 
 import Glibc
 package import Policy
 package import Reputation
+import Resolver
 package import Shield
 import Structures
 package import TLS
@@ -19,6 +20,11 @@ package struct Driver: ~Copyable {
   private var doors: Doors
   private var dialler: Dialler
   private var tls: TLSPort
+  /// Only where DNS lists are asked.
+  private var lists: ListDesk?
+  /// How many desks there have been.
+  private var listDesks: UInt32 = 0
+  private let testsLists: Bool
   private var counts = DriverCounters()
   /// What went wrong while orders were carried out, to be told when they are.
   private var troubles = Troubles()
@@ -41,10 +47,12 @@ package struct Driver: ~Copyable {
   ///   - listeners: plain descriptors of listening sockets; the number in the array is the listener's.
   ///   - ringEntries: of the submission queue; the completion queue has four times as many.
   ///   - origin: the clock reading, in microseconds, that is the engine's instant 0.
+  ///   - lists: what all workers know of the DNS lists; nil where none are asked.
+  ///   - testsLists: whether this worker tests the lists' zones, for all.
   ///   - handOver: gives a client and its descriptor to the worker it belongs to; nil where there is none.
   package init(
     engine: consuming Engine, listeners: [Int32], origin: Int64, ringEntries: Int,
-    tls: TLSContexts = TLSContexts(),
+    tls: TLSContexts = TLSContexts(), lists: ListBook? = nil, testsLists: Bool = true,
     handOver: (@Sendable (Int, Peer, Int32) -> Void)? = nil
   ) throws(RingError) {
     let slots = engine.slotCount
@@ -60,14 +68,20 @@ package struct Driver: ~Copyable {
     dialler = Dialler(engine.servers)
     self.engine = engine
     self.origin = origin
+    self.testsLists = testsLists
     pause = PauseWatch(now: Instant(microseconds: MonotonicClock.now() - origin))
     doors.open(&wire.ring)
+    adopt(lists)
   }
 
   /// What the driver has counted.
   package var counters: DriverCounters {
     var counters = counts
     counters.outOfMemory = tls.outOfMemory
+    switch lists {
+    case .some(let desk): counters.lookUps.add(desk.counters)
+    case nil: break
+    }
     return counters
   }
 
@@ -84,9 +98,29 @@ package struct Driver: ~Copyable {
   }
 
   /// Open TLS sessions keep the context that they began with.
-  package mutating func adopt(_ policy: Policy, _ contexts: TLSContexts) {
+  package mutating func adopt(
+    _ policy: Policy, _ contexts: TLSContexts, lists: ListBook? = nil
+  ) {
     engine.adopt(policy)
     tls.adopt(contexts, wire.ring)
+    adopt(lists)
+  }
+
+  /// Look-ups of other lists than these are dropped, and their clients are not told.
+  private mutating func adopt(_ book: ListBook?) {
+    let terms = engine.policy.lists
+    if let book, let terms, lists?.book === book {
+      lists?.terms = terms
+      return
+    }
+    if let found = lists?.counters { counts.lookUps.add(found) }
+    lists?.shut(&wire.ring)
+    lists = nil
+    guard let book, let terms else { return }
+    listDesks &+= 1
+    // The book has tried such a resolver. Where there is no memory for one now, each look-up is counted as turned away.
+    lists = try? ListDesk(
+      book, terms, edition: listDesks, isTester: testsLists, now: now())
   }
 
   /// The downstreams are there from now on; connections that stand stay as they are.
@@ -128,6 +162,8 @@ package struct Driver: ~Copyable {
     }
     // Where there is mail, or was a moment ago, the drips of one moment go out in parts, and what has completed
     // has its turn between them; otherwise all of them are one submission.
+    // Before timers: what the lists have answered can end a client's wait for its banner.
+    if lists?.hasNews == true { tellLookUps(now: time) }
     if engine.leasedSessions > 0 { mailAt = time }
     let hasMail = time.microseconds - mailAt.microseconds < 1_000_000
     effects.dripLimit = hasMail ? 32 : 256
@@ -138,9 +174,14 @@ package struct Driver: ~Copyable {
       carryOut()
     }
     if hasTroubles { tellTroubles(now: time) }
+    lists?.timeReached(time, &wire.ring)
+    let hasNews = lists?.hasNews == true
     var due =
-      isBehind || hasSecureWork || hasTroubles || woken
+      isBehind || hasSecureWork || hasTroubles || hasNews || woken
       ? 0 : engine.nextDeadline(now: time).microseconds - time.microseconds
+    if let next = lists?.nextDeadline {
+      due = min(due, next.microseconds - time.microseconds)
+    }
     if tls.handshakes.hasLast {
       due = min(due, tls.handshakes.nextAt.microseconds - time.microseconds)
     }
@@ -181,10 +222,10 @@ package struct Driver: ~Copyable {
         continue
       }
       if doors.hasArrivals { install() }
-      if completion.token.operation == .wake {
-        woken = true
-      } else {
-        completed(completion, now: time)
+      switch completion.token.operation {
+      case .wake: woken = true
+      case .lookUp: lists?.polled(completion, now: time, &wire.ring)
+      default: completed(completion, now: time)
       }
       carryOut()
     }
@@ -256,7 +297,7 @@ package struct Driver: ~Copyable {
       case .secure(let slot, let handshake):
         let listener = engine.listener(of: slot)
         tell(tls.secure(slot, handshake, listener: listener, &wire), slot, now: now())
-      case .lookUp: break
+      case .lookUp(let slot): lookUp(slot)
       case .finish(let slot) where wire.isSecure(Int(slot.index)):
         tell(tls.finish(slot, engine.core.arena.base, &wire), slot, now: now())
       case .finish(let slot): wire.finish(slot)
@@ -292,6 +333,12 @@ package struct Driver: ~Copyable {
       }
     }
     wire.sendDrips(count: plainDrips.count) { effects.drip(at: plainDrips[$0]) }
+  }
+
+  private mutating func lookUp(_ slot: Slot) {
+    let now = now()
+    let isTaken: Void? = lists?.lookUp(slot, engine.address(of: slot), now: now, &wire.ring)
+    if isTaken == nil { counts.lookUps.turnedAway += 1 }
   }
 
   // MARK: Facts for the engine
@@ -420,6 +467,19 @@ package struct Driver: ~Copyable {
       } else {
         engine.failed(slot, now: now, into: &effects)
       }
+      carryOut()
+    }
+  }
+
+  /// Tells what look-ups came to. A client that has left is nobody's any more.
+  private mutating func tellLookUps(now: Instant) {
+    while let notice = lists?.takeNotice() {
+      engine.zoneChanged(notice.zone, notice.notice, now: now)
+    }
+    while let (slot, matched) = lists?.takeDecided() {
+      let i = Int(slot.index)
+      guard engine.generation(of: i) == slot.generation, !wire.isClosing(i) else { continue }
+      engine.lookedUp(slot, matched, now: now, into: &effects)
       carryOut()
     }
   }

@@ -12,6 +12,7 @@ package struct DriverCounters: BitwiseCopyable, Sendable, Equatable {
   package var outOfMemory: UInt64 = 0
   /// Pauses of the whole process after which what had arrived was dealt with before what was due.
   package var pauses: UInt64 = 0
+  package var lookUps = LookUpCounters()
   package init() {}
 
   package mutating func add(_ other: DriverCounters) {
@@ -23,5 +24,35 @@ package struct DriverCounters: BitwiseCopyable, Sendable, Equatable {
     installs += other.installs
     outOfMemory += other.outOfMemory
     pauses += other.pauses
+    lookUps.add(other.lookUps)
+  }
+}
+
+/// What the driver counts of DNS lists.
+package struct LookUpCounters: BitwiseCopyable, Sendable, Equatable {
+  /// Clients that were not looked up because too many were, or because there was no resolver.
+  package var turnedAway: UInt64 = 0
+  /// Answers that were known already.
+  package var cached: UInt64 = 0
+  /// Queries to DNS servers, those that test zones included.
+  package var queries: UInt64 = 0
+  /// Questions that another client's query answered as well.
+  package var joined: UInt64 = 0
+  /// Questions that were not asked because too many waited.
+  package var overloaded: UInt64 = 0
+  /// Questions about clients that had no usable answer: silence, SERVFAIL, an error code.
+  package var failed: UInt64 = 0
+  /// Polls of the resolver's sockets that the kernel refused.
+  package var pollsFailed: UInt64 = 0
+  package init() {}
+
+  package mutating func add(_ other: LookUpCounters) {
+    turnedAway += other.turnedAway
+    cached += other.cached
+    queries += other.queries
+    joined += other.joined
+    overloaded += other.overloaded
+    failed += other.failed
+    pollsFailed += other.pollsFailed
   }
 }

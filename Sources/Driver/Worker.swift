@@ -15,7 +15,7 @@ package import Uring
 
 /// What another thread may tell a worker to do.
 package enum WorkerOrder: Sendable {
-  case adopt(Policy, TLSContexts)
+  case adopt(Policy, TLSContexts, ListBook?)
   /// The downstreams are there from now on.
   case connectTo([Server])
   /// Nobody new; idle clients are told to go, and the worker ends when all have.
@@ -90,6 +90,8 @@ package final class Worker: Sendable {
     package var origin: Int64
     package var ringEntries: Int
     package var tls = TLSContexts()
+    /// What all workers know of the DNS lists; nil where none are asked.
+    package var lists: ListBook?
 
     package init(
       policy: Policy, limits: Limits, servers: [Server], seed: UInt64, listeners: [Int32],
@@ -203,6 +205,7 @@ package final class Worker: Sendable {
       var driver = try Driver(
         engine: engine, listeners: settings.listeners,
         origin: settings.origin, ringEntries: settings.ringEntries, tls: settings.tls,
+        lists: settings.lists, testsLists: number == 0,
         handOver: settings.workers > 1 ? settings.handOver : nil)
       driver.arm(wakeUp)
       state.withLock { $0.start = .running }
@@ -284,7 +287,7 @@ package final class Worker: Sendable {
 
     private mutating func carryOut(_ order: WorkerOrder, _ driver: inout Driver) {
       switch order {
-      case .adopt(let policy, let tls): driver.adopt(policy, tls)
+      case .adopt(let policy, let tls, let lists): driver.adopt(policy, tls, lists: lists)
       case .connectTo(let servers): driver.adopt(servers)
       case .drain:
         driver.drain()

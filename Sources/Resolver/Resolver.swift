@@ -6,7 +6,7 @@
 // an answer is worth. Kept: waiters <= waitersMax, in flight <= inFlightMax, queued <= queueMax, every ticket that was
 // taken is answered once, within `timeout`, and the caller is never called back.
 
-import DNSLists
+package import DNSLists
 package import Structures
 
 /// A socket that the caller polls. The serial number tells it from later ones with the same descriptor.
@@ -100,10 +100,9 @@ package struct Resolver: ~Copyable {
     _ settings: ResolverSettings = ResolverSettings(), hash: SipHash, now: Instant
   ) throws(ResolverError) {
     if let complaint = settings.complaint { throw ResolverError(setting: complaint) }
-    // One of UDP and one of TCP for each server, and as many that are gone and not yet reported.
     let desk = Desk.make(
       landings: settings.inFlightMax, channels: settings.channels,
-      sockets: settings.channels * ResolverSettings.serversMax * 4)
+      sockets: Self.socketCount(settings))
     let channels: UnsafeMutablePointer<Channel>
     do throws(ResolverError) {
       channels = try Self.makeChannels(settings, desk, now)
@@ -125,9 +124,7 @@ package struct Resolver: ~Copyable {
     freeFlights = IndexAllocator(capacity: questions)
     waiters = Slab(capacity: settings.waitersMax, repeating: Waiter())
     freeWaiters = IndexAllocator(capacity: settings.waitersMax)
-    var size = 2
-    while size < 2 * questions { size *= 2 }
-    buckets = Slab(capacity: size, repeating: -1)
+    buckets = Slab(capacity: Self.bucketCount(questions), repeating: -1)
   }
 
   private static func makeChannels(
@@ -157,10 +154,27 @@ package struct Resolver: ~Copyable {
   }
 
   /// Bytes of its own tables; c-ares takes some 300 more for each query in flight.
-  package var footprint: Int {
-    flights.footprint + waiters.footprint + buckets.footprint
+  package var footprint: Int { Resolver.footprint(settings) }
+
+  /// The same of a resolver that is not there yet.
+  package static func footprint(_ settings: ResolverSettings) -> Int {
+    let questions = settings.inFlightMax + settings.queueMax
+    return questions * MemoryLayout<Flight>.stride
+      + settings.waitersMax * MemoryLayout<Waiter>.stride
+      + bucketCount(questions) * MemoryLayout<Int32>.stride
       + settings.inFlightMax * MemoryLayout<Landing>.stride
-      + desk.pointee.socketCount * MemoryLayout<SocketPlace>.stride
+      + socketCount(settings) * MemoryLayout<SocketPlace>.stride
+  }
+
+  private static func bucketCount(_ questions: Int) -> Int {
+    var count = 2
+    while count < 2 * questions { count *= 2 }
+    return count
+  }
+
+  /// One of UDP and one of TCP for each server, and as many that are gone and not yet reported.
+  private static func socketCount(_ settings: ResolverSettings) -> Int {
+    settings.channels * ResolverSettings.serversMax * 4
   }
 
   /// Bytes of its own for a query in flight with one who waits.
@@ -201,6 +215,13 @@ package struct Resolver: ~Copyable {
     Self.append(flight, to: &queue, &flights)
     pump()
     return .waiting
+  }
+
+  /// The same, of a name.
+  package mutating func ask(
+    _ type: RecordType, _ name: QueryName, ticket: UInt64, now: Instant
+  ) -> Asked {
+    ask(Question(type, name), ticket: ticket, now: now)
   }
 
   /// A socket is ready. One that is to be forgotten is left alone.

@@ -9,6 +9,7 @@ import Glibc
 package import Logging
 package import Policy
 import Reputation
+package import Resolver
 import Shield
 package import Structures
 package import TLS
@@ -24,6 +25,8 @@ package struct ServiceSettings: Sendable {
   /// The mail servers behind; one, as yet.
   package var servers: [Server]
   package var tls = TLSContexts()
+  /// How the policy's DNS lists are asked.
+  package var lookUps = LookUpSettings()
   package var workers: Int
   /// Lines of one kind a second before they are counted instead of written.
   package var floodLines = 50
@@ -49,12 +52,14 @@ package enum ServiceError: Error, CustomStringConvertible {
   case listen(ListenError)
   case ring(RingError)
   case thread(ThreadError)
+  case resolver(ResolverError)
 
   package var description: String {
     switch self {
     case .listen(let error): "\(error)"
     case .ring(let error): "\(error)"
     case .thread(let error): "\(error)"
+    case .resolver(let error): "\(error)"
     }
   }
 
@@ -69,7 +74,7 @@ package enum ServiceError: Error, CustomStringConvertible {
       default: 71
       }
     case .ring(let error): error.isForbidden || error.step == .setUp ? 69 : 71
-    case .thread: 71
+    case .thread, .resolver: 71
     }
   }
 }
@@ -80,6 +85,9 @@ package final class Service: Sendable {
   private let journal: JournalQueue
   private let logThread: LogThread
   private let listeners: Listeners
+  /// What the workers know of the DNS lists; nil where none are asked.
+  private let book: Mutex<ListBook?>
+  private let origin: Int64
   /// The ports the listeners got, in their order.
   package let ports: [UInt16]
 
@@ -137,6 +145,13 @@ package final class Service: Sendable {
   package init(_ settings: ServiceSettings, logger: Logger) throws(ServiceError) {
     self.settings = settings
     // A listener accepts nothing before its worker's ring does: what connects meanwhile waits.
+    let origin = MonotonicClock.now()
+    self.origin = origin
+    let book: ListBook?
+    do throws(ResolverError) {
+      book = try Service.book(settings.policy.lists, settings.lookUps, settings, origin: origin)
+    } catch { throw .resolver(error) }
+    self.book = Mutex(book)
     let listeners: Listeners
     do throws(ListenError) {
       listeners = try Listeners(settings.policy.listeners, workers: settings.workers)
@@ -144,7 +159,6 @@ package final class Service: Sendable {
     self.listeners = listeners
     ports = listeners.ports
     journal = JournalQueue(capacity: settings.limits.journal)
-    let origin = MonotonicClock.now()
     let policy = Service.policy(settings.policy, at: listeners.ports)
     logThread = LogThread(
       queue: journal, policy: policy, logger: logger, floodLines: settings.floodLines,
@@ -163,6 +177,7 @@ package final class Service: Sendable {
         if settings.workers > 1 { mine.tell = { siblings.tell($0, of: number) } }
         mine.secret = settings.secret ?? (settings.seed, ~settings.seed)
         mine.tls = settings.tls
+        mine.lists = book
         workers.append(try Worker(number: number, settings: mine, journal: journal))
       }
     } catch { throw .ring(error) }
@@ -188,17 +203,39 @@ package final class Service: Sendable {
     }
   }
 
-  /// Puts a new policy in force in every worker, and new certificates for handshakes to come.
+  /// Puts a new policy in force in every worker, and new certificates for handshakes to come. What is known of the DNS
+  /// lists is kept if they are asked as before.
   ///
-  /// - Parameter policy: with the listeners of the start, in their order.
+  /// - Parameters:
+  ///   - policy: with the listeners of the start, in their order.
+  ///   - lookUps: how its DNS lists are asked.
   /// - Returns: false if a worker takes no orders; then nothing has changed in any.
-  package func adopt(_ policy: Policy, _ tls: TLSContexts) -> Bool {
+  /// - Throws: if the lists cannot be asked; then nothing has changed either.
+  package func adopt(
+    _ policy: Policy, _ tls: TLSContexts, lookUps: LookUpSettings = LookUpSettings()
+  ) throws(ResolverError) -> Bool {
     // Orders come from one thread alone, so the room that is there stays there.
     guard workers.allSatisfy({ $0.isDone || $0.takesOrders }) else { return false }
+    var book = self.book.withLock { $0 }
+    if policy.lists.map({ book?.fits($0.sites, lookUps) == true }) != true {
+      book = try Service.book(policy.lists, lookUps, settings, origin: origin)
+      self.book.withLock { $0 = book }
+    }
     let policy = Service.policy(policy, at: ports)
     logThread.adopt(policy)
-    for worker in workers { worker.order(.adopt(policy, tls)) }
+    for worker in workers { worker.order(.adopt(policy, tls, book)) }
     return true
+  }
+
+  private static func book(
+    _ terms: ListTerms?, _ lookUps: LookUpSettings, _ settings: ServiceSettings, origin: Int64
+  ) throws(ResolverError) -> ListBook? {
+    guard let terms else { return nil }
+    var random = SeededGenerator(seed: settings.seed ^ 0x6C69_7374_73)
+    return try ListBook(
+      terms.sites, lookUps, workers: settings.workers,
+      hash: SipHash(k0: random.next(), k1: random.next()),
+      now: Instant(microseconds: MonotonicClock.now() - origin))
   }
 
   /// The downstream has other addresses from now on.

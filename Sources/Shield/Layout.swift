@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import DNSLists
 import Policy
 import Structures
 
@@ -8,6 +9,8 @@ package enum Footprint {
   package static var connection: Int {
     MemoryLayout<Connection>.stride + 8 + 7 + Shares.bytesOfSlot
   }
+  /// What a connection has more where DNS lists are asked: the items that it is on.
+  package static var listMatch: Int { MemoryLayout<ItemSet>.stride }
   /// A session without its input buffer.
   package static var session: Int {
     MemoryLayout<Session>.stride + Layout.sessionBytes + Shares.bytesEach

@@ -18,6 +18,8 @@ public enum Operation: UInt8, Sendable {
   case drip
   /// A receive into one of the large buffers, of a slot that speaks TLS.
   case receiveSecure
+  /// A poll of a socket of the DNS resolver's: not a slot's, its index is the poll's number.
+  case lookUp
 }
 
 /// 64 bits: operation (8), generation (24), index (32).

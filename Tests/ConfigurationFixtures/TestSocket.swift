@@ -18,11 +18,11 @@ package final class TestSocket {
 
   deinit { close(descriptor) }
 
-  private static func home(_ port: UInt16) -> sockaddr_in {
+  private static func home(_ port: UInt16, _ address: UInt32 = 0x7F00_0001) -> sockaddr_in {
     var place = sockaddr_in()
     place.sin_family = sa_family_t(AF_INET)
     place.sin_port = port.bigEndian
-    place.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+    place.sin_addr.s_addr = address.bigEndian
     return place
   }
 
@@ -31,12 +31,18 @@ package final class TestSocket {
   }
 
   /// A client of whoever listens at this port; nil if nobody does.
-  package static func connect(to port: UInt16) -> TestSocket? {
+  ///
+  /// - Parameter source: its own address, of 127.0.0.0/8.
+  package static func connect(to port: UInt16, from source: UInt32 = 0x7F00_0001) -> TestSocket? {
     let descriptor = made()
-    var place = home(port)
+    var (own, place) = (home(0, source), home(port))
+    let length = socklen_t(MemoryLayout<sockaddr_in>.size)
+    _ = withUnsafePointer(to: &own) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, length) }
+    }
     let status = withUnsafePointer(to: &place) {
       $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        Glibc.connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+        Glibc.connect(descriptor, $0, length)
       }
     }
     if status == 0 { return TestSocket(descriptor) }

@@ -61,7 +61,8 @@ final class Loop {
 
   init(
     _ policy: Policy = promptPolicy(), _ limits: Limits = fewLimits(),
-    terms: DownstreamTerms = DownstreamTerms(), tls: TLSContexts = TLSContexts()
+    terms: DownstreamTerms = DownstreamTerms(), tls: TLSContexts = TLSContexts(),
+    lists: ListBook? = nil, testsLists: Bool = true, origin: Int64 = MonotonicClock.now()
   ) throws {
     let home = Address(v4: 0x7F00_0001)
     let listener = try ListeningSocket(home, port: 0)
@@ -70,7 +71,8 @@ final class Loop {
       engine: Engine(
         policy: policy, limits: limits, seed: 1,
         servers: [Server(terms, at: [home], port: serverPort)]),
-      listeners: [listener.descriptor], origin: MonotonicClock.now(), ringEntries: 256, tls: tls)
+      listeners: [listener.descriptor], origin: origin, ringEntries: 256, tls: tls, lists: lists,
+      testsLists: testsLists)
     port = listener.localPort
     self.listener = consume listener
     self.server = server
@@ -78,7 +80,11 @@ final class Loop {
   }
 
   /// A client of this driver.
-  func client() throws -> TestSocket { try #require(TestSocket.connect(to: port)) }
+  ///
+  /// - Parameter source: its address, of 127.0.0.0/8.
+  func client(from source: UInt32 = 0x7F00_0001) throws -> TestSocket {
+    try #require(TestSocket.connect(to: port, from: source))
+  }
 
   /// Turns until it is so, for at most five seconds.
   func turn(until isSo: (Loop) -> Bool) throws -> Bool {

@@ -19,6 +19,8 @@ enum ResolverBenchmark {
     resolver-benchmark resolver [--lookups N] [--window N] [--channels N] [--renew N]
     resolver-benchmark c-ares   [--lookups N] [--window N]
     resolver-benchmark renewal  [--lookups N]
+    resolver-benchmark worker   [--lookups N] [--window N]   clients of a driver that looks them up
+    resolver-benchmark no-lists [--lookups N] [--window N]   the same clients, not looked up
     """
 
   static func main() throws {
@@ -33,13 +35,16 @@ enum ResolverBenchmark {
     }
     guard Rbldnsd.isInstalled else { fail("rbldnsd is not installed") }
     let server = try Rbldnsd([
-      .init("ip4set", "bl.example", [":127.0.0.2:listed", "10.0.0.0/9"])
+      .init(
+        "ip4set", "bl.example", [":127.0.0.2:listed", "127.0.0.2", "10.0.0.0/9", "127.128.0.0/9"])
     ])
     let run = Run(numbers, port: server.port)
     switch command {
     case "resolver": try run.resolver()
     case "c-ares": run.plain()
     case "renewal": try run.renewal()
+    case "worker": try run.worker(looksUp: true)
+    case "no-lists": try run.worker(looksUp: false)
     default: fail("there is no command '\(command)'")
     }
     withExtendedLifetime(server) {}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import DNSLists
 import Resolver
+import ResolverFixtures
 import Structures
 import Testing
 

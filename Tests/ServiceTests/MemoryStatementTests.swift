@@ -34,6 +34,18 @@ struct MemoryStatementTests {
     #expect(statement.rows.first { $0.name == "connections" }?.userSum == 10_000_000)
   }
 
+  @Test("what is remembered of DNS lists is in the sum, and nothing where none are asked")
+  func lists() throws {
+    func row(_ answers: Int) throws -> MemoryStatement.Row {
+      let statement = MemoryStatement(
+        limits: Limits(), workers: 2, tables: 0, answers: answers, units: .init(.measured))
+      return try #require(statement.rows.first { $0.name == "answers of DNS lists" })
+    }
+    #expect(try row(0).userSum == 0)
+    #expect(try row(65_536).count == 65_536 && row(65_537).count == 131_072)
+    #expect(try row(65_536).user == 28)
+  }
+
   @Test("the table keeps to 80 columns, however large the machine")
   func columns() {
     var limits = Limits()

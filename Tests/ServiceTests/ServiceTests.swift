@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import ConfigurationFixtures
+import DNSLists
 import Flow
 import Logging
 import Policy
-import Shield
+import Resolver
+import ResolverFixtures
 import Shield
 import Structures
 import Suspicion
@@ -63,11 +65,55 @@ struct ServiceTests {
     let port = try #require(service.ports.first)
     var policy = service.settings.policy
     policy.hostname = "other.example.test"
-    #expect(service.adopt(policy, TLSContexts()))
+    #expect(try service.adopt(policy, TLSContexts()))
     // An answer comes after the orders before it.
     _ = service.figures()
     let client = try #require(TestSocket.connect(to: port))
     #expect(eventually { client.look().hasPrefix("220 other.example.test") })
+    end(service)
+  }
+
+  @Test("DNS lists are tested by one worker, and a reload that keeps them does not test them anew")
+  func lists() throws {
+    let server = try TestServer { query in
+      .send(
+        query.name.hasPrefix("2.0.0.127.")
+          ? Message.reply(to: query.octets, [.a(127, 0, 0, 2)])
+          : Message.reply(to: query.octets, code: 3))
+    }
+    var settings = settings()
+    settings.policy.lists = ListTerms(try ListSites([try ListSite("bl.example")]))
+    settings.lookUps.servers = [NameServer(Self.home, port: server.port)]
+    let service = try Service(settings, logger: quiet)
+    #expect(eventually { service.figures().driver.lookUps.queries == 2 })
+    var policy = settings.policy
+    policy.lists?.threshold = 2
+    #expect(try service.adopt(policy, TLSContexts(), lookUps: settings.lookUps))
+    _ = service.figures()
+    policy.lists = ListTerms(try ListSites([try ListSite("other.example")]))
+    #expect(try service.adopt(policy, TLSContexts(), lookUps: settings.lookUps))
+    #expect(eventually { server.queries.count == 4 })
+    #expect(server.queries.suffix(2).allSatisfy { $0.name.hasSuffix(".other.example") })
+    policy.lists = nil
+    #expect(try service.adopt(policy, TLSContexts()))
+    _ = service.figures()
+    end(service)
+  }
+
+  @Test(
+    "too many DNS servers are told at the start, and at a reload, which changes nothing then")
+  func wrongServers() throws {
+    var settings = settings()
+    settings.policy.lists = ListTerms(try ListSites([try ListSite("bl.example")]))
+    settings.lookUps.servers = (1...9).map { NameServer(Address(v4: 0x7F00_0000 + $0)) }
+    let error = #expect(throws: ServiceError.self) { try Service(settings, logger: quiet) }
+    #expect(error?.exitCode == 71 && "\(error.map { "\($0)" } ?? "")".contains("8 DNS servers"))
+    let policy = settings.policy
+    settings.policy.lists = nil
+    let service = try Service(settings, logger: quiet)
+    #expect(throws: ResolverError.self) {
+      try service.adopt(policy, TLSContexts(), lookUps: settings.lookUps)
+    }
     end(service)
   }
 

@@ -10,6 +10,6 @@ extension DriverFootprint {
       linkBuffers: Int(DriverSizes.linkSend) + Int(DriverSizes.linkReceive),
       secureSlot: DriverSizes.secureSlot,
       secureBuffers: DriverSizes.secureBufferCount * DriverSizes.secureBuffer,
-      mailbox: Worker.mailboxBytes)
+      mailbox: Worker.mailboxBytes, lookUps: ListBook.workerBytes)
   }
 }

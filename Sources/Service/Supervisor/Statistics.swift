@@ -12,7 +12,7 @@ package enum Statistics {
 
   /// What rings and drivers counted, and what is said of the process as a whole.
   static func ring(_ snapshot: Snapshot) -> [(name: String, value: String)] {
-    let (ring, driver) = (snapshot.ring, snapshot.driver)
+    let (ring, driver, lists) = (snapshot.ring, snapshot.driver, snapshot.driver.lookUps)
     let counts: [(name: String, value: UInt64)] = [
       ("enters", UInt64(ring.enters)), ("submissions", UInt64(ring.submissions)),
       ("completions", UInt64(ring.completions)), ("sq_full", UInt64(ring.sqFull)),
@@ -22,6 +22,9 @@ package enum Statistics {
       ("vanished", UInt64(driver.vanishedBeforeAccept)), ("canceled", UInt64(driver.canceled)),
       ("stale", UInt64(driver.stale)), ("installs", UInt64(driver.installs)),
       ("out_of_memory", UInt64(driver.outOfMemory)), ("pauses", UInt64(driver.pauses)),
+      ("dns_queries", lists.queries), ("dns_cached", lists.cached), ("dns_joined", lists.joined),
+      ("dns_failed", lists.failed), ("dns_overloaded", lists.overloaded + lists.pollsFailed),
+      ("dns_turned_away", lists.turnedAway),
       ("journal_dropped", snapshot.journalDropped), ("changes_lost", snapshot.changesLost),
     ]
     let downstream = snapshot.downstreamUp.map { $0 ? "1" : "0" } ?? "unknown"

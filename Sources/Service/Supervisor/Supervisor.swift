@@ -10,6 +10,7 @@ import Flow
 import Glibc
 import Logging
 import Policy
+import Resolver
 import Structures
 package import TLS
 package import Uring
@@ -228,8 +229,13 @@ package struct Supervisor: ~Copyable {
       announcer.logger.error("TLS: \(error.reason)")
       return false
     }
-    guard service.adopt(policy, contexts) else {
-      announcer.logger.error("a worker takes no orders: it has stood still for a while")
+    do throws(ResolverError) {
+      guard try service.adopt(policy, contexts) else {
+        announcer.logger.error("a worker takes no orders: it has stood still for a while")
+        return false
+      }
+    } catch {
+      announcer.logger.error("\(error)")
       return false
     }
     tls = contexts

@@ -3,39 +3,38 @@
 // A DNS server that behaves as badly as a test says, on UDP and TCP of one loopback port, in a thread of its own.
 
 import Foundation
-import ResolverFixtures
 import Synchronization
 
 /// What a server does with one query.
-enum Reaction: Sendable {
+package enum Reaction: Sendable {
   case silence
   case send([[UInt8]])
   /// After that many milliseconds.
   case later(Int, [UInt8])
 
-  static func send(_ message: [UInt8]) -> Reaction { .send([message]) }
+  package static func send(_ message: [UInt8]) -> Reaction { .send([message]) }
 }
 
-struct ServerQuery: Sendable {
-  let octets: [UInt8]
-  let isTCP: Bool
+package struct ServerQuery: Sendable {
+  package let octets: [UInt8]
+  package let isTCP: Bool
   /// Where it came from.
-  let port: UInt16
+  package let port: UInt16
   /// How many came before.
-  let number: Int
+  package let number: Int
 
-  var name: String { Message.asked(octets) }
+  package var name: String { Message.asked(octets) }
 }
 
-final class TestServer: Sendable {
-  let port: UInt16
+package final class TestServer: Sendable {
+  package let port: UInt16
   private let log = Log()
   private let stop: Int32
   private let ended = DispatchSemaphore(value: 0)
 
-  struct Failure: Error {}
+  package struct Failure: Error {}
 
-  init(_ react: @escaping @Sendable (ServerQuery) -> Reaction) throws {
+  package init(_ react: @escaping @Sendable (ServerQuery) -> Reaction) throws {
     var sockets: (udp: Int32, tcp: Int32)?
     var port: UInt16 = 0
     // The same number must be free for both.
@@ -71,7 +70,7 @@ final class TestServer: Sendable {
   }
 
   /// What came, in its order.
-  var queries: [ServerQuery] { log.queries.withLock { $0 } }
+  package var queries: [ServerQuery] { log.queries.withLock { $0 } }
 
   fileprivate final class Log: Sendable {
     let queries = Mutex<[ServerQuery]>([])
