@@ -169,7 +169,7 @@ package struct MemoryStatement: Sendable {
       limits: configuration.limits, workers: configuration.workers,
       tables: configuration.policy.access.footprint + configuration.policy.rates.footprint,
       isBalanced: configuration.listeners.contains { $0.balancers != nil },
-      answers: asksLists ? LookUpSettings().cacheEntries : 0, units: units)
+      answers: asksLists ? configuration.lists.lookUps.cacheEntries : 0, units: units)
   }
 }
 

@@ -111,6 +111,7 @@ package struct Launch: Sendable {
       workers: configuration.workers, seed: UInt64.random(in: .min ... .max))
     settings.secret = configuration.nameKey.map { ($0.high, $0.low) }
     settings.tls = tls
+    settings.lookUps = configuration.lists.lookUps
     settings.floodLines = configuration.log.floodLinesPerSecond
     return settings
   }

@@ -230,7 +230,7 @@ package struct Supervisor: ~Copyable {
       return false
     }
     do throws(ResolverError) {
-      guard try service.adopt(policy, contexts) else {
+      guard try service.adopt(policy, contexts, lookUps: found.lists.lookUps) else {
         announcer.logger.error("a worker takes no orders: it has stood still for a while")
         return false
       }
