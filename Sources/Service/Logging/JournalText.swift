@@ -207,7 +207,10 @@ package struct JournalText {
 
   /// What the client gets: our words, or the first line of the downstream's.
   private func reply(_ entry: JournalEntry) -> String {
-    if let own = entry.own { return "\(own.code) \(own.text)" }
+    if let own = entry.own {
+      let name = own == .clientListed ? policy.lists?.name(of: entry.matched) ?? [] : []
+      return "\(own.code) \(own.text)" + (name.isEmpty ? "" : " \(String(decoding: name, as: UTF8.self))")
+    }
     if let text = entry.said {
       return String(
         text.words(host: policy.hostname, offersTLS: policy.offersTLS).prefix { !$0.isNewline })

@@ -257,8 +257,11 @@ extension Engine {
 
   /// Whether a recipient is refused because the client is on a DNS list; in observe mode the log says that it would be.
   mutating func isListed(_ i: ClientIndex, now: Instant) -> Bool {
-    core.policy.refusesListed && !clients.matches[i].isEmpty
-      && clients.connections[i].tier != .known && acts(i, .clientListed, now: now)
+    guard core.policy.refusesListed, !clients.matches[i].isEmpty,
+      clients.connections[i].tier != .known, acts(i, .clientListed, now: now)
+    else { return false }
+    clients.sessions[clients.connections[i].session].ending = .refused
+    return true
   }
 
   /// Whether what the policy refuses is refused in fact; in observe mode the log says that it would be.
@@ -280,6 +283,7 @@ extension Engine {
     let s = clients.connections[i].session
     var entry = clients.entry(event, i, core, now: now)
     entry.own = reply
+    if reply == .clientListed { entry.matched = clients.matches[i] }
     entry.reply = reply.code
     entry.verb = verb
     let phase = clients.sessions[s].phase
