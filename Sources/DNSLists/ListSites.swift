@@ -5,12 +5,15 @@
 
 package import Structures
 
-/// A set of items, by their numbers.
+/// A set of items, by their numbers. In other modules `ItemSet()` is a zero and `[]` a loop over an array.
+@frozen
 package struct ItemSet: OptionSet, Hashable, Sendable, BitwiseCopyable {
   package let rawValue: UInt32
-  package init(rawValue: UInt32) { self.rawValue = rawValue }
+  @inlinable package init(rawValue: UInt32) { self.rawValue = rawValue }
+  /// None.
+  @inlinable package init() { rawValue = 0 }
   /// The item with a number, 0..<32.
-  package init(item: Int) { rawValue = 1 << UInt32(item) }
+  @inlinable package init(item: Int) { rawValue = 1 << UInt32(item) }
   /// Each of 32.
   package static let all = ItemSet(rawValue: .max)
 }
@@ -74,7 +77,7 @@ package struct ListSites: Sendable {
 
   /// What the answers of a zone say.
   package func verdict(ofZone zone: Int, _ answers: AddressList) -> ZoneVerdict {
-    var matched: ItemSet = []
+    var matched = ItemSet()
     for i in 0..<answers.count {
       let answer = answers[i]
       if let error = ListError(answer) { return .healthError(error) }

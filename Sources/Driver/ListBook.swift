@@ -29,10 +29,10 @@ package final class ListBook: Sendable {
   /// What is known of an address.
   struct Findings {
     /// The items that it is on.
-    var matched: ItemSet = []
+    var matched = ItemSet()
     /// The zones to ask, each a bit, and their items.
     var unknown: UInt32 = 0
-    var pending: ItemSet = []
+    var pending = ItemSet()
     /// Zones whose answer was there.
     var known = 0
   }

@@ -18,9 +18,9 @@ struct ListDesk: ~Copyable {
   struct LookUp: BitwiseCopyable {
     var slot = Slot(index: 0, generation: 0)
     var address = Address(high: 0, low: 0)
-    var matched: ItemSet = []
+    var matched = ItemSet()
     /// The items of the zones that have not answered.
-    var pending: ItemSet = []
+    var pending = ItemSet()
     /// Nothing that is still to come changes the opinion.
     var isDecided = false
     var isTold = false
@@ -320,7 +320,7 @@ struct ListDesk: ~Copyable {
       counts.failed += 1
       book.keep(.failed, of: zone, address, seconds: nil, now: now)
     }
-    return []
+    return ItemSet()
   }
 
   // MARK: Tests

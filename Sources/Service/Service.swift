@@ -208,14 +208,15 @@ package final class Service: Sendable {
   ///
   /// - Parameters:
   ///   - policy: with the listeners of the start, in their order.
-  ///   - lookUps: how its DNS lists are asked.
+  ///   - lookUps: how its DNS lists are asked; as at the start if it is nil.
   /// - Returns: false if a worker takes no orders; then nothing has changed in any.
   /// - Throws: if the lists cannot be asked; then nothing has changed either.
   package func adopt(
-    _ policy: Policy, _ tls: TLSContexts, lookUps: LookUpSettings = LookUpSettings()
+    _ policy: Policy, _ tls: TLSContexts, lookUps: LookUpSettings? = nil
   ) throws(ResolverError) -> Bool {
     // Orders come from one thread alone, so the room that is there stays there.
     guard workers.allSatisfy({ $0.isDone || $0.takesOrders }) else { return false }
+    let lookUps = lookUps ?? settings.lookUps
     var book = self.book.withLock { $0 }
     if policy.lists.map({ book?.fits($0.sites, lookUps) == true }) != true {
       book = try Service.book(policy.lists, lookUps, settings, origin: origin)

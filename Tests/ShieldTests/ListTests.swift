@@ -176,7 +176,10 @@ struct ListTests {
         #expect(reply.contains("zen.dq.spamhaus.net") && !reply.contains("sesame"), "\(reply)")
         let events = shield.events()
         #expect(
-          events.contains { $0.event == .reject && $0.verb == .rcpt && $0.own == .clientListed && $0.matched == listed })
+          events.contains {
+            $0.event == .reject && $0.verb == .rcpt && $0.own == .clientListed
+              && $0.matched == listed
+          })
         #expect(!shield.downstream.lines.contains { $0.hasPrefix("RCPT") })
       }
     }

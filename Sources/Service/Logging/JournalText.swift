@@ -209,7 +209,8 @@ package struct JournalText {
   private func reply(_ entry: JournalEntry) -> String {
     if let own = entry.own {
       let name = own == .clientListed ? policy.lists?.name(of: entry.matched) ?? [] : []
-      return "\(own.code) \(own.text)" + (name.isEmpty ? "" : " \(String(decoding: name, as: UTF8.self))")
+      return "\(own.code) \(own.text)"
+        + (name.isEmpty ? "" : " \(String(decoding: name, as: UTF8.self))")
     }
     if let text = entry.said {
       return String(
