@@ -27,10 +27,10 @@ extension Span where Element == UInt8 {
     while i &+ 32 <= count {
       let inA =
         raw.unsafeLoadUnaligned(fromUncheckedByteOffset: i, as: SIMD16<UInt8>.self) .<= limit
-      if any(inA) { return i &+ firstLane(inA) }
+      if isSet(inA) { return i &+ firstLane(inA) }
       let inB =
         raw.unsafeLoadUnaligned(fromUncheckedByteOffset: i &+ 16, as: SIMD16<UInt8>.self) .<= limit
-      if any(inB) { return i &+ 16 &+ firstLane(inB) }
+      if isSet(inB) { return i &+ 16 &+ firstLane(inB) }
       i &+= 32
     }
     while i < count && self[i] > 13 { i &+= 1 }
@@ -157,6 +157,12 @@ package func equalsIgnoringCase(_ a: Span<UInt8>, _ b: Span<UInt8>) -> Bool {
   guard a.count == b.count else { return false }
   for i in 0..<a.count where lowercased(a[i]) != lowercased(b[i]) { return false }
   return true
+}
+
+/// Whether any lane of a mask is set: one comparison, where `any` becomes a call in code that is not inlined.
+@inline(__always)
+private func isSet(_ mask: SIMDMask<SIMD16<Int8>>) -> Bool {
+  unsafeBitCast(mask, to: UInt128.self) != 0
 }
 
 /// The first lane of a mask that is set, of one that has any.

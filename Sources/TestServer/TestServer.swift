@@ -185,7 +185,11 @@ package struct TestServer: Sendable {
     _ usual: [UInt8], _ id: Int, at stage: ServerScript.Stage? = nil, then: Then = .goOn
   ) -> UInt8 {
     var at = now + draw(script.reply)
-    if script.isPlain { return perform(.say(usual), id, at: at, then: then) }
+    if script.isPlain {
+      if then != .goOn { sessions[id].phase = .over }
+      give(usual, id, at: at, then: then)
+      return usual[0] &- 48
+    }
     if let stage { at = delayed(at, stage, id) }
     let answer =
       stage.flatMap { takeFault($0) } ?? script.answer(to: sessions[id].line)

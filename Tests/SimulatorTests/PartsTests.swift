@@ -135,7 +135,7 @@ struct MailServerTests {
       // Not left to chance alone.
       if bytes.count > 2_000 { bytes += [13, 10, 46, 13, 10] }
     }
-    var server = TestServer(ServerScript(Scenario.Downstream()), seed: 1)
+    var server = TestServer(ServerScript.of(Scenario.Downstream()), seed: 1)
     server.connected(0, now: 0)
     let words = Array("EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<u@b>\r\nDATA\r\n".utf8)
     server.received(0, words.span, now: 0)

@@ -91,13 +91,22 @@ struct TestServerTests {
     #expect(replies.last?.then == .finish)
   }
 
+  @Test("the server of a scenario greets and offers what the scenario says")
+  func scenario() {
+    let (_, replies) = play(ServerScript.of(Scenario.Downstream()), [(0, "EHLO c\r\n")])
+    #expect(text(replies.first).hasPrefix("220 inner.example "))
+    #expect(
+      text(replies.last) == "250-inner.example\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n"
+        + "250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n")
+  }
+
   @Test("messages beyond its capacity wait in line")
   func capacity() {
     var setup = Scenario.Downstream()
     setup.capacity = 2
     setup.dot = .const(0)
     setup.reply = .const(0)
-    var server = TestServer(ServerScript(setup), seed: 1)
+    var server = TestServer(ServerScript.of(setup), seed: 1)
     for id in 0..<3 {
       server.connected(id, now: 0)
       server.received(id, Array((Self.letter + "x\r\n.\r\n").utf8).span, now: 0)

@@ -32,7 +32,7 @@ final class DemoArrangement {
     var settings = settings
     var options = SinkOptions()
     options.listen = LoopbackEndpoint(port: 0)
-    options.script = ServerScript(settings.scenario.downstream)
+    options.script = ServerScript.of(settings.scenario.downstream)
     sink = Sink(options)
     try sink.start()
     guard let sinkPort = sink.port else {

@@ -26,7 +26,7 @@ struct ServerSide {
 
   init(_ setup: Scenario.Downstream, links: Int, seed: UInt64) {
     self.setup = setup
-    server = TestServer(ServerScript(setup), seed: seed)
+    server = TestServer(ServerScript.of(setup), seed: seed)
     lines = Array(repeating: Line(), count: links)
     random = SeededGenerator(seed: seed &+ 0x5EED)
   }
