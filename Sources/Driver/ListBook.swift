@@ -178,10 +178,10 @@ package final class ListBook: Sendable {
   }
 
   private func change(
-    _ zone: Int, _ tell: (inout ZoneHealth) -> HealthNotice?
+    _ zone: Int, _ step: (inout ZoneHealth) -> HealthNotice?
   ) -> HealthNotice? {
     state.withLock { state in
-      let notice = tell(&state.zones[zone].health)
+      let notice = step(&state.zones[zone].health)
       if case .alarm? = notice { state.zones[zone].edition &+= 1 }
       setTestTime(state.zones)
       return notice

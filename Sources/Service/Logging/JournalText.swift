@@ -102,12 +102,7 @@ package struct JournalText {
       // A client that was refused when it connected has no session.
       let whom = entry.session == 0 ? from : "\(from) \(id)"
       return "SHARE \(whom): \(entry.reply) for \(entry.subject.words)"
-    case .dnsMatch:
-      return "DNSBL rank \(entry.rank) for \(from) \(id): \(zones(entry.matched))"
-    case .zoneFailed:
-      return
-        "DNSBL FAILED \(zone(entry.zone)): \(entry.outcome.words): it does not count until its test succeeds"
-    case .zoneRecovered: return "DNSBL RECOVERED \(zone(entry.zone)): it counts again"
+    case .dnsMatch, .zoneFailed, .zoneRecovered: return list(entry)
     case .proxyRefused: return "PROXY refused from \(from): \(entry.subject.words)"
     case .accepted:
       let number = QueueID.find(in: quoted(entry)).map { " queue_id=\($0)" } ?? ""
@@ -120,6 +115,19 @@ package struct JournalText {
     case .downstreamClear:
       return
         "DOWNSTREAM IN CLEAR for five minutes: its TLS does not work: \(entry.subject.words)"
+    }
+  }
+
+  /// What a DNS list said, or what became of it.
+  private func list(_ entry: JournalEntry) -> String {
+    switch entry.event {
+    case .dnsMatch:
+      return "DNSBL rank \(entry.rank) for \(client(entry)) id=\(Self.id(entry.session)): "
+        + zones(entry.matched)
+    case .zoneFailed:
+      return "DNSBL FAILED \(zone(entry.zone)): \(entry.outcome.words): "
+        + "it does not count until its test succeeds"
+    default: return "DNSBL RECOVERED \(zone(entry.zone)): it counts again"
     }
   }
 
