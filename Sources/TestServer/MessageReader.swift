@@ -41,7 +41,13 @@ package struct MessageReader: BitwiseCopyable, Sendable {
         place = .lineStart
       case .lineStart, .dot, .text, .cr:
         if place == .cr { bare.cr += 1 }
-        let end = bytes.firstLineControl(from: k)
+        var end = bytes.firstLineControl(from: k)
+        // Line after line: only a dot first in one needs the automaton.
+        while end &+ 2 < bytes.count && bytes[end] == 13 && bytes[end &+ 1] == 10
+          && bytes[end &+ 2] != 46
+        {
+          end = bytes.firstLineControl(from: end &+ 2)
+        }
         size += end - k
         k = end
         place = .text

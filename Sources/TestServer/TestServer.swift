@@ -352,7 +352,7 @@ package struct TestServer: Sendable {
     if line.count < 4 { return .unknown }
     var letters: UInt32 = 0
     for k in 0..<4 { letters = letters << 8 | UInt32(line[k] & 0xDF) }
-    for row in verbs where row.letters == letters { return row.verb }
+    for k in verbs.indices where verbs[k].letters == letters { return verbs[k].verb }
     return .unknown
   }
 

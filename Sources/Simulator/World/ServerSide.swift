@@ -72,10 +72,13 @@ struct ServerSide {
       server.replies.removeAll(keepingCapacity: true)
       return nil
     }
-    let reply = server.replies[taken]
-    taken += 1
-    lines[reply.session].inbound.append(reply.text)
-    return (reply.session, reply.text.count, reply.at, reply.then != .goOn)
+    defer { taken += 1 }
+    let l = server.replies[taken].session
+    lines[l].inbound.append(server.replies[taken].text)
+    return (
+      l, server.replies[taken].text.count, server.replies[taken].at,
+      server.replies[taken].then != .goOn
+    )
   }
 
   /// Octets that the server has said are at the shield.

@@ -87,9 +87,10 @@ struct Sockets: ~Copyable {
 
   @inline(__always)
   mutating func nextReady() -> Int? {
-    guard let slot = ready.popLast() else { return nil }
-    sockets[Int(slot)].isReady = false
-    return Int(slot)
+    if ready.isEmpty { return nil }
+    let slot = Int(ready.removeLast())
+    sockets[slot].isReady = false
+    return slot
   }
 
   // MARK: Orders
