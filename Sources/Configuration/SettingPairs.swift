@@ -5,8 +5,8 @@ import Shield
 import Structures
 import Suspicion
 
-/// Settings that must fit each other: pairs of which one must not be less than the other, and the limits that depend
-/// on several.
+/// Checks of settings against each other: pairs in which one value may not be below the other, and limits that depend on
+/// several settings.
 struct SettingPairs {
   struct Finding {
     var severity: Problem.Severity

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What was answered, for as long as it may be believed: 16 bytes an answer in fixed memory. Not a cache of DNS records:
-// what an answer came to is kept, as a set of items. Kept: never more answers than there are places; who is outside can
-// fill it with his addresses, and then what would expire first goes first.
+// what an answer came to is kept, as a set of items. Kept: never more answers than there are places. Clients with many
+// addresses can fill it; then the answer that would expire first makes room.
 
 package import Structures
 

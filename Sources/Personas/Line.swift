@@ -29,7 +29,7 @@ public enum Ending: UInt8, Sendable, CaseIterable, BitwiseCopyable {
   case impatient
   /// The server closed the connection before the client was done; it broke; it never came to stand.
   case cutOff, broken, refusedAtConnect
-  /// It had what it wanted, or it was not to be had (no AUTH).
+  /// The client got what it came for, or could not get it (no AUTH).
   case done, pointless
 
   /// The word in reports.

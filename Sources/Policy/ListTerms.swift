@@ -11,7 +11,7 @@ package enum ListRejection: String, Sendable, CaseIterable {
   case never
   /// By its first reply, where the lists have answered by then; else as with `rcpt`.
   case connect
-  /// Each recipient is refused, so that the log says who was to get mail.
+  /// Each recipient is refused, so the log shows whose mail it was.
   case rcpt
 }
 

@@ -121,7 +121,7 @@ struct Outcome {
     }
     let delays = mail.map { found in
       let delay = found.delay.total > 0 ? found.delay.quantile(0.95) : .nan
-      // A person who waits for a code or an answer has given up by then.
+      // By then a person waiting for a code or an answer has given up.
       return Cell(text: Figures.seconds(delay), tone: delay >= 300 ? .bad : .plain)
     }
     return [

@@ -177,7 +177,7 @@ package struct Resolver: ~Copyable {
     settings.channels * ResolverSettings.serversMax * 4
   }
 
-  /// Bytes of its own for a query in flight with one who waits.
+  /// Our own bytes for a query in flight with one waiting question.
   package static var bytesPerQuery: Int {
     MemoryLayout<Flight>.stride + MemoryLayout<Landing>.stride + MemoryLayout<Waiter>.stride + 8
   }

@@ -274,15 +274,7 @@ struct ConfigurationTests {
 
   @Test("a mistake is told where it stands, with what to write", arguments: mistakes)
   func mistake(yaml: String, place: String, reason: String, hint: String) {
-    let (configuration, problems) = read(yaml)
-    #expect(configuration == nil, "\(yaml)")
-    let errors = problems.filter { $0.severity == .error }
-    #expect(errors.count == 1, "\(yaml): \(problems)")
-    guard let problem = errors.first else { return }
-    #expect("\(problem.position.line):\(problem.position.column)" == place, "\(problem)")
-    #expect(problem.reason.contains(reason), "\(problem)")
-    #expect(problem.hint.contains(hint), "\(problem)")
-    #expect(!problem.lineText.isEmpty)
+    expectMistake(in: yaml, at: place, reason, hint: hint)
   }
 
   @Test("all mistakes of a file are told at once, duplicate keys among them, in its order")

@@ -133,15 +133,7 @@ struct ListSectionTests {
 
   @Test("a mistake is told at its character, with what to write", arguments: mistakes)
   func mistake(yaml: String, place: String, reason: String, hint: String) {
-    let (configuration, problems) = read(yaml)
-    #expect(configuration == nil, "\(yaml)")
-    let errors = problems.filter { $0.severity == .error }
-    #expect(errors.count == 1, "\(yaml): \(problems)")
-    guard let problem = errors.first else { return }
-    #expect("\(problem.position.line):\(problem.position.column)" == place, "\(problem)")
-    #expect(problem.reason.contains(reason), "\(problem)")
-    #expect(problem.hint.contains(hint), "\(problem)")
-    #expect(!problem.lineText.isEmpty)
+    expectMistake(in: yaml, at: place, reason, hint: hint)
   }
 
   @Test("each mistake of several items is told")

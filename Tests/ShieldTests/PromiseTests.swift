@@ -172,15 +172,21 @@ struct PromiseTests {
     #expect(answers.filter { $0.hasPrefix("451 4.3.2") }.count == 2)
   }
 
-  @Test("a shaped sender gets its rate within 5 % over 20 s and keeps its session")
-  func shaping() throws {
-    var shield = shield(policy(rates: "127.0.4.0/24 bytes=32k/s\n"))
-    let arrived = shield.arrive("127.0.4.1")
+  /// Connects a client and has it say all that comes before its message.
+  private func beginMessage(_ shield: inout VirtualShield, from address: String) throws -> Int {
+    let arrived = shield.arrive(address)
     let client = try #require(arrived)
     _ = shield.banner(client)
     for line in ["HELO x.example.org\r\n", "MAIL FROM:<>\r\n", "RCPT TO:<a@b.c>\r\n", "DATA\r\n"] {
       _ = shield.ask(client, line)
     }
+    return client
+  }
+
+  @Test("a shaped sender gets its rate within 5 % over 20 s and keeps its session")
+  func shaping() throws {
+    var shield = shield(policy(rates: "127.0.4.0/24 bytes=32k/s\n"))
+    let client = try beginMessage(&shield, from: "127.0.4.1")
     let start = shield.driver.now
     let line = String(repeating: "x", count: 62) + "\r\n"
     let size = 32 * 1_024 * 20
@@ -195,12 +201,7 @@ struct PromiseTests {
   @Test("a shaped sender that closes its side behind its message still gets the reply to it")
   func shapedAndHalfClosed() throws {
     var shield = shield(policy(rates: "127.0.4.0/24 bytes=32k/s\n"))
-    let arrived = shield.arrive("127.0.4.1")
-    let client = try #require(arrived)
-    _ = shield.banner(client)
-    for line in ["HELO x.example.org\r\n", "MAIL FROM:<>\r\n", "RCPT TO:<a@b.c>\r\n", "DATA\r\n"] {
-      _ = shield.ask(client, line)
-    }
+    let client = try beginMessage(&shield, from: "127.0.4.1")
     let line = String(repeating: "x", count: 62) + "\r\n"
     shield.driver.say(client, String(repeating: line, count: 5_000) + ".\r\nQUIT\r\n")
     shield.driver.end(client)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One thread of a flood, which decides what its parts do: who comes when says `Population`, what a connection says and
-// when it leaves says its `Actor`; bytes are for `FloodRing`, delays of the network for `FloodNetwork`, figures for
-// `FloodRecord`. Keeps: there ≤ most, always; nothing in clear behind the server's 220 to STARTTLS.
+// One thread of a flood, which decides what its parts do. `Population` says which clients come and when, an `Actor` what
+// its connection says and when it leaves. `FloodRing` moves bytes, `FloodNetwork` delays them, `FloodRecord` keeps figures.
+// Keeps: there ≤ most, always; nothing in clear behind the server's 220 to STARTTLS.
 
 import Glibc
 import Personas
@@ -447,7 +447,7 @@ struct FloodThread: ~Copyable {
     record.closed()
   }
 
-  /// The end of the run: who is still there is noted and closed, and every send is waited for.
+  /// Ends the run: records and closes the connections that are still open, and waits for every send.
   private mutating func close() throws(RingError) {
     for ring in rings {
       for place in ring.places where bots[place].state != .free {
