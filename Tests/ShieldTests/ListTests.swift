@@ -238,6 +238,17 @@ struct ListTests {
     #expect(second != nil && shield.driver.lookUps.count == 1)
   }
 
+  @Test("a reload that leaves the lists as they are does not let a listed client through")
+  func reloadOfTheSame() throws {
+    var shield = try asking { $0.rejectAt = .rcpt }
+    let arrived = shield.arrive("198.51.100.1")
+    let client = try #require(arrived)
+    shield.driver.lookedUp(client, listed)
+    shield.driver.engine.adopt(shield.driver.engine.policy)
+    #expect(shield.banner(client) != nil)
+    #expect(shield.deliver(client).hasPrefix("550 5.7.1"))
+  }
+
   @Test("an opinion stands as soon as no zone can change it")
   func decided() throws {
     let terms = try #require(try asking().driver.engine.policy.lists)

@@ -36,8 +36,10 @@ extension Engine {
     core.policy = policy
     let beginsToAct = policy.mode == .enforce && before.mode == .observe
     judge.recount(beginsToAct: beginsToAct, &clients, core)
-    // Items may have other numbers now.
-    clients.matches.prepare(connections: policy.lists == nil ? 0 : core.limits.connections)
+    if policy.lists?.sites.items != before.lists?.sites.items {
+      // Items may have other numbers now.
+      clients.matches.prepare(connections: policy.lists == nil ? 0 : core.limits.connections)
+    }
     let texts = core.texts
     let isRenamed = policy.hostname != before.hostname || policy.offersTLS != before.offersTLS
     if isRenamed { core.texts.turn() }
